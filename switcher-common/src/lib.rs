@@ -1,0 +1,2 @@
+#![no_std]
+//! What the XDP program and userspace agree on.
