@@ -1,0 +1,316 @@
+//! The wire format: JSON bodies of the API, and the exit codes that follow from them.
+//!
+//! Durations are integers in `_ms`, instants RFC 3339 UTC in `_at`.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+use switcher_common::service::{Color, PerColor, Protocol};
+
+/// What an answer that is not a success says. Serialized as `error` of every failed answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// Class of the failure; decides the CLI's exit code and the HTTP status.
+    pub code: ErrorCode,
+    /// What was attempted, on what, what was found, what was expected.
+    pub message: String,
+    /// What the caller can do now.
+    pub next_step: String,
+}
+
+/// Classes of failure; each is one exit code of the CLI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 1: a defect or an unforeseen state of the system.
+    Internal,
+    /// 2: the request does not make sense.
+    Usage,
+    /// 3: a gate said no.
+    Refused,
+    /// 4: a condition such as `--if-generation` does not hold.
+    Conflict,
+    /// 5: waiting took too long; the change itself stands.
+    Timeout,
+    /// 6: no agent answers.
+    Unreachable,
+    /// 7: no such service, listener or backend.
+    NotFound,
+    /// 8: the data path failed or has another version.
+    DataPath,
+    /// 9: the caller may not.
+    Permission,
+}
+
+impl ErrorCode {
+    /// The CLI's exit code.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::Refused => 3,
+            Self::Conflict => 4,
+            Self::Timeout => 5,
+            Self::Unreachable => 6,
+            Self::NotFound => 7,
+            Self::DataPath => 8,
+            Self::Permission => 9,
+        }
+    }
+
+    /// The HTTP status of an answer with this code.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::Internal => 500,
+            Self::Usage => 400,
+            Self::Refused => 422,
+            Self::Conflict => 409,
+            Self::Timeout => 504,
+            Self::Unreachable => 503,
+            Self::NotFound => 404,
+            Self::DataPath => 502,
+            Self::Permission => 403,
+        }
+    }
+}
+
+/// `POST /v1/flip`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlipRequest {
+    /// Services that are switched by one store.
+    pub services: Vec<String>,
+    /// The new active color; absent: the standby of each service.
+    pub to: Option<Color>,
+    /// Refuse with a conflict unless every service has this active color.
+    #[serde(default)]
+    pub expect_active: Option<Color>,
+    /// Refuse with a conflict unless the node's newest generation of each service is this one.
+    #[serde(default)]
+    pub if_generation: Option<u64>,
+    /// Check everything, change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why, for the log.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Longest drain in milliseconds; absent: as configured.
+    #[serde(default)]
+    pub drain_timeout_ms: Option<u64>,
+}
+
+/// The answer to a changing verb.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChangeReply {
+    /// Whether anything changed; `false` when it was already so, or on a dry run.
+    pub changed: bool,
+    /// The node's generation after the request.
+    pub generation: u64,
+    /// Active color of each named service after the request.
+    pub active: BTreeMap<String, Color>,
+    /// On a dry run: what would have changed. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_change: Option<bool>,
+    /// Microseconds from the request's arrival to the store that made the change visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_us: Option<u64>,
+    /// Microseconds from the request's arrival to the end of the barrier (G3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barrier_us: Option<u64>,
+    /// Set when the request failed; then `changed` is `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
+}
+
+/// `GET /v1/version`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReply {
+    /// Version of the agent.
+    pub agent: String,
+    /// Version of the maps' layout that agent and program share.
+    pub layout: u32,
+}
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The agent.
+    pub agent: AgentStatus,
+    /// Newest committed change of the node.
+    pub generation: u64,
+    /// All services, by name.
+    pub services: Vec<ServiceStatus>,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Packets by verdict and reason since the data path was loaded; the ones that occurred.
+    pub verdicts: Vec<VerdictCount>,
+    /// How full the flow tables are.
+    pub tables: TableStatus,
+}
+
+/// The agent's part of [`StatusReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: String,
+    /// Whether it took over a data path that was already there.
+    pub adopted: bool,
+}
+
+/// A service in [`StatusReply`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// The active color.
+    pub active: Color,
+    /// The standby color.
+    pub standby: Color,
+    /// Color of packets without a pin in the middle of a stream (G9).
+    pub base: Color,
+    /// Generation of its own newest change.
+    pub generation: u64,
+    /// Live flows, preview left out, at the newest scan.
+    pub in_flight: PerColor<u64>,
+    /// Live flows of preview listeners at the newest scan.
+    pub preview_flows: u64,
+    /// Traffic since the data path was loaded.
+    pub traffic: PerColor<TrafficCount>,
+    /// The drain that runs, or the newest one that ended.
+    pub drain: Option<DrainStatus>,
+    /// Its listeners.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// Traffic of one color of a service, both directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficCount {
+    /// Packets that were rewritten.
+    pub packets: u64,
+    /// Their bytes, link-layer header included.
+    pub bytes: u64,
+    /// Flows that were recorded.
+    pub new_flows: u64,
+    /// Packets in the middle of a stream without a pin (G9).
+    pub unpinned_packets: u64,
+}
+
+/// A listener in [`ServiceStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The virtual port.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Always selects the standby.
+    pub preview: bool,
+    /// Backends per color.
+    pub backends: PerColor<Vec<BackendStatus>>,
+}
+
+/// A backend in [`ListenerStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its weight.
+    pub weight: u16,
+    /// `unknown`, `healthy` or `unhealthy`; `unknown` without a check.
+    pub health: Health,
+    /// Taken out by hand: no fresh flows.
+    pub drained: bool,
+}
+
+/// Health of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Not checked, or not yet.
+    #[default]
+    Unknown,
+    /// Passed its checks.
+    Healthy,
+    /// Failed its checks.
+    Unhealthy,
+}
+
+/// An interface in [`StatusReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+}
+
+/// Packets with one verdict and reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictCount {
+    /// What happened: `tx`, `redirect`, `pass`, `drop`, or `note` for what was counted beside a verdict.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+    /// How often.
+    pub packets: u64,
+}
+
+/// Flow tables at the newest scan, both families together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Entries of the established tables; a flow has two.
+    pub established_entries: u64,
+    /// Their capacity.
+    pub established_capacity: u64,
+    /// Entries of the unanswered tables; a flow has two.
+    pub unanswered_entries: u64,
+    /// Their capacity.
+    pub unanswered_capacity: u64,
+}
+
+/// `GET /v1/drain/{service}`, and each line of `GET /v1/drain/{service}/watch`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// The service.
+    pub service: String,
+    /// The color that drains or drained.
+    pub color: Color,
+    /// Generation of the flip that began it.
+    pub generation: u64,
+    /// Live flows of the color at the newest full scan; `null` until the first one after the barrier.
+    pub in_flight: Option<u64>,
+    /// When it began.
+    pub started_at: String,
+    /// When it ends at the latest.
+    pub deadline_at: String,
+    /// How it ended; `null` while it runs.
+    pub ended: Option<DrainEnd>,
+    /// When it ended.
+    pub ended_at: Option<String>,
+    /// How long it took, or has taken so far.
+    pub elapsed_ms: u64,
+    /// Flows that were live at the deadline and live on (`keep`).
+    pub flows_left: Option<u64>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainEnd {
+    /// A full scan found no live flow of the color.
+    Drained,
+    /// The deadline passed; what was left is in `flows_left`.
+    Deadline,
+}
