@@ -1,0 +1,174 @@
+//! Links, addresses, routes and neighbours, over netlink. Each call acts on the network namespace
+//! of the thread that runs it.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
+};
+
+/// A network interface of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, such as `c1`.
+    pub name: String,
+    /// Its index in the host's network namespace.
+    pub index: u32,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+/// The addresses of one end of a link, with the length of the prefix that is reached over it.
+pub(super) type Addresses<'a> = &'a [(IpAddr, u8)];
+
+/// Opens a connection whose background task ends when the handle is dropped.
+fn connect() -> Result<Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("opening netlink")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// Looks up one interface.
+pub(super) async fn interface(name: &str) -> Result<Interface> {
+    let handle = connect()?;
+    let mut found = std::pin::pin!(handle.link().get().match_name(name).execute());
+    let message = found.try_next().await.context("asking netlink")?;
+    describe(message.context("netlink answered nothing")?)
+}
+
+fn describe(message: LinkMessage) -> Result<Interface> {
+    let (mut name, mut mac, mut mtu) = (None, [0; 6], 0);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name = Some(value),
+            LinkAttribute::Mtu(value) => mtu = value,
+            LinkAttribute::Address(value) => {
+                mac = value
+                    .try_into()
+                    .ok()
+                    .context("an address that is not Ethernet's")?;
+            }
+            _ => {}
+        }
+    }
+    let name = name.context("an interface without a name")?;
+    Ok(Interface {
+        name,
+        index: message.header.index,
+        mac,
+        mtu,
+    })
+}
+
+/// Makes a veth pair: `here` in this namespace and `there` directly in the namespace `peer`.
+pub(super) async fn add_veth(here: &str, there: &str, peer: impl AsFd, mtu: u32) -> Result<()> {
+    let handle = connect()?;
+    let other = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(there)
+        .mtu(mtu)
+        .setns_by_fd(peer.as_fd().as_raw_fd())
+        .build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(here)
+        .mtu(mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
+        .build();
+    let added = handle.link().add(pair).execute().await;
+    added.with_context(|| format!("adding the veth pair {here}, {there}"))
+}
+
+/// Sets an interface up.
+pub(super) async fn set_up(name: &str) -> Result<()> {
+    let index = interface(name).await?.index;
+    let request = LinkUnspec::new_with_index(index).up().build();
+    let set = connect()?.link().set(request).execute().await;
+    set.with_context(|| format!("setting interface {name} up"))
+}
+
+/// Adds addresses, usable at once: without duplicate address detection.
+pub(super) async fn add_addresses(name: &str, addresses: Addresses<'_>) -> Result<()> {
+    let index = interface(name).await?.index;
+    let handle = connect()?;
+    for &(address, prefix) in addresses {
+        let mut request = handle.address().add(index, address, prefix);
+        if address.is_ipv6() {
+            let message = request.message_mut();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        let added = request.execute().await;
+        added.with_context(|| format!("adding {address}/{prefix} to interface {name}"))?;
+    }
+    Ok(())
+}
+
+/// Adds the default route over `gateway`.
+pub(super) async fn add_default_route(gateway: IpAddr) -> Result<()> {
+    let route = match gateway {
+        IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .gateway(gateway)
+            .build(),
+        IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .gateway(gateway)
+            .build(),
+    };
+    let added = connect()?.route().add(route).execute().await;
+    added.with_context(|| format!("adding the default route over {gateway}"))
+}
+
+/// Adds permanent neighbours behind `name`, all at `mac`.
+pub(super) async fn add_neighbours(
+    name: &str,
+    mac: [u8; 6],
+    addresses: Addresses<'_>,
+) -> Result<()> {
+    let index = interface(name).await?.index;
+    let handle = connect()?;
+    for &(address, _) in addresses {
+        let request = handle
+            .neighbours()
+            .add(index, address)
+            .link_layer_address(&mac);
+        let added = request.replace().execute().await;
+        added.with_context(|| format!("adding neighbour {address} to interface {name}"))?;
+    }
+    Ok(())
+}
+
+/// Waits until the interface `name` is gone from this namespace.
+pub(super) async fn gone(name: &str) -> Result<()> {
+    let (connection, handle, mut events) =
+        rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).context("opening netlink")?;
+    tokio::spawn(connection);
+    let mut links = std::pin::pin!(handle.link().get().execute());
+    let mut present = false;
+    while let Some(link) = links.try_next().await.context("listing interfaces")? {
+        present |= is_named(&link, name);
+    }
+    while present {
+        let Some((message, _)) = events.next().await else {
+            bail!("netlink closed while waiting for the end of interface {name}");
+        };
+        if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = message.payload {
+            present = !is_named(&link, name);
+        }
+    }
+    Ok(())
+}
+
+fn is_named(link: &LinkMessage, name: &str) -> bool {
+    link.attributes
+        .iter()
+        .any(|it| matches!(it, LinkAttribute::IfName(is) if is == name))
+}
