@@ -1,1 +1,5 @@
 //! Placeholder.
+
+pub mod api;
+pub mod config;
+pub mod duration;

@@ -43,6 +43,17 @@ pub enum ErrorCode {
     Permission,
 }
 
+impl ApiError {
+    /// An error of class `code`.
+    pub fn new(code: ErrorCode, message: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            next_step: next_step.into(),
+        }
+    }
+}
+
 impl ErrorCode {
     /// The CLI's exit code.
     #[must_use]
@@ -120,9 +131,52 @@ pub struct ChangeReply {
     /// Microseconds from the request's arrival to the end of the barrier (G3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub barrier_us: Option<u64>,
-    /// Set when the request failed; then `changed` is `false`.
+    /// Set when the request failed. Then `changed` is `false`, but for the CLI's answer when
+    /// waiting for the drains took too long (`timeout`): the change stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
+}
+
+/// The answer to a changing verb that failed where the node's state may not be known: before the
+/// agent read the request, or because no agent answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeFailure {
+    /// `false`; `null` when nobody knows (the request was sent, no answer came).
+    #[serde(default = "unchanged")]
+    pub changed: Option<bool>,
+    /// The node's generation, where known.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// Active color of each named service, where known.
+    #[serde(default)]
+    pub active: BTreeMap<String, Color>,
+    /// Why.
+    pub error: ApiError,
+}
+
+// An answer without the field is one that was given before anything was tried.
+#[expect(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+const fn unchanged() -> Option<bool> {
+    Some(false)
+}
+
+impl From<ApiError> for ChangeFailure {
+    /// A failure that changed nothing, on a node whose state is not known.
+    fn from(error: ApiError) -> Self {
+        Self {
+            changed: Some(false),
+            generation: None,
+            active: BTreeMap::new(),
+            error,
+        }
+    }
+}
+
+/// The answer to any other request that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why.
+    pub error: ApiError,
 }
 
 /// `GET /v1/version`
@@ -280,7 +334,14 @@ pub struct TableStatus {
     pub unanswered_capacity: u64,
 }
 
-/// `GET /v1/drain/{service}`, and each line of `GET /v1/drain/{service}/watch`.
+/// `GET /v1/drain/{service}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainReply {
+    /// The drain that runs, or the newest one that ended; `null`: none ran yet.
+    pub drain: Option<DrainStatus>,
+}
+
+/// A drain: in [`StatusReply`], [`DrainReply`], and each line of `GET /v1/drain/{service}/watch`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrainStatus {
     /// The service.

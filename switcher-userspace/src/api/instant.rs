@@ -1,0 +1,46 @@
+//! Instants on the wire: RFC 3339, UTC, milliseconds.
+
+use std::time::SystemTime;
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// `instant` as the wire has it.
+#[must_use]
+pub fn format(instant: SystemTime) -> String {
+    let utc = OffsetDateTime::from(instant);
+    // Both fail only beyond the year 9999; the epoch then says plainly that the clock is wrong.
+    utc.replace_millisecond(utc.millisecond())
+        .ok()
+        .and_then(|utc| utc.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+}
+
+/// The instant of `text`, if it is one.
+#[must_use]
+pub fn parse(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .map(SystemTime::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn instants_are_utc_in_milliseconds() {
+        let at = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+        assert_eq!(format(at), "2023-11-14T22:13:20.123Z");
+        let cut = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(parse(&format(at)), Some(cut));
+    }
+
+    #[test]
+    fn other_text_is_no_instant() {
+        for text in ["", "yesterday", "2023-11-14 22:13", "2023-13-01T00:00:00Z"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The API: HTTP/JSON on a Unix socket. Only this module knows HTTP and the wire format.
+//!
+//! The agent implements [`Control`] and hands it to [`server::serve`]; the CLI calls
+//! [`client::Client`]; [`types`] is what both exchange.
+
+pub mod check;
+pub mod client;
+pub mod instant;
+mod routes;
+pub mod server;
+mod socket;
+mod stall;
+mod stop;
+pub mod types;
+
+use std::{fmt, future::Future, time::Duration};
+
+use tokio::sync::watch;
+
+use self::types::{ApiError, ChangeReply, DrainStatus, FlipRequest, StatusReply, VersionReply};
+
+/// What the agent does for the API.
+///
+/// The server checks form ([`check::flip`]) and bounds time; everything else is decided here.
+/// A read that takes longer than [`ANSWER_DEADLINE`] is dropped at an await; a change never is: it
+/// runs to its end also when its client leaves.
+pub trait Control: Send + Sync + 'static {
+    /// The agent's version; answered also while the agent is busy.
+    fn version(&self) -> VersionReply;
+
+    /// Everything that `switcher status` shows.
+    fn status(&self) -> impl Future<Output = Result<StatusReply, ApiError>> + Send;
+
+    /// Flips as `request` says. A failure is told in [`ChangeReply::error`], beside the generation
+    /// and active colors as they are.
+    fn flip(&self, request: FlipRequest, peer: Peer) -> impl Future<Output = ChangeReply> + Send;
+
+    /// The drain of `service` that runs, or the newest one that ended; `None`: none ran yet.
+    fn drain(
+        &self,
+        service: &str,
+    ) -> impl Future<Output = Result<Option<DrainStatus>, ApiError>> + Send;
+
+    /// The same as a channel that tells each change. A flip's drain must be in it before
+    /// [`Control::flip`] returns, so that a client that flips and then watches finds it.
+    fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError>;
+}
+
+/// Who is on the other side of a connection, as the kernel says (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id; absent when the process lives in a pid namespace that this one does not see.
+    pub pid: Option<i32>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {} gid {}", self.uid, self.gid)?;
+        match self.pid {
+            Some(pid) => write!(f, " pid {pid}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Longest time from a complete request to its answer.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
+/// A drain's watcher hears something at least this often, so that a dead agent is noticed.
+pub const WATCH_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Largest body of a request in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;

@@ -1,0 +1,338 @@
+//! The routes: each reads its request, asks [`Control`], writes the answer.
+
+use std::{collections::BTreeMap, convert::Infallible, future::Future, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::{Body, Bytes},
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderValue, Method, StatusCode, Uri, header::CONTENT_TYPE},
+    response::Response,
+    routing::{get, post},
+};
+use futures_util::stream;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, WATCH_HEARTBEAT, check,
+    stop::Stop,
+    types::{
+        ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
+        FlipRequest,
+    },
+};
+
+/// Longest time for a request's body to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
+/// Watchers have no deadline, so they may hold only half of the connections.
+const MAX_WATCHERS: usize = 128;
+
+/// What the handlers share.
+pub(super) struct Shared<C> {
+    control: Arc<C>,
+    stop: Stop,
+    /// Each running change holds a clone: the server stops after the last one.
+    changes: mpsc::Sender<Infallible>,
+    watchers: Arc<Semaphore>,
+}
+
+impl<C> Shared<C> {
+    pub(super) fn new(control: Arc<C>, stop: Stop, changes: mpsc::Sender<Infallible>) -> Self {
+        let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
+        Self {
+            control,
+            stop,
+            changes,
+            watchers,
+        }
+    }
+}
+
+/// What a handler gets of the server.
+type Server<C> = State<Arc<Shared<C>>>;
+/// The service in a path; not a name when its escapes are no UTF-8.
+type Service = Result<Path<String>, PathRejection>;
+
+pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
+    Router::new()
+        .route("/v1/version", get(version::<C>))
+        .route("/v1/status", get(status::<C>))
+        .route("/v1/flip", post(flip::<C>))
+        .route("/v1/drain/{service}", get(drain::<C>))
+        .route("/v1/drain/{service}/watch", get(watch_drain::<C>))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(Arc::new(shared))
+}
+
+async fn version<C: Control>(State(server): Server<C>) -> Response {
+    json(StatusCode::OK, &server.control.version())
+}
+
+async fn status<C: Control>(State(server): Server<C>) -> Response {
+    answer(bounded(server.control.status()).await)
+}
+
+async fn drain<C: Control>(State(server): Server<C>, service: Service) -> Response {
+    let found = match name(service) {
+        Ok(service) => bounded(server.control.drain(&service)).await,
+        Err(error) => Err(error),
+    };
+    answer(found.map(|drain| DrainReply { drain }))
+}
+
+async fn flip<C: Control>(
+    State(server): Server<C>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
+    let request = match read_flip(body).await {
+        Ok(request) => request,
+        Err(error) => return refuse_change(&server, &[], error).await,
+    };
+    if let Err(error) = check::flip(&request) {
+        return refuse_change(&server, &request.services, error).await;
+    }
+    let running = server.changes.clone();
+    // A task of its own: a client that leaves must not stop a flip half-way.
+    let change = tokio::spawn(async move {
+        let _running = running;
+        server.control.flip(request, peer).await
+    });
+    match timeout(ANSWER_DEADLINE, change).await {
+        Ok(Ok(reply)) => json(change_status(&reply), &reply),
+        Ok(Err(_)) => unknown_outcome(ApiError::new(
+            ErrorCode::Internal,
+            "the agent failed while it flipped; it is not known whether the flip stands",
+            "ask `switcher status`, and look into the agent's log",
+        )),
+        Err(_) => unknown_outcome(late("the flip goes on; ask `switcher status`")),
+    }
+}
+
+fn change_status(reply: &ChangeReply) -> StatusCode {
+    reply
+        .error
+        .as_ref()
+        .map_or(StatusCode::OK, |error| http_status(error.code))
+}
+
+fn unknown_outcome(error: ApiError) -> Response {
+    let status = http_status(error.code);
+    let changed = None;
+    json(
+        status,
+        &ChangeFailure {
+            changed,
+            ..error.into()
+        },
+    )
+}
+
+/// Answers a change that was refused before the agent saw it, with the node's state beside it.
+async fn refuse_change<C: Control>(
+    server: &Shared<C>,
+    services: &[String],
+    error: ApiError,
+) -> Response {
+    let code = http_status(error.code);
+    let mut failure = ChangeFailure::from(error);
+    if let Ok(status) = bounded(server.control.status()).await {
+        failure.generation = Some(status.generation);
+        failure.active = status
+            .services
+            .into_iter()
+            .filter(|service| services.contains(&service.name))
+            .map(|service| (service.name, service.active))
+            .collect::<BTreeMap<_, _>>();
+    }
+    json(code, &failure)
+}
+
+async fn read_flip(body: Body) -> Result<FlipRequest, ApiError> {
+    let refused = |problem: String| {
+        ApiError::new(
+            ErrorCode::Usage,
+            format!("cannot read the flip's request: {problem}"),
+            "send one JSON object such as {\"services\": [\"web\"], \"to\": \"green\"}",
+        )
+    };
+    let read = timeout(
+        BODY_DEADLINE,
+        Limited::new(body, MAX_REQUEST_BYTES).collect(),
+    );
+    let body = match read.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Err(refused(format!(
+                "it is longer than {MAX_REQUEST_BYTES} bytes"
+            )));
+        }
+        Ok(Err(error)) => return Err(refused(format!("it broke off: {error}"))),
+        Err(_) => {
+            return Err(refused(format!(
+                "it did not arrive within {BODY_DEADLINE:?}"
+            )));
+        }
+    };
+    serde_json::from_slice(&body).map_err(|error| refused(error.to_string()))
+}
+
+async fn watch_drain<C: Control>(State(server): Server<C>, service: Service) -> Response {
+    let drains = match name(service).and_then(|service| server.control.watch_drain(&service)) {
+        Ok(drains) => drains,
+        Err(error) => return answer::<()>(Err(error)),
+    };
+    let Ok(slot) = server.watchers.clone().try_acquire_owned() else {
+        return answer::<()>(Err(ApiError::new(
+            ErrorCode::Refused,
+            format!(
+                "cannot watch the drain: {MAX_WATCHERS} watchers are connected, the most that are served"
+            ),
+            "try again when one has left, or ask for the drain's state without watching it",
+        )));
+    };
+    let watcher = Watcher {
+        drains,
+        stop: server.stop.clone(),
+        next: Next::Now,
+        _slot: slot,
+    };
+    let lines = stream::unfold(watcher, Watcher::next_line);
+    typed(
+        StatusCode::OK,
+        "application/x-ndjson",
+        Body::from_stream(lines),
+    )
+}
+
+/// One client that watches a drain. It is asked for a line only when the client has taken the one
+/// before, so a slow client misses states in between, never the newest.
+struct Watcher {
+    drains: watch::Receiver<Option<DrainStatus>>,
+    stop: Stop,
+    next: Next,
+    _slot: OwnedSemaphorePermit,
+}
+
+#[derive(Clone, Copy)]
+enum Next {
+    Now,
+    OnChange,
+    Never,
+}
+
+impl Watcher {
+    async fn next_line(mut self) -> Option<(Result<Bytes, serde_json::Error>, Self)> {
+        match self.next {
+            Next::Now => {}
+            Next::OnChange => self.changed().await?,
+            Next::Never => return None,
+        }
+        let drain = self.drains.borrow_and_update().clone()?;
+        self.next = if drain.ended.is_some() {
+            Next::Never
+        } else {
+            Next::OnChange
+        };
+        let line = serde_json::to_vec(&drain).map(|mut line| {
+            line.push(b'\n');
+            line.into()
+        });
+        Some((line, self))
+    }
+
+    /// Waits for something to say; `None`: the agent stops.
+    async fn changed(&mut self) -> Option<()> {
+        tokio::select! {
+            changed = self.drains.changed() => changed.ok(),
+            () = self.stop.requested() => None,
+            () = sleep(WATCH_HEARTBEAT) => Some(()),
+        }
+    }
+}
+
+async fn unknown_route(uri: Uri) -> Response {
+    answer::<()>(Err(ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is no route {}", uri.path()),
+        "use /v1/version, /v1/status, /v1/flip, /v1/drain/SERVICE or /v1/drain/SERVICE/watch",
+    )))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let error = ApiError::new(
+        ErrorCode::Usage,
+        format!("the route {} does not take the method {method}", uri.path()),
+        "use POST for /v1/flip and GET for everything else",
+    );
+    json(StatusCode::METHOD_NOT_ALLOWED, &Failure { error })
+}
+
+fn name(service: Service) -> Result<String, ApiError> {
+    service.map(|Path(name)| name).map_err(|rejection| {
+        ApiError::new(
+            ErrorCode::Usage,
+            format!("cannot read the service's name in the path: {rejection}"),
+            "write the name as `switcher status` shows it",
+        )
+    })
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    timeout(ANSWER_DEADLINE, work)
+        .await
+        .unwrap_or_else(|_| Err(late("try again, and look into the agent's log")))
+}
+
+fn late(next_step: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::Timeout,
+        format!("the agent did not finish the request within {ANSWER_DEADLINE:?}"),
+        next_step,
+    )
+}
+
+fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => json(http_status(error.code), &Failure { error }),
+    }
+}
+
+fn http_status(code: ErrorCode) -> StatusCode {
+    // All of them are valid; a wrong one would still be told as a failure.
+    StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            typed(status, "application/json", body.into())
+        }
+        // A value that cannot be written is a defect; the client sees an answer without a body.
+        Err(error) => {
+            tracing::error!(%error, "cannot serialize an answer");
+            typed(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "application/json",
+                Body::empty(),
+            )
+        }
+    }
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
