@@ -3,6 +3,8 @@
 //! Reading is all or nothing: a file is parsed, then checked as a whole ([`validate`]); every
 //! finding names the file, and the line where the parser knows it.
 
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::{
