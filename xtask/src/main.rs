@@ -1,2 +1,59 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: every command of the project. This file only dispatches.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build;
+mod demo;
+mod lint;
+mod process;
+mod setup;
+mod test;
+mod test_report;
+mod toolchain;
+mod workspace;
+
+/// Set-up, build, test and demo of the project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the eBPF program needs to build; quick if all is there
+    Setup,
+    /// Build everything in release mode
+    Build,
+    /// Check the formatting and run clippy, warnings being errors
+    Lint,
+    /// Run lint and all tests
+    Test(test::Options),
+    /// Build and run the demo (needs root)
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    let root = workspace::root()?;
+    match command {
+        Command::Setup => setup::run(&root),
+        Command::Build => build::run(&root),
+        Command::Lint => lint::run(&root),
+        Command::Test(options) => test::run(&root, &options),
+        Command::Demo(options) => demo::run(&root, &options),
+    }
+}

@@ -1,0 +1,106 @@
+//! Builds the XDP program, so that the library can hold it: `$OUT_DIR/switcher-ebpf`.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+use toolchain::{EBPF_TARGET, Toolchain};
+
+const PACKAGE: &str = "switcher-ebpf";
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
+            // The errors above make cargo fail; a code of our own would only add noise.
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    let root = project_root()?;
+    watch_inputs(&root);
+    let toolchain = Toolchain::locate(&root)?;
+    // Someone who runs the set-up after a failure must not meet the remembered failure.
+    println!("cargo::rerun-if-changed={}", toolchain.stamp().display());
+    toolchain.check_ready()?;
+
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    let target_dir = out_dir.join("ebpf-target");
+    let mut cargo = toolchain.ebpf_cargo("build", &target_dir);
+    cargo.args(["--package", PACKAGE]).current_dir(&root);
+    if let Some(feature) = mutant_feature(&root)? {
+        cargo.args(["--features", &feature]);
+    }
+    let status = cargo
+        .status()
+        .map_err(|error| format!("cannot run cargo for {PACKAGE}: {error}"))?;
+    if !status.success() {
+        return Err(format!(
+            "the eBPF program does not build ({status}); the compiler's messages are under \
+             `--- stderr` here or in the output above\n\
+             next: if they name the linker or `core`, run `cargo xtask setup`"
+        ));
+    }
+    let object = target_dir.join(EBPF_TARGET).join("release").join(PACKAGE);
+    let copy = out_dir.join(PACKAGE);
+    fs::copy(&object, &copy).map(|_| ()).map_err(|error| {
+        format!(
+            "cannot copy {} to {}: {error}",
+            object.display(),
+            copy.display()
+        )
+    })
+}
+
+fn project_root() -> Result<PathBuf, String> {
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    package
+        .parent()
+        .map(Path::to_path_buf)
+        .ok_or_else(|| format!("{} has no parent folder", package.display()))
+}
+
+fn watch_inputs(root: &Path) {
+    for input in [
+        PACKAGE,
+        "switcher-common",
+        "rust-toolchain.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    }
+    for name in ["SWITCHER_MUTANT", "SWITCHER_TOOLCHAIN_DIR"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+}
+
+/// The feature of the eBPF crate that takes a promise out, if the mutant is one of that crate's.
+fn mutant_feature(root: &Path) -> Result<Option<String>, String> {
+    let Ok(name) = env::var("SWITCHER_MUTANT") else {
+        return Ok(None);
+    };
+    let manifest = root.join(PACKAGE).join("Cargo.toml");
+    let text = fs::read_to_string(&manifest)
+        .map_err(|error| format!("cannot read {}: {error}", manifest.display()))?;
+    let feature = format!("mutant-{name}");
+    let declared = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .any(|(key, _)| key.trim() == feature);
+    Ok(declared.then_some(feature))
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}; run this by cargo"))
+}
