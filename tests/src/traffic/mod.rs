@@ -1,1 +1,31 @@
-//! Real servers and clients.
+//! Real servers and clients, run inside the hosts of a [`Lab`](crate::lab::Lab), and the judgement
+//! over what the clients saw.
+//!
+//! Every answer names the backend that gave it, so a client knows its color. Fresh connections and
+//! UDP flows are recorded with two instants: just before `connect()` (or the first datagram), and
+//! when the first answer was complete. All rates are bounded.
+
+mod client;
+mod counters;
+mod dial;
+mod echo_load;
+mod echo_server;
+mod fleet;
+mod http_load;
+mod http_server;
+mod identity;
+mod judge;
+mod record;
+mod udp_load;
+
+pub use client::{Client, Load};
+pub use counters::tcp_retrans_segs;
+pub use echo_load::LongLived;
+pub use echo_server::EchoServer;
+pub use fleet::{Backends, ECHO_PORT, HTTP_PORT};
+pub use http_load::{HttpNew, KeepAlive};
+pub use http_server::HttpServer;
+pub use identity::Identity;
+pub use judge::{Flip, Kind, count_fresh, first_new_ms, late_old, mixed};
+pub use record::{Connection, FRESH_CAPACITY, Fresh, SAMPLES, Stats};
+pub use udp_load::{UdpFlows, UdpLongLived};

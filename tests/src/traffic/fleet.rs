@@ -1,0 +1,67 @@
+//! All backends of a lab: an echo and a web server on every backend address.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use switcher_common::service::Color;
+
+use super::{EchoServer, HttpServer, Identity};
+use crate::lab::{Family, Lab};
+
+/// Port of the echo servers, TCP and UDP.
+pub const ECHO_PORT: u16 = 7000;
+/// Port of the web servers.
+pub const HTTP_PORT: u16 = 8080;
+
+/// The servers of a lab. Backend `n` of a color has the `n`th address of each family.
+pub struct Backends(BTreeMap<Identity, (EchoServer, HttpServer)>);
+
+impl Backends {
+    /// Starts the servers of both colors; ready when this returns.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let mut servers = BTreeMap::new();
+        for color in Color::ALL {
+            for index in 0..lab.backends(color, Family::V4).len() {
+                let identity = Identity {
+                    color,
+                    backend: u32::try_from(index)?,
+                };
+                servers.insert(identity, start_one(lab, identity)?);
+            }
+        }
+        Ok(Self(servers))
+    }
+
+    /// Stops one backend: its addresses refuse connections and its connections end.
+    pub fn stop(&mut self, identity: Identity) {
+        self.0.remove(&identity);
+    }
+
+    /// Stops all backends of `color`.
+    pub fn stop_color(&mut self, color: Color) {
+        self.0.retain(|identity, _| identity.color != color);
+    }
+
+    /// Starts one backend again after [`Backends::stop`].
+    pub fn restart(&mut self, lab: &Lab, identity: Identity) -> Result<()> {
+        self.stop(identity);
+        self.0.insert(identity, start_one(lab, identity)?);
+        Ok(())
+    }
+}
+
+fn start_one(lab: &Lab, identity: Identity) -> Result<(EchoServer, HttpServer)> {
+    let at = |port| -> Result<Vec<SocketAddr>> {
+        let addresses = Family::ALL.map(|family| {
+            let addresses = lab.backends(identity.color, family);
+            let address = addresses.get(identity.backend as usize).copied();
+            let address = address.with_context(|| format!("this lab has no {identity}"))?;
+            Ok(SocketAddr::new(address, port))
+        });
+        addresses.into_iter().collect()
+    };
+    let host = lab.color(identity.color);
+    let echo = EchoServer::start(host, identity, &at(ECHO_PORT)?)?;
+    Ok((echo, HttpServer::start(host, identity, &at(HTTP_PORT)?)?))
+}
