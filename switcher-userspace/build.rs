@@ -14,31 +14,43 @@ use toolchain::{EBPF_TARGET, Toolchain};
 const PACKAGE: &str = "switcher-ebpf";
 
 fn main() -> ExitCode {
-    match build() {
-        Ok(()) => ExitCode::SUCCESS,
+    match find_tools().map(|(root, toolchain)| build(&root, &toolchain)) {
+        // The errors make cargo fail without a code of our own, which would only add noise here.
         Err(message) => {
-            for line in message.lines() {
-                println!("cargo::error={line}");
-            }
-            // The errors above make cargo fail; a code of our own would only add noise.
+            report(&message);
             ExitCode::SUCCESS
         }
+        // The code makes cargo show what the inner compiler wrote.
+        Ok(Err(message)) => {
+            report(&message);
+            ExitCode::FAILURE
+        }
+        Ok(Ok(())) => ExitCode::SUCCESS,
     }
 }
 
-fn build() -> Result<(), String> {
+fn report(message: &str) {
+    for line in message.lines() {
+        println!("cargo::error={line}");
+    }
+}
+
+fn find_tools() -> Result<(PathBuf, Toolchain), String> {
     let root = project_root()?;
     watch_inputs(&root);
     let toolchain = Toolchain::locate(&root)?;
-    // Someone who runs the set-up after a failure must not meet the remembered failure.
+    // Whoever runs the set-up after a failure must not meet the remembered failure.
     println!("cargo::rerun-if-changed={}", toolchain.stamp().display());
     toolchain.check_ready()?;
+    Ok((root, toolchain))
+}
 
+fn build(root: &Path, toolchain: &Toolchain) -> Result<(), String> {
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     let target_dir = out_dir.join("ebpf-target");
     let mut cargo = toolchain.ebpf_cargo("build", &target_dir);
-    cargo.args(["--package", PACKAGE]).current_dir(&root);
-    if let Some(feature) = mutant_feature(&root)? {
+    cargo.args(["--package", PACKAGE]).current_dir(root);
+    if let Some(feature) = mutant_feature(root)? {
         cargo.args(["--features", &feature]);
     }
     let status = cargo
@@ -46,9 +58,8 @@ fn build() -> Result<(), String> {
         .map_err(|error| format!("cannot run cargo for {PACKAGE}: {error}"))?;
     if !status.success() {
         return Err(format!(
-            "the eBPF program does not build ({status}); the compiler's messages are under \
-             `--- stderr` here or in the output above\n\
-             next: if they name the linker or `core`, run `cargo xtask setup`"
+            "the eBPF program does not build ({status}); see `--- stderr` below\n\
+             next: correct switcher-ebpf; if the linker or `core` is named, `cargo xtask setup`"
         ));
     }
     let object = target_dir.join(EBPF_TARGET).join("release").join(PACKAGE);
