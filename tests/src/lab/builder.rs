@@ -77,6 +77,7 @@ impl LabBuilder {
             "a lab has at most 250 VIPs of each family"
         );
         cancel::watch()?;
+        allow_many_descriptors()?;
         let directory = LabDirectory::new()?;
         let lab = self.start_hosts(directory)?;
         set_up_node(lab.node(), &self.topology).context("setting up host node")?;
@@ -131,6 +132,17 @@ impl LabBuilder {
         // Last, so that the node needs no route to a VIP whose host is not ready.
         add_default_routes(far, link)
     }
+}
+
+/// Servers and clients of a load live in one process; the usual soft limit of 1024 is for less.
+fn allow_many_descriptors() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).context("raising the limit of open files")
 }
 
 /// Connects two hosts, of one lab or of two, by a veth pair that is down yet.

@@ -150,6 +150,9 @@ impl Topology {
     }
 
     /// VIP number `index`, counted from 0: an address of the documentation networks.
+    ///
+    /// # Panics
+    /// Where there are fewer.
     #[must_use]
     pub fn vip(&self, family: Family, index: u8) -> IpAddr {
         assert!(

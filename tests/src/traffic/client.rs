@@ -10,6 +10,7 @@ use anyhow::{Context, Error, Result};
 use switcher_common::service::Protocol;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -190,9 +191,37 @@ impl LoadTask {
         }
     }
 
+    /// Runs `part` for each number below `count` at the same time, and waits for all.
+    pub(super) async fn each<F>(self, count: usize, part: impl Fn(Self, usize) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let parts = (0..count).map(|index| part(self.clone(), index));
+        parts.collect::<JoinSet<_>>().join_all().await;
+    }
+
     /// Waits for the next tick; false when stopped.
     pub(super) async fn tick(&self, ticks: &mut tokio::time::Interval) -> bool {
         self.stop.run_until_cancelled(ticks.tick()).await.is_some()
+    }
+
+    /// Counts long-lived connection or flow `index` as broken and notes why.
+    pub(super) fn broken(&self, index: usize, what: &str, error: Error) {
+        let error = self.named(what, error);
+        self.recorder.broken(&error);
+        self.recorder.connection(index, |connection| {
+            connection.broken = Some(format!("{error:#}"));
+        });
+    }
+
+    /// Records an answer on long-lived connection or flow `index`.
+    pub(super) fn answered(&self, index: usize, by: Identity) {
+        self.recorder.answered(by);
+        self.recorder.connection(index, |connection| {
+            connection.identity.get_or_insert(by);
+            connection.answered += 1;
+            connection.last_answer = Some(std::time::Instant::now());
+        });
     }
 
     /// The record of a first answer that just arrived.

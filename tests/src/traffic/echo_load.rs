@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use switcher_common::service::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,22 +33,12 @@ impl Default for LongLived {
 }
 
 pub(super) async fn run(task: LoadTask, options: LongLived) {
-    for index in 0..options.connections {
-        let part = task.clone();
-        task.parts.spawn(async move {
-            if let Err(error) = converse(&part, index, options).await {
-                report(&part, index, error);
-            }
-        });
-    }
-}
-
-fn report(task: &LoadTask, index: usize, error: Error) {
-    let error = task.named("long-lived connection", error);
-    task.recorder.broken(&error);
-    task.recorder.connection(index, |connection| {
-        connection.broken = Some(format!("{error:#}"))
-    });
+    let connection = move |task: LoadTask, index| async move {
+        if let Err(error) = converse(&task, index, options).await {
+            task.broken(index, "long-lived connection", error);
+        }
+    };
+    task.each(options.connections, connection).await;
 }
 
 async fn converse(task: &LoadTask, index: usize, options: LongLived) -> Result<()> {
@@ -63,16 +53,14 @@ async fn converse(task: &LoadTask, index: usize, options: LongLived) -> Result<(
         }
         task.recorder.sent();
         let by = within(options.timeout, exchange(&mut stream, number)).await?;
-        let Some(before) = first.replace(by) else {
-            task.fresh(began, by, Protocol::Tcp);
-            record(task, index, by);
-            continue;
-        };
-        ensure!(
-            before == by,
-            "message {number} was answered by {by}, earlier ones by {before}"
-        );
-        record(task, index, by);
+        match first.replace(by) {
+            None => task.fresh(began, by, Protocol::Tcp),
+            Some(before) => ensure!(
+                before == by,
+                "message {number} was answered by {by}, earlier ones by {before}"
+            ),
+        }
+        task.answered(index, by);
     }
     stream.shutdown().await.context("closing")
 }
@@ -93,14 +81,4 @@ async fn exchange(stream: &mut TcpStream, number: u64) -> Result<Identity> {
         "the answer to message {number} says {answered}"
     );
     Ok(by)
-}
-
-/// Records an answer on a long-lived connection or flow.
-pub(super) fn record(task: &LoadTask, index: usize, by: Identity) {
-    task.recorder.answered(by);
-    task.recorder.connection(index, |connection| {
-        connection.identity.get_or_insert(by);
-        connection.answered += 1;
-        connection.last_answer = Some(Instant::now());
-    });
 }

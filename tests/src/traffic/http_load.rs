@@ -85,19 +85,17 @@ async fn request_once(task: &LoadTask) -> Result<()> {
 }
 
 pub(super) async fn run_keepalive(task: LoadTask, options: KeepAlive) {
-    for _ in 0..options.connections {
-        let part = task.clone();
-        task.parts.spawn(async move {
-            // A failed connection is opened anew, no faster than requests are sent.
-            let mut pace = ticks(options.interval);
-            while part.tick(&mut pace).await {
-                if let Err(error) = keep_alive(&part, options).await {
-                    part.recorder
-                        .failed(&part.named("HTTP keep-alive connection", error));
-                }
+    let connections = move |task: LoadTask, _| async move {
+        // A failed connection is opened anew, no faster than requests are sent.
+        let mut pace = ticks(options.interval);
+        while task.tick(&mut pace).await {
+            if let Err(error) = keep_alive(&task, options).await {
+                task.recorder
+                    .failed(&task.named("HTTP keep-alive connection", error));
             }
-        });
-    }
+        }
+    };
+    task.each(options.connections, connections).await;
 }
 
 async fn keep_alive(task: &LoadTask, options: KeepAlive) -> Result<()> {

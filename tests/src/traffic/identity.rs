@@ -66,8 +66,11 @@ pub(super) fn answer(question: [u8; QUESTION], identity: Identity) -> [u8; ANSWE
 
 /// The number of the question and the backend of an answer.
 pub(super) fn read_answer(bytes: [u8; ANSWER]) -> Result<(u64, Identity)> {
-    let whole = u128::from_be_bytes(bytes);
-    let (number, tag) = ((whole >> 64) as u64, (whole & u128::from(u64::MAX)) as u64);
+    let half = |from: usize| {
+        let bytes = bytes.iter().skip(from).take(QUESTION);
+        bytes.fold(0_u64, |all, &byte| all << 8 | u64::from(byte))
+    };
+    let (number, tag) = (half(0), half(QUESTION));
     Ok((number, Identity::from_tag(tag)?))
 }
 

@@ -3,13 +3,12 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use switcher_common::service::Protocol;
 use tokio::net::UdpSocket;
 
 use super::client::{LoadTask, ticks, within};
 use super::dial;
-use super::echo_load::record;
 use super::identity::{ANSWER, Identity, read_answer};
 
 /// Options of [`Client::udp_flows`](super::Client::udp_flows).
@@ -74,30 +73,20 @@ pub(super) async fn run_flows(task: LoadTask, options: UdpFlows) {
 }
 
 pub(super) async fn run_long_lived(task: LoadTask, options: UdpLongLived) {
-    for index in 0..options.flows {
-        let part = task.clone();
-        task.parts.spawn(async move {
-            let UdpLongLived {
-                interval, timeout, ..
-            } = options;
-            let pace = Pace {
-                interval,
-                timeout,
-                index: Some(index),
-            };
-            if let Err(error) = converse(&part, u64::MAX, pace).await {
-                report(&part, index, error);
-            }
-        });
-    }
-}
-
-fn report(task: &LoadTask, index: usize, error: Error) {
-    let error = task.named("long-lived UDP flow", error);
-    task.recorder.broken(&error);
-    task.recorder.connection(index, |connection| {
-        connection.broken = Some(format!("{error:#}"))
-    });
+    let flow = move |task: LoadTask, index| async move {
+        let UdpLongLived {
+            interval, timeout, ..
+        } = options;
+        let pace = Pace {
+            interval,
+            timeout,
+            index: Some(index),
+        };
+        if let Err(error) = converse(&task, u64::MAX, pace).await {
+            task.broken(index, "long-lived UDP flow", error);
+        }
+    };
+    task.each(options.flows, flow).await;
 }
 
 /// How one flow goes; `index` is its entry among the long-lived ones.
@@ -132,7 +121,7 @@ async fn converse(task: &LoadTask, datagrams: u64, pace: Pace) -> Result<()> {
             ),
         }
         match pace.index {
-            Some(index) => record(task, index, by),
+            Some(index) => task.answered(index, by),
             None => task.recorder.answered(by),
         }
     }
