@@ -1,5 +1,6 @@
 //! Placeholder.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod duration;

@@ -1,0 +1,132 @@
+//! What may stand on the command line.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
+
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use switcher_common::service::Color;
+
+use super::{AgentArgs, Console, DetachArgs, answer::Answer, drain::DrainArgs, flip::FlipArgs};
+use crate::{
+    api::types::{ApiError, ChangeFailure, ErrorCode},
+    config::defaults,
+};
+
+/// Switches services between blue and green inside the kernel of a load-balancer node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "switcher",
+    disable_version_flag = true,
+    after_help = "Exit codes: 0 done or already so, 1 internal, 2 usage, 3 refused, 4 conflict, \
+                  5 timeout while waiting, 6 agent unreachable, 7 no such thing, 8 data path or \
+                  version, 9 permission."
+)]
+pub(super) struct Arguments {
+    /// The agent's socket [default: `SWITCHER_SOCKET`, else /run/switcher/switcher.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Print exactly one JSON object on standard output
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+
+    /// Print the versions of this command and of the agent
+    #[arg(short = 'V', long)]
+    pub(super) version: bool,
+
+    #[command(subcommand)]
+    pub(super) verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Load the data path, attach it, serve the API until SIGTERM
+    Agent(AgentArgs),
+    /// Take the data path off the node, also without an agent
+    Detach(DetachArgs),
+    /// Show services, flows, drains, backends and what was dropped
+    Status,
+    /// Change the active color of one service, or of several at once
+    Flip(FlipArgs),
+    /// Show the drain of a service, or wait for its end
+    Drain(DrainArgs),
+}
+
+impl Arguments {
+    /// The socket that the verb asks: from the command line, the environment, or the default.
+    pub(super) fn socket(&self) -> Result<PathBuf, ApiError> {
+        match (&self.socket, &self.verb) {
+            (Some(_), Some(Verb::Agent(_) | Verb::Detach(_))) => Err(ApiError::new(
+                ErrorCode::Usage,
+                "--socket does not apply: agent and detach ask no agent",
+                "name the agent's socket in the configuration, `socket` of [agent]",
+            )),
+            (Some(socket), _) => Ok(socket.clone()),
+            (None, _) => Ok(env::var_os("SWITCHER_SOCKET")
+                .filter(|socket| !socket.is_empty())
+                .map_or_else(|| defaults::SOCKET.into(), PathBuf::from)),
+        }
+    }
+}
+
+/// Parses `blue` and `green`.
+pub(super) fn color() -> impl TypedValueParser<Value = Color> {
+    PossibleValuesParser::new(Color::ALL.map(Color::name)).map(|name| {
+        // The parser lets only the two names through.
+        if name == Color::Blue.name() {
+            Color::Blue
+        } else {
+            Color::Green
+        }
+    })
+}
+
+/// The answer to a command line without a verb.
+pub(super) fn no_verb() -> Answer {
+    ApiError::new(
+        ErrorCode::Usage,
+        "the command line names no verb",
+        "see `switcher --help`",
+    )
+    .into()
+}
+
+/// Shows what clap has to say instead of a parsed command line: help, or what is wrong with it.
+pub(super) fn refuse(
+    refusal: &clap::Error,
+    command_line: &[OsString],
+    console: &mut Console<'_>,
+) -> u8 {
+    let json = before_dashes(command_line).any(|argument| argument == "--json");
+    if !refusal.use_stderr() {
+        let help = refusal.to_string();
+        return Answer::new(&serde_json::json!({ "help": help }), help).finish(json, console);
+    }
+    if !json {
+        console.note(refusal.to_string().trim_end());
+        return ErrorCode::Usage.exit_code();
+    }
+    let rendered = refusal.to_string();
+    // clap adds its usage text below an empty line; the first paragraph is the finding.
+    let finding = rendered.split("\n\n").next().unwrap_or(&rendered);
+    let message = finding.trim_start_matches("error: ").trim();
+    let error = ApiError::new(ErrorCode::Usage, message, "see `switcher --help`");
+    let changing = before_dashes(command_line).any(|word| word == "flip" || word == "detach");
+    let answer = if changing {
+        Answer::from(ChangeFailure::from(error))
+    } else {
+        Answer::from(error)
+    };
+    answer.finish(true, console)
+}
+
+fn before_dashes(command_line: &[OsString]) -> impl Iterator<Item = &OsStr> {
+    let arguments = command_line.iter().skip(1).map(OsString::as_os_str);
+    arguments.take_while(|argument| *argument != "--")
+}

@@ -1,0 +1,101 @@
+//! The command line: one file per verb; a verb fills a request, calls the client, and shows the
+//! answer. Standard output carries the answer alone; everything else goes to standard error.
+
+pub mod agent;
+mod answer;
+mod arguments;
+mod console;
+pub mod detach;
+mod drain;
+mod flip;
+mod progress;
+mod status;
+mod table;
+mod version;
+mod wait;
+
+use std::{ffi::OsString, io, process::ExitCode};
+
+use clap::Parser as _;
+
+pub use self::{agent::AgentArgs, console::Console, detach::DetachArgs};
+use self::{
+    answer::Answer,
+    arguments::{Arguments, Verb},
+};
+use crate::api::{
+    client::Client,
+    types::{ApiError, ChangeReply, ErrorCode},
+};
+
+/// What the command starts in its own process rather than asking the agent for it.
+///
+/// An error that carries an [`ApiError`] keeps its exit code; a rejected configuration is `usage`,
+/// anything else `internal`.
+#[derive(Clone, Copy)]
+pub struct Local {
+    /// `switcher agent`: runs until it is told to stop, or only checks. Writes its own output.
+    pub agent: fn(AgentArgs) -> anyhow::Result<()>,
+    /// `switcher detach`: writes nothing, answers what it did.
+    pub detach: fn(DetachArgs) -> anyhow::Result<ChangeReply>,
+}
+
+/// The process's whole life: its arguments, its streams, its exit code.
+#[must_use]
+pub fn main(local: Local) -> ExitCode {
+    // Handles without a lock held: the agent's threads write to the same streams.
+    let mut input = io::BufReader::new(io::stdin());
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let mut console = Console::of_process(&mut input, &mut out, &mut err);
+    ExitCode::from(run(std::env::args_os(), local, &mut console))
+}
+
+/// Carries out one command line (its first element is the program's name); the exit code.
+pub fn run(
+    command_line: impl IntoIterator<Item = OsString>,
+    local: Local,
+    console: &mut Console<'_>,
+) -> u8 {
+    let command_line: Vec<OsString> = command_line.into_iter().collect();
+    match Arguments::try_parse_from(&command_line) {
+        Ok(arguments) => {
+            let json = arguments.json;
+            carry_out(arguments, local, console).finish(json, console)
+        }
+        Err(refusal) => arguments::refuse(&refusal, &command_line, console),
+    }
+}
+
+fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> Answer {
+    let socket = match arguments.socket() {
+        Ok(socket) => socket,
+        Err(error) => return error.into(),
+    };
+    let client = Client::new(&socket);
+    if arguments.version {
+        return block_on(version::run(&client));
+    }
+    match arguments.verb {
+        Some(Verb::Agent(args)) => agent::run(args, local),
+        Some(Verb::Detach(args)) => detach::run(args, local),
+        Some(Verb::Status) => block_on(status::run(&client)),
+        Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),
+        Some(Verb::Drain(args)) => block_on(drain::run(&args, &client, console)),
+        None => arguments::no_verb(),
+    }
+}
+
+fn block_on(verb: impl Future<Output = Answer>) -> Answer {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(verb),
+        Err(error) => ApiError::new(
+            ErrorCode::Internal,
+            format!("cannot start the command's event loop: {error}"),
+            "free file descriptors or raise their limit, then try again",
+        )
+        .into(),
+    }
+}

@@ -1,0 +1,214 @@
+//! `switcher status`
+
+use switcher_common::service::{Color, Protocol};
+
+use super::{answer::Answer, progress, table::Table};
+use crate::api::{
+    client::Client,
+    types::{BackendStatus, Health, ListenerStatus, ServiceStatus, StatusReply},
+};
+
+/// Share of a flow table, in percent, from which on it counts as nearly full.
+const NEARLY_FULL_PERCENT: u64 = 80;
+
+pub(super) async fn run(client: &Client) -> Answer {
+    match client.status().await {
+        Ok(status) => Answer::new(&status, describe(&status)),
+        Err(error) => error.into(),
+    }
+}
+
+fn describe(status: &StatusReply) -> String {
+    let parts = [
+        headline(status),
+        services(&status.services),
+        listeners(&status.services),
+        traffic(&status.services),
+        interfaces(status),
+        verdicts(status),
+        warnings(status),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n")
+}
+
+fn headline(status: &StatusReply) -> String {
+    let agent = &status.agent;
+    let adopted = if agent.adopted {
+        ", took over a running data path"
+    } else {
+        ""
+    };
+    format!(
+        "agent {}, pid {}, since {}{adopted}\ngeneration {}\n",
+        agent.version, agent.pid, agent.started_at, status.generation
+    )
+}
+
+fn services(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new([
+        "SERVICE",
+        "ACTIVE",
+        "STANDBY",
+        "BASE",
+        "GENERATION",
+        "BLUE FLOWS",
+        "GREEN FLOWS",
+        "PREVIEW FLOWS",
+        "DRAIN",
+    ]);
+    for service in services {
+        let drain = service.drain.as_ref();
+        table.row([
+            service.name.clone(),
+            service.active.name().to_owned(),
+            service.standby.name().to_owned(),
+            service.base.name().to_owned(),
+            service.generation.to_string(),
+            service.in_flight.blue.to_string(),
+            service.in_flight.green.to_string(),
+            service.preview_flows.to_string(),
+            drain.map_or_else(|| "none".to_owned(), progress::describe),
+        ]);
+    }
+    table.render()
+}
+
+fn listeners(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new([
+        "SERVICE", "LISTENER", "VIP", "PROTOCOL", "COLOR", "BACKEND", "WEIGHT", "STATE",
+    ]);
+    for service in services {
+        for listener in &service.listeners {
+            for color in Color::ALL {
+                for backend in listener.backends.get(color) {
+                    table.row(backend_row(service, listener, color, backend));
+                }
+            }
+        }
+    }
+    table.render()
+}
+
+fn backend_row(
+    service: &ServiceStatus,
+    listener: &ListenerStatus,
+    color: Color,
+    backend: &BackendStatus,
+) -> [String; 8] {
+    let protocol = match listener.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    let preview = if listener.preview { " (preview)" } else { "" };
+    let health = match backend.health {
+        Health::Unknown => "unknown",
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+    };
+    let drained = if backend.drained { ", drained" } else { "" };
+    [
+        service.name.clone(),
+        format!("{}{preview}", listener.name),
+        endpoint(listener.vip, listener.port),
+        protocol.to_owned(),
+        color.name().to_owned(),
+        endpoint(backend.address, backend.port),
+        backend.weight.to_string(),
+        format!("{health}{drained}"),
+    ]
+}
+
+fn endpoint(address: std::net::IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+fn traffic(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new([
+        "SERVICE",
+        "COLOR",
+        "NEW FLOWS",
+        "PACKETS",
+        "BYTES",
+        "UNPINNED PACKETS",
+    ]);
+    for service in services {
+        for color in Color::ALL {
+            let traffic = service.traffic.get(color);
+            table.row([
+                service.name.clone(),
+                color.name().to_owned(),
+                traffic.new_flows.to_string(),
+                traffic.packets.to_string(),
+                traffic.bytes.to_string(),
+                traffic.unpinned_packets.to_string(),
+            ]);
+        }
+    }
+    table.render()
+}
+
+fn interfaces(status: &StatusReply) -> String {
+    let mut table = Table::new(["INTERFACE", "MODE"]);
+    for interface in &status.interfaces {
+        table.row([interface.name.clone(), interface.mode.clone()]);
+    }
+    table.render()
+}
+
+fn verdicts(status: &StatusReply) -> String {
+    let mut table = Table::new(["VERDICT", "REASON", "PACKETS"]);
+    for count in &status.verdicts {
+        table.row([
+            count.verdict.clone(),
+            count.reason.clone(),
+            count.packets.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn warnings(status: &StatusReply) -> String {
+    let mut warnings = Vec::new();
+    if status.services.is_empty() {
+        warnings.push("no service is configured".to_owned());
+    }
+    if status.interfaces.is_empty() {
+        warnings.push("the program is attached to no interface".to_owned());
+    }
+    let generic = status
+        .interfaces
+        .iter()
+        .filter(|interface| interface.mode == "generic");
+    warnings.extend(
+        generic.map(|interface| format!("{} runs in generic mode, which is slow", interface.name)),
+    );
+    let dropped = status
+        .verdicts
+        .iter()
+        .filter(|count| count.verdict == "drop");
+    warnings.extend(
+        dropped.map(|count| format!("{} packets dropped: {}", count.packets, count.reason)),
+    );
+    let tables = &status.tables;
+    warnings.extend(nearly_full(
+        "established",
+        tables.established_entries,
+        tables.established_capacity,
+    ));
+    warnings.extend(nearly_full(
+        "unanswered",
+        tables.unanswered_entries,
+        tables.unanswered_capacity,
+    ));
+    let lines = warnings.iter();
+    let lines: Vec<String> = lines.map(|line| format!("warning: {line}\n")).collect();
+    lines.concat()
+}
+
+fn nearly_full(table: &str, entries: u64, capacity: u64) -> Option<String> {
+    let percent = entries.saturating_mul(100).checked_div(capacity)?;
+    (percent >= NEARLY_FULL_PERCENT).then(|| {
+        format!("the table of {table} flows is {percent} % full: {entries} of {capacity} entries")
+    })
+}
