@@ -48,6 +48,8 @@ pub(crate) fn run_kept_back(
     time_limit: Duration,
 ) -> Result<String> {
     let mut child = command
+        // A backtrace would push the message itself out of the last lines.
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

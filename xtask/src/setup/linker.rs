@@ -25,10 +25,10 @@ pub(super) fn ensure(toolchain: &Toolchain) -> Result<()> {
     if toolchain.linker().is_file() {
         match probe::run(toolchain) {
             Ok(()) => return Ok(()),
-            Err(error) => say(&format!(
-                "bpf-linker at {} does not work, building it anew: {error:#}",
-                toolchain.linker().display()
-            )),
+            Err(error) => {
+                say(&format!("{error:#}"));
+                say("bpf-linker is there but does not link; building it anew");
+            }
         }
     }
     install(toolchain)?;

@@ -15,7 +15,7 @@ use crate::{
     toolchain::Toolchain,
 };
 
-const RUSTUP_LIMIT: Duration = Duration::from_mins(5);
+const RUSTUP_LIMIT: Duration = Duration::from_mins(3);
 const UNPACK_LIMIT: Duration = Duration::from_mins(5);
 const PACKAGE: &str = "rust-src";
 /// Keeps several versions of the package; the system's own suites have others.
