@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,6 +12,9 @@ use super::namespace::BaseMounts;
 use super::sys::{self, Offload};
 use super::topology::{FAR_INTERFACE, Link, Role, Topology};
 use super::{Lab, cancel, netlink};
+
+/// The kernel needs a second at most.
+const READY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The node's place in the list of hosts.
 pub(super) const NODE: usize = 0;
@@ -80,6 +84,9 @@ impl LabBuilder {
         allow_many_descriptors()?;
         let directory = LabDirectory::new()?;
         let lab = self.start_hosts(directory)?;
+        for host in &lab.hosts {
+            host.set_sysctls(&ALL_HOSTS)?;
+        }
         set_up_node(lab.node(), &self.topology).context("setting up host node")?;
         for link in &self.topology.links {
             self.connect(&lab, link)
@@ -115,6 +122,8 @@ impl LabBuilder {
         )?;
         set_up_far(far, link)?;
         set_up_near(node, link)?;
+        wait_until_ready(node, link.node_interface)?;
+        wait_until_ready(far, FAR_INTERFACE)?;
         if self.permanent_neighbours {
             let (near_mac, far_mac) = (
                 node.interface(link.node_interface)?.mac,
@@ -174,7 +183,8 @@ fn set_offloads(host: &Host, interface: &str) -> Result<()> {
     })
 }
 
-/// Before any interface exists, so that each takes the defaults over.
+/// Before any interface exists, so that each takes the defaults over. Without duplicate address
+/// detection link-local addresses, which ask for neighbours, are usable at once too.
 const ALL_HOSTS: [(&str, &str); 8] = [
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
@@ -193,7 +203,6 @@ const NODE_ONLY: [(&str, &str); 3] = [
 ];
 
 fn set_up_node(node: &Host, topology: &Topology) -> Result<()> {
-    node.set_sysctls(&ALL_HOSTS)?;
     node.set_sysctls(&NODE_ONLY)?;
     let vips = topology.vip_prefixes();
     node.block_on(async move {
@@ -225,6 +234,13 @@ fn set_up_far(far: &Host, link: &Link) -> Result<()> {
         netlink::add_addresses(FAR_INTERFACE, &addresses).await?;
         netlink::set_up(FAR_INTERFACE).await
     })
+}
+
+fn wait_until_ready(host: &Host, name: &'static str) -> Result<()> {
+    let ready = async move { tokio::time::timeout(READY_LIMIT, netlink::ready(name)).await };
+    host.block_on(ready)
+        .with_context(|| format!("interface {name} is not ready after {READY_LIMIT:?}"))?
+        .with_context(|| format!("waiting for interface {name} on host {}", host.name()))
 }
 
 fn add_default_routes(far: &Host, link: &Link) -> Result<()> {

@@ -8,8 +8,12 @@ use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State,
+};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
 };
@@ -144,6 +148,41 @@ pub(super) async fn add_neighbours(
         added.with_context(|| format!("adding neighbour {address} to interface {name}"))?;
     }
     Ok(())
+}
+
+/// Waits until `name`, which was set up at both ends, carries traffic: the kernel takes notice of
+/// a carrier, and joins the multicast groups of IPv6, in the background, up to a second later.
+pub(super) async fn ready(name: &str) -> Result<()> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv6Ifaddr];
+    let (connection, handle, mut events) =
+        rtnetlink::new_multicast_connection(&groups).context("opening netlink")?;
+    tokio::spawn(connection);
+    while !is_ready(&handle, name).await? {
+        let event = events.next().await;
+        event.with_context(|| format!("netlink closed while waiting for interface {name}"))?;
+    }
+    Ok(())
+}
+
+async fn is_ready(handle: &Handle, name: &str) -> Result<bool> {
+    let mut found = std::pin::pin!(handle.link().get().match_name(name).execute());
+    let link = found
+        .try_next()
+        .await
+        .context("asking netlink")?
+        .context("no such interface")?;
+    let addresses = handle
+        .address()
+        .get()
+        .set_link_index_filter(link.header.index)
+        .execute();
+    let addresses: Vec<AddressMessage> = addresses.try_collect().await.context("asking netlink")?;
+    let up = link
+        .attributes
+        .contains(&LinkAttribute::OperState(State::Up));
+    let usable = |it: &AddressMessage| !it.header.flags.contains(AddressHeaderFlags::Tentative);
+    let link_local = |it: &AddressMessage| it.header.scope == AddressScope::Link;
+    Ok(up && addresses.iter().all(usable) && addresses.iter().any(link_local))
 }
 
 /// Waits until the interface `name` is gone from this namespace.
