@@ -154,26 +154,27 @@ fn allow_many_descriptors() -> Result<()> {
     setrlimit(Resource::Nofile, raised).context("raising the limit of open files")
 }
 
-/// Connects two hosts, of one lab or of two, by a veth pair that is down yet.
+/// Connects two hosts, of one lab or of two, by a veth pair that is down yet; the far end may be redirected to.
 pub fn add_link(near: &Host, near_name: &str, far: &Host, far_name: &str, mtu: u32) -> Result<()> {
     let (here, there) = (near_name.to_owned(), far_name.to_owned());
     let peer: Arc<OwnedFd> = far.network_namespace();
     near.block_on(async move { netlink::add_veth(&here, &there, peer, mtu).await })?;
-    for (host, name) in [(near, near_name), (far, far_name)] {
-        set_offloads(host, name)
+    for (host, name, receive) in [(near, near_name, false), (far, far_name, true)] {
+        set_offloads(host, name, receive)
             .with_context(|| format!("setting the offloads of {name} on host {}", host.name()))?;
     }
     Ok(())
 }
 
 /// No frame may reach an XDP program that is too large, or whose checksum is not computed yet;
-/// and frames that XDP redirects to a veth vanish unless its peer does GRO.
-fn set_offloads(host: &Host, interface: &str) -> Result<()> {
+/// and frames that XDP redirects to a veth vanish unless its peer does GRO. On the node GRO stays
+/// off: a program in generic mode would be shown frames larger than any link takes.
+fn set_offloads(host: &Host, interface: &str, receive: bool) -> Result<()> {
     let wanted = [
         (Offload::TcpSegmentation, false),
         (Offload::GenericSegmentation, false),
         (Offload::TxChecksum, false),
-        (Offload::GenericReceive, true),
+        (Offload::GenericReceive, receive),
     ];
     host.run(|| {
         wanted.into_iter().try_for_each(|(offload, on)| {

@@ -8,7 +8,7 @@
 //!
 //! Clients and colors reach everything by their default route over the node, which forwards. The
 //! VIPs are addresses of the node's `lo`. Every end of every link has checksum and segmentation
-//! offloads off and GRO on, as native XDP on veth needs.
+//! offloads off, and the far ends have GRO on, as native XDP on veth needs.
 //!
 //! Nothing of it exists outside: the namespaces have no name and live by descriptors and threads
 //! of this process, the bpffs is mounted in a mount namespace of the lab, children are killed
