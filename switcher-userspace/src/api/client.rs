@@ -263,6 +263,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_hinders_a_connection_decides_the_code() {
+        for (kind, code) in [
+            (io::ErrorKind::NotFound, ErrorCode::Unreachable),
+            (io::ErrorKind::ConnectionRefused, ErrorCode::Unreachable),
+            (io::ErrorKind::TimedOut, ErrorCode::Unreachable),
+            (io::ErrorKind::PermissionDenied, ErrorCode::Permission),
+            (io::ErrorKind::InvalidInput, ErrorCode::Usage),
+        ] {
+            let error = no_connection(Path::new("/run/a.sock"), &kind.into());
+            assert_eq!(error.code, code, "{kind}");
+            assert!(error.message.contains("/run/a.sock"));
+        }
+    }
+
+    #[test]
     fn any_text_is_one_path_segment() {
         for (text, segment) in [
             ("web-1.a_b~", "web-1.a_b~"),

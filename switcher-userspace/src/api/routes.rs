@@ -6,7 +6,10 @@ use axum::{
     Extension, Router,
     body::{Body, Bytes},
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderValue, Method, StatusCode, Uri, header::CONTENT_TYPE},
+    http::{
+        HeaderValue, Method, StatusCode, Uri,
+        header::{CONNECTION, CONTENT_TYPE},
+    },
     response::Response,
     routing::{get, post},
 };
@@ -68,6 +71,20 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::new(shared))
+}
+
+/// Answers everything with a refusal because `limit` connections are open.
+pub(super) fn refusing(limit: usize) -> Router {
+    Router::new().fallback(move || async move {
+        let mut response = answer::<()>(Err(ApiError::new(
+            ErrorCode::Refused,
+            format!("the agent already serves {limit} connections, the most that it does at once"),
+            "try again when another client has left",
+        )));
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+        response
+    })
 }
 
 async fn version<C: Control>(State(server): Server<C>) -> Response {

@@ -1,8 +1,6 @@
 //! The server's loop: accepts connections, bounds each, stops when it is told to.
 
-use std::{
-    convert::Infallible, future::Future, io::Write as _, pin::pin, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -23,11 +21,12 @@ use super::{
     routes::{self, Shared},
     stall::StallGuard,
     stop::{self, Stop},
-    types::{ApiError, ErrorCode, Failure},
 };
 
 /// Connections that are served at once; further ones are refused with an answer.
 pub const MAX_CONNECTIONS: usize = 256;
+/// Connections that are refused with an answer at once; further ones are closed without.
+const MAX_REFUSALS: usize = 32;
 /// Longest time for a request's head, and longest idle time between requests.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest time in which a client takes nothing of its answer.
@@ -52,6 +51,8 @@ pub async fn serve<C: Control>(
     let acceptor = Acceptor {
         router: routes::router(Shared::new(control, stop.clone(), changes)),
         slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        refusing: routes::refusing(MAX_CONNECTIONS),
+        refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
         stop,
     };
     let mut connections = JoinSet::new();
@@ -80,6 +81,9 @@ async fn join_all(connections: &mut JoinSet<()>) {
 struct Acceptor {
     router: Router,
     slots: Arc<Semaphore>,
+    /// For connections beyond the slots.
+    refusing: Router,
+    refusals: Arc<Semaphore>,
     stop: Stop,
 }
 
@@ -111,14 +115,18 @@ impl Acceptor {
     }
 
     fn admit(&self, stream: UnixStream, connections: &mut JoinSet<()>) {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            return refuse(stream);
+        let (slot, router) = if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            (slot, &self.router)
+        } else if let Ok(slot) = self.refusals.clone().try_acquire_owned() {
+            (slot, &self.refusing)
+        } else {
+            return tracing::warn!("an API connection was closed: too many are refused already");
         };
         let peer = match peer(&stream) {
             Ok(peer) => peer,
             Err(error) => return tracing::warn!(%error, "cannot tell who connected to the API"),
         };
-        let connection = serve_connection(stream, peer, self.router.clone(), self.stop.clone());
+        let connection = serve_connection(stream, peer, router.clone(), self.stop.clone());
         connections.spawn(hold(slot, connection));
     }
 }
@@ -157,27 +165,4 @@ async fn serve_connection(stream: UnixStream, peer: Peer, router: Router, mut st
         // A client that leaves or stalls is its own business.
         tracing::debug!(%peer, %error, "an API connection ended early");
     }
-}
-
-/// Answers without reading: the connection gets no task and no memory of ours.
-fn refuse(stream: UnixStream) {
-    let error = ApiError::new(
-        ErrorCode::Refused,
-        format!("the agent serves {MAX_CONNECTIONS} connections, the most that it does at once"),
-        "try again when another client has left",
-    );
-    let body = serde_json::to_string(&Failure { error }).unwrap_or_default();
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    // Non-blocking, into an empty buffer; a client that has already left needs no answer.
-    let sent = stream
-        .into_std()
-        .and_then(|mut stream| stream.write_all(answer.as_bytes()));
-    tracing::warn!(
-        sent = sent.is_ok(),
-        "an API connection was refused: too many"
-    );
 }

@@ -27,8 +27,9 @@ const PROBE: Duration = Duration::from_secs(1);
 /// file is removed on drop if it is still this socket's.
 #[derive(Debug)]
 pub struct ApiSocket {
-    pub(super) listener: UnixListener,
+    // Dropped first: while the listener is open, its inode's number is not given to another file.
     file: SocketFile,
+    pub(super) listener: UnixListener,
 }
 
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl ApiSocket {
         // Before listen: nobody connects while the mode is still the process's default.
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
-        Ok(Self { listener, file })
+        Ok(Self { file, listener })
     }
 
     /// Where it is bound.

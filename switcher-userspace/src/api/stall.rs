@@ -99,10 +99,11 @@ mod tests {
             let mut taken = [0; 4];
             for _ in 0..3 {
                 sleep(Duration::from_secs(9)).await;
-                far.read_exact(&mut taken).await.unwrap();
+                far.read_exact(&mut taken).await?;
             }
+            io::Result::Ok(())
         };
-        let (written, ()) = tokio::join!(guard.write_all(b"twelve bytes"), reader);
-        assert!(written.is_ok());
+        let (written, read) = tokio::join!(guard.write_all(b"twelve bytes"), reader);
+        assert!(written.is_ok() && read.is_ok());
     }
 }

@@ -64,7 +64,11 @@ fn clock(drain: &DrainStatus) -> String {
     let since = |later: SystemTime| started.and_then(|started| later.duration_since(started).ok());
     let elapsed = since(SystemTime::now()).map_or(drain.elapsed_ms, milliseconds);
     match instant::parse(&drain.deadline_at).and_then(since) {
-        Some(total) => format!("{} of {}", seconds(elapsed), seconds(milliseconds(total))),
+        Some(total) => format!(
+            "{} of {}",
+            seconds(elapsed),
+            round_seconds(milliseconds(total))
+        ),
         None => seconds(elapsed),
     }
 }
@@ -74,9 +78,15 @@ fn milliseconds(span: Duration) -> u64 {
 }
 
 fn seconds(ms: u64) -> String {
-    match (ms / 1_000, ms % 1_000 / 100) {
-        (whole, 0) if ms >= 1_000 => format!("{whole} s"),
-        (whole, tenths) => format!("{whole}.{tenths} s"),
+    format!("{}.{} s", ms / 1_000, ms % 1_000 / 100)
+}
+
+/// As [`seconds`], without a digit that says nothing.
+fn round_seconds(ms: u64) -> String {
+    if ms.is_multiple_of(1_000) {
+        format!("{} s", ms / 1_000)
+    } else {
+        seconds(ms)
     }
 }
 
@@ -146,14 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_have_one_digit_where_it_tells_something() {
-        for (ms, text) in [
-            (0, "0.0 s"),
-            (3_249, "3.2 s"),
-            (30_000, "30 s"),
-            (90, "0.0 s"),
+    fn elapsed_seconds_keep_their_digit_and_round_limits_lose_it() {
+        for (ms, elapsed, limit) in [
+            (0, "0.0 s", "0 s"),
+            (3_249, "3.2 s", "3.2 s"),
+            (30_000, "30.0 s", "30 s"),
         ] {
-            assert_eq!(seconds(ms), text);
+            assert_eq!(
+                (seconds(ms), round_seconds(ms)),
+                (elapsed.to_owned(), limit.to_owned())
+            );
         }
     }
 }

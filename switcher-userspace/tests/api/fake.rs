@@ -1,0 +1,241 @@
+//! An agent that only pretends: the API's and the CLI's other side.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+};
+
+use switcher_common::service::{Color, PerColor};
+use switcher_userspace::api::{
+    Control, Peer,
+    server::{self, ApiSocket},
+    types::{
+        AgentStatus, ApiError, ChangeReply, DrainEnd, DrainStatus, ErrorCode, FlipRequest,
+        InterfaceStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount, VersionReply,
+    },
+};
+use tempfile::TempDir;
+use tokio::sync::{Notify, oneshot, watch};
+
+/// A node with one service, `web`.
+pub(crate) struct Fake {
+    state: Mutex<(Color, u64)>,
+    pub(crate) drain: watch::Sender<Option<DrainStatus>>,
+    pub(crate) flips: Mutex<Vec<(FlipRequest, Peer)>>,
+    /// A flip with the reason `slow` says here that it began ...
+    pub(crate) began: Notify,
+    /// ... and goes on when told so here.
+    pub(crate) go_on: Notify,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new((Color::Blue, 1)),
+            drain: watch::Sender::new(None),
+            flips: Mutex::default(),
+            began: Notify::new(),
+            go_on: Notify::new(),
+        }
+    }
+}
+
+impl Fake {
+    pub(crate) fn active(&self) -> Color {
+        self.state.lock().unwrap().0
+    }
+
+    /// Ends the drain that runs, or pretends that one ran.
+    pub(crate) fn end_drain(&self, ended: DrainEnd, flows_left: u64) {
+        self.drain.send_replace(Some(DrainStatus {
+            ended: Some(ended),
+            ended_at: Some("2026-01-01T00:00:04Z".to_owned()),
+            elapsed_ms: 4_100,
+            flows_left: Some(flows_left),
+            ..running(Some(flows_left))
+        }));
+    }
+
+    fn reply(&self, changed: bool, error: Option<ApiError>) -> ChangeReply {
+        let (active, generation) = *self.state.lock().unwrap();
+        ChangeReply {
+            changed,
+            generation,
+            active: BTreeMap::from([("web".to_owned(), active)]),
+            would_change: None,
+            visible_us: Some(400),
+            barrier_us: Some(5_100),
+            error,
+        }
+    }
+}
+
+/// The drain of blue while it runs.
+pub(crate) fn running(in_flight: Option<u64>) -> DrainStatus {
+    DrainStatus {
+        service: "web".to_owned(),
+        color: Color::Blue,
+        generation: 2,
+        in_flight,
+        started_at: "2026-01-01T00:00:00Z".to_owned(),
+        deadline_at: "2026-01-01T00:00:30Z".to_owned(),
+        ended: None,
+        ended_at: None,
+        elapsed_ms: 0,
+        flows_left: None,
+    }
+}
+
+fn known(service: &str) -> Result<(), ApiError> {
+    if service == "web" {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is no service `{service}`"),
+        "see the services with `switcher status`",
+    ))
+}
+
+impl Control for Fake {
+    fn version(&self) -> VersionReply {
+        VersionReply {
+            agent: "9.8.7".to_owned(),
+            layout: 3,
+        }
+    }
+
+    async fn status(&self) -> Result<StatusReply, ApiError> {
+        let (active, generation) = *self.state.lock().unwrap();
+        Ok(StatusReply {
+            agent: AgentStatus {
+                version: "9.8.7".to_owned(),
+                pid: 42,
+                started_at: "2026-01-01T00:00:00Z".to_owned(),
+                adopted: true,
+            },
+            generation,
+            services: vec![ServiceStatus {
+                name: "web".to_owned(),
+                active,
+                standby: active.other(),
+                base: active,
+                generation,
+                in_flight: PerColor { blue: 17, green: 4 },
+                preview_flows: 0,
+                traffic: PerColor::default(),
+                drain: self.drain.borrow().clone(),
+                listeners: Vec::new(),
+            }],
+            interfaces: vec![InterfaceStatus {
+                name: "eth0".to_owned(),
+                mode: "generic".to_owned(),
+            }],
+            verdicts: vec![VerdictCount {
+                verdict: "drop".to_owned(),
+                reason: "ttl_over".to_owned(),
+                packets: 12,
+            }],
+            tables: TableStatus::default(),
+        })
+    }
+
+    async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {
+        if request.reason.as_deref() == Some("slow") {
+            self.began.notify_one();
+            self.go_on.notified().await;
+        }
+        assert_ne!(request.reason.as_deref(), Some("panic"), "as the test asks");
+        self.flips.lock().unwrap().push((request.clone(), peer));
+        if let Err(error) = request.services.iter().try_for_each(|name| known(name)) {
+            return self.reply(false, Some(error));
+        }
+        let (active, _) = *self.state.lock().unwrap();
+        if request
+            .expect_active
+            .is_some_and(|expected| expected != active)
+        {
+            let error = ApiError::new(ErrorCode::Conflict, "another color is active", "look first");
+            return self.reply(false, Some(error));
+        }
+        let to = request.to.unwrap_or(active.other());
+        if to == active {
+            return self.reply(false, None);
+        }
+        {
+            let mut state = self.state.lock().unwrap();
+            *state = (to, state.1 + 1);
+        }
+        self.drain.send_replace(Some(running(Some(42))));
+        self.reply(true, None)
+    }
+
+    async fn drain(&self, service: &str) -> Result<Option<DrainStatus>, ApiError> {
+        known(service)?;
+        Ok(self.drain.borrow().clone())
+    }
+
+    fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError> {
+        known(service)?;
+        Ok(self.drain.subscribe())
+    }
+}
+
+/// A served [`Fake`]: a thread with a runtime of its own, so that tests may block.
+pub(crate) struct Served {
+    pub(crate) fake: Arc<Fake>,
+    directory: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    pub(crate) fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("switcher.sock");
+        let fake = Arc::new(Fake::default());
+        let (stop, stopped) = oneshot::channel();
+        let (bound, wait_until_bound) = std::sync::mpsc::channel();
+        let control = Arc::clone(&fake);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async move {
+                let socket = ApiSocket::bind(&socket).await.unwrap();
+                bound.send(()).unwrap();
+                server::serve(socket, control, async { drop(stopped.await) }).await;
+            });
+        });
+        wait_until_bound.recv().unwrap();
+        Self {
+            fake,
+            directory,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("switcher.sock")
+    }
+
+    /// Stops the server and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A socket's path in a directory of its own.
+pub(crate) fn unused_socket(directory: &Path) -> PathBuf {
+    directory.join("none.sock")
+}

@@ -1,0 +1,12 @@
+//! The API over a real socket, with an agent that only pretends.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cli;
+mod command;
+mod fake;
+mod hostile;
+mod http;
+mod routes;
+mod socket;
+mod waiting;
