@@ -2,8 +2,31 @@
 //! needs no kernel. Plain `no_std` Rust, compiled for the host as well, where it is tested.
 #![no_std]
 
+pub mod address;
+pub mod checksum;
+pub mod clock;
+pub mod filter;
+pub mod flow;
+pub mod packet;
+pub mod reason;
+pub mod scan;
+pub mod select;
 pub mod service;
+pub mod stats;
 
 /// Version of everything that is shared through pinned maps. Raise it with any change of a key, a
 /// value, a map's meaning or a map's name; an agent refuses pins of another version.
 pub const LAYOUT_VERSION: u32 = 1;
+
+/// Declares that a struct may cross the kernel boundary, and proves its size.
+///
+/// `aya::Pod` asks for what `bytemuck::Pod` guarantees; only userspace needs it.
+macro_rules! shared {
+    ($type:ty, $size:literal) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        // SAFETY: the type is `bytemuck::Pod`: `repr(C)`, no padding, every bit pattern valid.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    };
+}
+use shared;

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::{address::WideAddress, shared};
+
 /// One of the two versions of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
@@ -22,7 +24,11 @@ impl Color {
     #[inline(always)]
     #[must_use]
     pub const fn from_bit(byte: u8) -> Self {
-        if byte & 1 == 0 { Self::Blue } else { Self::Green }
+        if byte & 1 == 0 {
+            Self::Blue
+        } else {
+            Self::Green
+        }
     }
 
     /// The other one.
@@ -91,4 +97,152 @@ pub enum Protocol {
     Tcp = 6,
     /// RFC 768.
     Udp = 17,
+}
+
+impl Protocol {
+    /// The protocol of an IP header's number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    /// `tcp` or `udp`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// What a packet to a VIP is looked up by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// The virtual address.
+    pub vip: WideAddress,
+    /// The virtual port in network byte order.
+    pub port_be: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+shared!(ListenerKey, 20);
+
+impl ListenerKey {
+    /// The key under which it is noted that `vip` is the address of some listener.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any_of(vip: WideAddress) -> Self {
+        Self {
+            vip,
+            port_be: 0,
+            protocol: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// Listener id under which [`ListenerKey::any_of`] is stored: of no listener.
+pub const NO_LISTENER: u32 = 0;
+
+/// A listener as the data path sees it; index is the listener's id, of which 0 is never given out.
+/// All records are replaced by one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ListenerRecord {
+    /// Maglev table of each color.
+    pub tables: [TableRange; 2],
+    /// Id of its service.
+    pub service: u16,
+    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`].
+    pub flags: u16,
+}
+shared!(ListenerRecord, 20);
+
+/// The record belongs to a configured listener.
+pub const LISTENER_PRESENT: u16 = 1;
+/// Selects the standby, whatever else is set.
+pub const LISTENER_PREVIEW: u16 = 2;
+
+/// Where the slots of a Maglev table are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
+pub struct TableRange {
+    /// Index of the first slot.
+    pub start: u32,
+    /// Number of slots; 0: the color has no backend.
+    pub len: u32,
+}
+
+/// A backend; index is its id, of which 0 is never given out, and none while a flow refers to it (G2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct BackendRecord {
+    /// Its address.
+    pub address: WideAddress,
+    /// Its port in network byte order.
+    pub port_be: u16,
+    /// Share of fresh flows; the program does not read it.
+    pub weight: u16,
+    /// Id of its listener.
+    pub listener: u32,
+    /// Id of its service.
+    pub service: u16,
+    /// A [`Color`] as its number.
+    pub color: u8,
+    /// 1: configured. 0: free, or removed and kept for its flows.
+    pub present: u8,
+}
+shared!(BackendRecord, 28);
+
+/// The switch state of one service; index is the service's id, of which 0 is never given out.
+///
+/// The states of all services lie in one inner map and are replaced by one store (G1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ServiceSwitch {
+    /// Generation of the service's newest change. At index 0: the node's.
+    pub generation: u64,
+    /// The active [`Color`] as its number.
+    pub active: u8,
+    /// The base [`Color`] as its number (G9).
+    pub base: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+shared!(ServiceSwitch, 16);
+
+/// A name in a map: UTF-8, filled up with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Name(pub [u8; 64]);
+shared!(Name, 64);
+
+impl Name {
+    /// `text` as a map value; `None` when it does not fit or contains a zero byte.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; 64];
+        if text.len() >= bytes.len() || text.contains('\0') {
+            return None;
+        }
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Some(Self(bytes))
+    }
+
+    /// The text; `None` for a free slot or bytes that are no UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        let len = self.0.iter().position(|&byte| byte == 0)?;
+        let text = core::str::from_utf8(self.0.get(..len)?).ok()?;
+        (!text.is_empty()).then_some(text)
+    }
 }

@@ -1,3 +1,80 @@
-//! The XDP program.
+//! The XDP program. A packet's way through it is [`process`]: ours? → flow → (miss) select and
+//! record → rewrite → forward; every way ends in a [`Reason`], which is counted and gives the verdict.
 #![no_std]
 #![no_main]
+
+mod clock;
+mod collect;
+mod count;
+mod filter;
+mod flow;
+mod forward;
+mod frame;
+mod maps;
+mod select;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use frame::XdpFrame;
+use maps::{PROGRAMS, Tables};
+use switcher_common::{
+    packet::{self, IpPacket, Packet},
+    reason::{Reason, Verdict},
+};
+
+/// What each link carries: a jump to the program that slot 0 holds, so that one store enables or
+/// upgrades all interfaces at once. An empty slot passes.
+#[xdp]
+pub fn dispatch(ctx: XdpContext) -> u32 {
+    // SAFETY: does not return on success, and nothing here needs dropping.
+    unsafe { PROGRAMS.tail_call(&ctx, 0) };
+    xdp_action::XDP_PASS
+}
+
+/// The program in slot 0.
+#[xdp]
+pub fn switcher(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(&ctx);
+    let reason = match packet::network(&frame) {
+        Ok(Packet::V4(ip)) => process(&mut frame, &ip),
+        Ok(Packet::V6(ip)) => process(&mut frame, &ip),
+        Err(reason) => reason,
+    };
+    count::verdict(&ctx, reason);
+    match reason.verdict() {
+        Verdict::Pass | Verdict::Note => xdp_action::XDP_PASS,
+        Verdict::Tx => xdp_action::XDP_TX,
+        Verdict::Redirect => xdp_action::XDP_REDIRECT,
+        Verdict::Drop => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn process<A: Tables>(frame: &mut XdpFrame<'_>, ip: &IpPacket<A>) -> Reason {
+    if !filter::may_be_ours(ip) {
+        return Reason::NotOurs;
+    }
+    let datagram = match packet::transport(frame, ip) {
+        Ok(datagram) => datagram,
+        Err(reason) => return filter::without_ports(ip, reason),
+    };
+    let now = clock::now_ticks();
+    let translation = match flow::track(&datagram, now) {
+        Some(translation) => translation,
+        None => match select::fresh(&datagram, now) {
+            Ok(translation) => translation,
+            Err(reason) => return reason,
+        },
+    };
+    count::traffic(&translation, frame);
+    forward::send(frame, &datagram, &translation)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // A reachable panic makes the load fail: the verifier refuses the endless loop.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

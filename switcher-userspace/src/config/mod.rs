@@ -240,6 +240,19 @@ impl ListenerConfig {
     }
 }
 
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mode: AttachMode::default(),
+            socket: defaults::socket(),
+            pin_dir: defaults::pin_dir(),
+            state_dir: defaults::state_dir(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -1,0 +1,57 @@
+//! The time base that program and userspace share.
+//!
+//! A *tick* is 2^20 ns of `CLOCK_MONOTONIC` (1.048576 ms): a shift instead of a division in the
+//! program. Ticks are 32 bits and wrap after 52 days, so they are compared by [`elapsed`] only.
+
+/// Nanoseconds per tick, as a power of two.
+pub const TICK_SHIFT: u32 = 20;
+
+/// Ticks of a `CLOCK_MONOTONIC` reading in nanoseconds.
+#[inline(always)]
+#[must_use]
+pub const fn ticks_from_ns(ns: u64) -> u32 {
+    (ns >> TICK_SHIFT) as u32
+}
+
+/// Ticks of a length in milliseconds, rounded up; at most `u32::MAX / 2`, which is 26 days.
+#[must_use]
+pub const fn ticks_from_ms(ms: u64) -> u32 {
+    let ticks = ms
+        .saturating_mul(1_000_000)
+        .saturating_add((1 << TICK_SHIFT) - 1)
+        >> TICK_SHIFT;
+    if ticks > (u32::MAX / 2) as u64 {
+        u32::MAX / 2
+    } else {
+        ticks as u32
+    }
+}
+
+/// Ticks from `then` to `now`, across a wrap. A `then` that is slightly in the future, as another
+/// CPU may have written it, counts as now.
+#[inline(always)]
+#[must_use]
+pub const fn elapsed(now: u32, then: u32) -> u32 {
+    let ticks = now.wrapping_sub(then);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elapsed_time_survives_the_wrap_and_clocks_that_differ_slightly() {
+        assert_eq!(elapsed(5, u32::MAX - 4), 10);
+        assert_eq!(elapsed(7, 7), 0);
+        assert_eq!(elapsed(7, 9), 0);
+    }
+
+    #[test]
+    fn milliseconds_round_up() {
+        assert_eq!(ticks_from_ms(0), 0);
+        assert_eq!(ticks_from_ms(1), 1);
+        assert_eq!(ticks_from_ms(10_000), 9_537);
+        assert_eq!(ticks_from_ms(u64::MAX), u32::MAX / 2);
+    }
+}

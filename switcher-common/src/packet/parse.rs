@@ -1,0 +1,222 @@
+//! From the bytes of a frame to a 5-tuple, in two steps: the addresses first, which say whether the
+//! packet is ours, then the transport header of a packet that is.
+
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+
+use super::{Ethernet, Frame, Tcp};
+use crate::{
+    address::{Address, Ipv4, Ipv6},
+    flow::{FlowKey, Segment},
+    reason::Reason,
+    service::Protocol,
+};
+
+/// An IP packet whose transport header has not been read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpPacket<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Where the IP header begins in the frame.
+    pub ip_offset: usize,
+    /// Where the transport header begins in the frame.
+    pub transport_offset: usize,
+    /// Bytes of the whole IP packet, header included, by its own length field.
+    pub ip_len: u16,
+    /// IP protocol number of the transport header.
+    pub protocol: u8,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// It is a part of a larger packet.
+    pub is_fragment: bool,
+    /// Its header contradicts itself.
+    pub is_malformed: bool,
+}
+
+/// An IP packet of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// IPv4.
+    V4(IpPacket<Ipv4>),
+    /// IPv6.
+    V6(IpPacket<Ipv6>),
+}
+
+/// A TCP segment or UDP datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<A> {
+    /// The packet that carries it.
+    pub ip: IpPacket<A>,
+    /// Its 5-tuple.
+    pub tuple: FlowKey<A>,
+    /// What its flow's state depends on.
+    pub segment: Segment,
+}
+
+impl<A: Address> Datagram<A> {
+    /// Whether it can begin a flow: a SYN, or any UDP datagram.
+    #[inline(always)]
+    #[must_use]
+    pub const fn can_begin_flow(&self) -> bool {
+        self.ip.protocol != Protocol::Tcp as u8 || self.segment.is_initial_syn()
+    }
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// Reads the Ethernet and IP headers. The error is the reason to pass the frame untouched: nothing
+/// is known of it yet that would make it ours.
+#[inline(always)]
+pub fn network<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
+    let ethernet = frame.header::<Ethernet>(0).ok_or(Reason::NotIp)?;
+    match u16::from_be_bytes(ethernet.ether_type) {
+        ETHERTYPE_IPV4 => ipv4(frame, size_of::<Ethernet>()).map(Packet::V4),
+        ETHERTYPE_IPV6 => ipv6(frame, size_of::<Ethernet>()).map(Packet::V6),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// More fragments, and the fragment offset (RFC 791).
+const IPV4_FRAGMENT: u16 = 0x3fff;
+
+#[inline(always)]
+fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv4>, Reason> {
+    let header = frame.header::<Ipv4Hdr>(ip_offset).ok_or(Reason::NotIp)?;
+    let header_len = usize::from(header.vihl & 0x0f) * 4;
+    let ip_len = u16::from_be_bytes(header.tot_len);
+    Ok(IpPacket {
+        src: Ipv4::from_octets(header.src_addr),
+        dst: Ipv4::from_octets(header.dst_addr),
+        ip_offset,
+        transport_offset: ip_offset + header_len,
+        ip_len,
+        protocol: header.proto,
+        ttl: header.ttl,
+        tos: header.tos,
+        is_fragment: u16::from_be_bytes(header.frags) & IPV4_FRAGMENT != 0,
+        is_malformed: header.vihl >> 4 != 4
+            || header_len < size_of::<Ipv4Hdr>()
+            || usize::from(ip_len) < header_len,
+    })
+}
+
+/// Next-header number of a fragment (RFC 8200, 4.5).
+const IPV6_FRAGMENT: u8 = 44;
+
+#[inline(always)]
+fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv6>, Reason> {
+    let header = frame.header::<Ipv6Hdr>(ip_offset).ok_or(Reason::NotIp)?;
+    let payload_len = u16::from_be_bytes(header.payload_len);
+    let [first, second, ..] = *frame.header::<[u8; 4]>(ip_offset).ok_or(Reason::NotIp)?;
+    let protocol = header.next_hdr;
+    Ok(IpPacket {
+        src: Ipv6::from_octets(header.src_addr),
+        dst: Ipv6::from_octets(header.dst_addr),
+        ip_offset,
+        transport_offset: ip_offset + size_of::<Ipv6Hdr>(),
+        ip_len: payload_len.saturating_add(size_of::<Ipv6Hdr>() as u16),
+        protocol,
+        ttl: header.hop_limit,
+        tos: (first << 4) | (second >> 4),
+        is_fragment: protocol == IPV6_FRAGMENT,
+        is_malformed: first >> 4 != 6,
+    })
+}
+
+/// Reads the transport header of a packet that is ours. The error is the reason why it has no
+/// 5-tuple; whether that means pass or drop depends on whose address it is to.
+#[inline(always)]
+pub fn transport<A: Address, F: Frame + ?Sized>(
+    frame: &F,
+    ip: &IpPacket<A>,
+) -> Result<Datagram<A>, Reason> {
+    if ip.is_malformed {
+        return Err(Reason::BadHeader);
+    }
+    if ip.is_fragment {
+        return Err(Reason::Fragment);
+    }
+    if ip.ip_offset + usize::from(ip.ip_len) > frame.len() {
+        return Err(Reason::Truncated);
+    }
+    let transport_len =
+        u16::try_from(usize::from(ip.ip_len).saturating_sub(ip.transport_offset - ip.ip_offset))
+            .unwrap_or(0);
+    match Protocol::from_number(ip.protocol) {
+        Some(Protocol::Tcp) => tcp(frame, ip, transport_len),
+        Some(Protocol::Udp) => udp(frame, ip, transport_len),
+        None => Err(Reason::OtherProtocol),
+    }
+}
+
+#[inline(always)]
+fn tcp<A: Address, F: Frame + ?Sized>(
+    frame: &F,
+    ip: &IpPacket<A>,
+    transport_len: u16,
+) -> Result<Datagram<A>, Reason> {
+    let header = frame
+        .header::<Tcp>(ip.transport_offset)
+        .ok_or(Reason::Truncated)?;
+    let header_len = u16::from(header.data_offset >> 4) * 4;
+    if transport_len < size_of::<Tcp>() as u16 {
+        return Err(Reason::Truncated);
+    }
+    if header_len < size_of::<Tcp>() as u16 || header_len > transport_len {
+        return Err(Reason::BadHeader);
+    }
+    let segment = Segment {
+        flags: header.flags,
+        seq: u32::from_be_bytes(header.seq),
+        ack: u32::from_be_bytes(header.ack),
+        payload_len: transport_len - header_len,
+    };
+    Ok(datagram(ip, header.source, header.destination, segment))
+}
+
+#[inline(always)]
+fn udp<A: Address, F: Frame + ?Sized>(
+    frame: &F,
+    ip: &IpPacket<A>,
+    transport_len: u16,
+) -> Result<Datagram<A>, Reason> {
+    let header = frame
+        .header::<UdpHdr>(ip.transport_offset)
+        .ok_or(Reason::Truncated)?;
+    if transport_len < size_of::<UdpHdr>() as u16 {
+        return Err(Reason::Truncated);
+    }
+    let len = u16::from_be_bytes(header.len);
+    if len < size_of::<UdpHdr>() as u16 || len > transport_len {
+        return Err(Reason::BadHeader);
+    }
+    Ok(datagram(ip, header.src, header.dst, Segment::default()))
+}
+
+#[inline(always)]
+fn datagram<A: Address>(
+    ip: &IpPacket<A>,
+    src_port: [u8; 2],
+    dst_port: [u8; 2],
+    segment: Segment,
+) -> Datagram<A> {
+    Datagram {
+        ip: *ip,
+        tuple: FlowKey {
+            src: ip.src,
+            dst: ip.dst,
+            src_port_be: u16::from_ne_bytes(src_port),
+            dst_port_be: u16::from_ne_bytes(dst_port),
+            protocol: ip.protocol,
+            reserved: [0; 3],
+        },
+        segment,
+    }
+}

@@ -1,0 +1,138 @@
+//! Writing the translated 5-tuple into a frame, checksums included.
+
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+
+use super::{Datagram, Ethernet, Frame, Tcp};
+use crate::{
+    address::Address,
+    checksum::Delta,
+    flow::{FlowKey, Side},
+    service::Protocol,
+};
+
+/// Who forwards the packet, and so takes one from its time to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// The program: one less.
+    Program,
+    /// The stack, after the program: unchanged here.
+    Stack,
+}
+
+/// Replaces the 5-tuple of `datagram` by `to`, of which only the `side`'s address and port differ.
+/// `None` when a header is not where the parser found it; then the frame may be half rewritten and
+/// must be dropped.
+#[inline(always)]
+#[must_use]
+pub fn translate<A: Address, F: Frame + ?Sized>(
+    frame: &mut F,
+    datagram: &Datagram<A>,
+    side: Side,
+    to: &FlowKey<A>,
+    hop: Hop,
+) -> Option<()> {
+    let from = &datagram.tuple;
+    let addresses = match side {
+        Side::Forward => Delta::none().address(&from.dst, &to.dst),
+        Side::Reverse => Delta::none().address(&from.src, &to.src),
+    };
+    let ports = match side {
+        Side::Forward => addresses.word(from.dst_port_be, to.dst_port_be),
+        Side::Reverse => addresses.word(from.src_port_be, to.src_port_be),
+    };
+    transport(frame, datagram, to, ports)?;
+    if A::AF == crate::address::Ipv4::AF {
+        ipv4(frame, datagram.ip.ip_offset, side, to, addresses, hop)
+    } else {
+        ipv6(frame, datagram.ip.ip_offset, side, to, hop)
+    }
+}
+
+#[inline(always)]
+fn transport<A: Address, F: Frame + ?Sized>(
+    frame: &mut F,
+    datagram: &Datagram<A>,
+    to: &FlowKey<A>,
+    delta: Delta,
+) -> Option<()> {
+    let offset = datagram.ip.transport_offset;
+    if datagram.ip.protocol == Protocol::Tcp as u8 {
+        let header = frame.header_mut::<Tcp>(offset)?;
+        header.source = to.src_port_be.to_ne_bytes();
+        header.destination = to.dst_port_be.to_ne_bytes();
+        header.check = delta.apply(u16::from_ne_bytes(header.check)).to_ne_bytes();
+    } else {
+        let header = frame.header_mut::<UdpHdr>(offset)?;
+        header.src = to.src_port_be.to_ne_bytes();
+        header.dst = to.dst_port_be.to_ne_bytes();
+        header.check = delta
+            .apply_udp(u16::from_ne_bytes(header.check))
+            .to_ne_bytes();
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn ipv4<A: Address, F: Frame + ?Sized>(
+    frame: &mut F,
+    offset: usize,
+    side: Side,
+    to: &FlowKey<A>,
+    delta: Delta,
+    hop: Hop,
+) -> Option<()> {
+    let header = frame.header_mut::<Ipv4Hdr>(offset)?;
+    let mut delta = delta;
+    if let Hop::Program = hop {
+        let old = u16::from_ne_bytes([header.ttl, header.proto]);
+        header.ttl = header.ttl.wrapping_sub(1);
+        delta = delta.word(old, u16::from_ne_bytes([header.ttl, header.proto]));
+    }
+    let changed = match side {
+        Side::Forward => to.dst.wide(),
+        Side::Reverse => to.src.wide(),
+    };
+    let octets = changed.0[3].to_ne_bytes();
+    match side {
+        Side::Forward => header.dst_addr = octets,
+        Side::Reverse => header.src_addr = octets,
+    }
+    header.check = delta.apply(u16::from_ne_bytes(header.check)).to_ne_bytes();
+    Some(())
+}
+
+#[inline(always)]
+fn ipv6<A: Address, F: Frame + ?Sized>(
+    frame: &mut F,
+    offset: usize,
+    side: Side,
+    to: &FlowKey<A>,
+    hop: Hop,
+) -> Option<()> {
+    let header = frame.header_mut::<Ipv6Hdr>(offset)?;
+    if let Hop::Program = hop {
+        header.hop_limit = header.hop_limit.wrapping_sub(1);
+    }
+    match side {
+        Side::Forward => header.dst_addr = bytemuck::cast(to.dst.wide().0),
+        Side::Reverse => header.src_addr = bytemuck::cast(to.src.wide().0),
+    }
+    Some(())
+}
+
+/// Sets the link-layer addresses of the next hop.
+#[inline(always)]
+#[must_use]
+pub fn set_link_addresses<F: Frame + ?Sized>(
+    frame: &mut F,
+    source: [u8; 6],
+    destination: [u8; 6],
+) -> Option<()> {
+    let header = frame.header_mut::<Ethernet>(0)?;
+    header.source = source;
+    header.destination = destination;
+    Some(())
+}

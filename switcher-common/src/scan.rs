@@ -1,0 +1,67 @@
+//! What the agent and the collecting iterator program exchange.
+//!
+//! The iterator visits every flow of a table in preemptible context, counts the live ones per
+//! service and color, and removes the expired ones, both directions together.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{service::Color, shared};
+
+/// Which table is scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Table {
+    /// Flows whose backend has answered.
+    Established = 0,
+    /// Flows whose backend has not answered yet.
+    Unanswered = 1,
+}
+
+/// What the agent asks for before it runs the iterator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ScanRequest {
+    /// A [`Table`] as its number.
+    pub table: u32,
+    /// Flows whose silence began before now minus their idle timeout are removed. 0 counts only.
+    pub remove_expired: u32,
+}
+shared!(ScanRequest, 8);
+
+/// What a scan saw in a whole table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ScanTotals {
+    /// Entries; a flow has two.
+    pub entries: u64,
+    /// Flows that were removed because they were silent for too long.
+    pub expired_flows: u64,
+}
+shared!(ScanTotals, 16);
+
+/// Counters of a service in a scan: one for each color's live flows, then one for each color's preview flows.
+pub const SCAN_COUNTERS_PER_SERVICE: u32 = 4;
+
+/// Index of the live flows of `color` of a service; preview flows are counted apart.
+#[inline(always)]
+#[must_use]
+pub const fn live_index(service: u16, color: Color, preview: bool) -> u32 {
+    service as u32 * SCAN_COUNTERS_PER_SERVICE + preview as u32 * 2 + color as u32
+}
+
+/// Idle timeouts of a service, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct IdleTicks {
+    /// A flow whose backend has not answered yet.
+    pub unanswered: u32,
+    /// An established TCP flow.
+    pub established: u32,
+    /// A TCP flow after FIN in both directions or RST.
+    pub closing: u32,
+    /// UDP flows, by color: a draining color's is shorter.
+    pub udp: [u32; 2],
+    /// Zero.
+    pub reserved: u32,
+}
+shared!(IdleTicks, 24);

@@ -1,0 +1,144 @@
+//! The collector: an iterator over a flow table, run by the agent in preemptible context. It counts
+//! live flows and removes the expired ones, both directions together.
+//!
+//! A removal is a check and then an act, nanoseconds apart. Each flow is judged at its forward
+//! entry, by the newer of its two directions.
+
+use core::ffi::c_void;
+
+use switcher_common::{
+    address::{Ipv4, Ipv6},
+    clock::elapsed,
+    flow::{FlowEntry, FlowKey, FlowState, Side},
+    scan::{IdleTicks, ScanRequest, ScanTotals, Table, live_index},
+};
+
+use crate::{
+    clock,
+    flow::find,
+    maps::{IDLE, SCAN_BACKENDS, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
+};
+
+/// `struct bpf_iter__bpf_map_elem` of the kernel.
+#[repr(C)]
+pub(crate) struct MapElement<A> {
+    meta: *mut c_void,
+    map: *mut c_void,
+    key: *const FlowKey<A>,
+    value: *const FlowEntry<A>,
+}
+
+/// Visits an IPv4 table.
+///
+/// # Safety
+/// Called by the kernel with a valid context.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/collect4")]
+pub unsafe extern "C" fn collect4(element: *const MapElement<Ipv4>) -> i32 {
+    // SAFETY: as the caller promises.
+    visit(unsafe { &*element })
+}
+
+/// Visits an IPv6 table.
+///
+/// # Safety
+/// Called by the kernel with a valid context.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/collect6")]
+pub unsafe extern "C" fn collect6(element: *const MapElement<Ipv6>) -> i32 {
+    // SAFETY: as the caller promises.
+    visit(unsafe { &*element })
+}
+
+#[inline(always)]
+fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
+    let (key, value) = (element.key, element.value);
+    if key.is_null() || value.is_null() {
+        return 0;
+    }
+    // SAFETY: the kernel sets both or none; copied, because the entry may be removed below.
+    let (key, entry) = unsafe { (*key, *value) };
+    let (Some(request), Some(totals)) = (SCAN_REQUEST.get(0), SCAN_TOTALS.get_ptr_mut(0)) else {
+        return 0;
+    };
+    // SAFETY: one scan runs at a time, and an iterator's program runs on one CPU at a time.
+    let totals = unsafe { &mut *totals };
+    totals.entries += 1;
+    let peer = find(&key.peer(&entry));
+    match (entry.side(), peer) {
+        // Judged at its forward entry.
+        (Side::Reverse, Some(_)) => {}
+        (_, peer) => {
+            // SAFETY: a map value; a concurrent write leaves each field valid.
+            let newest = peer.map_or(entry.last_seen, |peer| unsafe { newer(&entry, &*peer) });
+            judge(&key, &entry, newest, request, totals);
+        }
+    }
+    0
+}
+
+/// The tick of the newer direction.
+#[inline(always)]
+fn newer<A: Tables>(own: &FlowEntry<A>, peer: &FlowEntry<A>) -> u32 {
+    if elapsed(own.last_seen, peer.last_seen) > 0 {
+        own.last_seen
+    } else {
+        peer.last_seen
+    }
+}
+
+#[inline(always)]
+fn judge<A: Tables>(
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+    last_seen: u32,
+    request: &ScanRequest,
+    totals: &mut ScanTotals,
+) {
+    let Some(idle) = IDLE.get(u32::from(entry.service)) else {
+        return;
+    };
+    let expired = elapsed(clock::now_ticks_in_iterator(), last_seen) > timeout(key, entry, idle);
+    if expired && request.remove_expired != 0 {
+        totals.expired_flows += 1;
+        remove(key, entry, request.table);
+        return;
+    }
+    add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
+    let closing = matches!(entry.state(), FlowState::Closing);
+    let counted_as_forward = matches!(entry.side(), Side::Forward);
+    if !expired && !closing && counted_as_forward {
+        let index = live_index(entry.service, entry.color(), entry.is_preview());
+        add(SCAN_LIVE.get_ptr_mut(index));
+    }
+}
+
+#[inline(always)]
+fn timeout<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, idle: &IdleTicks) -> u32 {
+    match entry.state() {
+        FlowState::Unanswered | FlowState::Answered => idle.unanswered,
+        FlowState::Established if key.is_tcp() => idle.established,
+        FlowState::Established => idle.udp[entry.color() as usize],
+        FlowState::Closing => idle.closing,
+    }
+}
+
+#[inline(always)]
+fn remove<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, table: u32) {
+    let peer = key.peer(entry);
+    for key in [key, &peer] {
+        if table == Table::Established as u32 {
+            let _ = A::established().remove(key);
+        } else {
+            let _ = A::unanswered().remove(key);
+        }
+    }
+}
+
+#[inline(always)]
+fn add(counter: Option<*mut u64>) {
+    if let Some(counter) = counter {
+        // SAFETY: as for the totals.
+        unsafe { *counter += 1 };
+    }
+}

@@ -1,0 +1,86 @@
+//! Counters, and log lines for what should never happen.
+
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::warn;
+use switcher_common::{
+    address::Address, clock::elapsed, packet::Frame as _, reason::Reason, stats::ColorStats,
+};
+
+use crate::{
+    clock,
+    flow::Translation,
+    frame::XdpFrame,
+    maps::{LOGGED, TRAFFIC, VERDICTS},
+};
+
+/// About a second between two log lines of one reason and CPU.
+const LOG_INTERVAL_TICKS: u32 = 954;
+
+/// Counts what happened beside a verdict.
+#[inline(always)]
+pub(crate) fn note(reason: Reason) {
+    if let Some(count) = VERDICTS.get_ptr_mut(reason as u32) {
+        // SAFETY: per-CPU value; the program is not preempted by itself on its CPU.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Counts a verdict, and logs the ones that an operator must hear of.
+#[inline(always)]
+pub(crate) fn verdict(ctx: &XdpContext, reason: Reason) {
+    note(reason);
+    match reason {
+        Reason::Inconsistent => {
+            log_rarely(ctx, reason, "maps contradict each other, packet dropped")
+        }
+        Reason::FlowInsertFailed => log_rarely(ctx, reason, "flow not recorded, packet dropped"),
+        Reason::NoBackend => log_rarely(ctx, reason, "no backend for a listener, packet dropped"),
+        _ => {}
+    }
+}
+
+/// Never inlined: keeps the formatting out of the packet's way.
+#[inline(never)]
+fn log_rarely(ctx: &XdpContext, reason: Reason, what: &str) {
+    let now = clock::now_ticks();
+    let Some(last) = LOGGED.get_ptr_mut(reason as u32) else {
+        return;
+    };
+    // SAFETY: per-CPU value.
+    unsafe {
+        if *last != 0 && elapsed(now, *last) < LOG_INTERVAL_TICKS {
+            return;
+        }
+        *last = now;
+    }
+    warn!(ctx, "{} (reason {})", what, reason as u32);
+}
+
+/// Counts a packet that is translated.
+#[inline(always)]
+pub(crate) fn traffic<A: Address>(translation: &Translation<A>, frame: &XdpFrame<'_>) {
+    if let Some(stats) = stats_of(translation) {
+        // SAFETY: per-CPU value.
+        unsafe {
+            (*stats).packets += 1;
+            (*stats).bytes += frame.len() as u64;
+        }
+    }
+}
+
+/// Counts a recorded flow.
+#[inline(always)]
+pub(crate) fn new_flow<A: Address>(translation: &Translation<A>, unpinned: bool) {
+    if let Some(stats) = stats_of(translation) {
+        // SAFETY: per-CPU value.
+        unsafe {
+            (*stats).new_flows += 1;
+            (*stats).unpinned_packets += u64::from(unpinned);
+        }
+    }
+}
+
+#[inline(always)]
+fn stats_of<A: Address>(translation: &Translation<A>) -> Option<*mut ColorStats> {
+    TRAFFIC.get_ptr_mut(ColorStats::index(translation.service, translation.color))
+}

@@ -1,0 +1,59 @@
+//! The frame that the program runs on: every bounds check of the data path is here.
+
+use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
+use switcher_common::packet::{Frame, Header};
+
+/// The frame behind an XDP context.
+pub(crate) struct XdpFrame<'a> {
+    ctx: &'a XdpContext,
+}
+
+impl<'a> XdpFrame<'a> {
+    /// The frame of `ctx`.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
+        Self { ctx }
+    }
+
+    /// The raw context, for helpers.
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut xdp_md {
+        self.ctx.as_ptr().cast()
+    }
+
+    /// Interface that the frame came in by.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (*self.ctx.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn checked<T: Header>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.ctx.data() + offset;
+        // The verifier accepts an access only after exactly this comparison.
+        if start + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+impl Frame for XdpFrame<'_> {
+    #[inline(always)]
+    fn header<T: Header>(&self, offset: usize) -> Option<&T> {
+        // SAFETY: checked to lie within the frame; a `Header` may be any bytes at any address.
+        self.checked(offset).map(|header| unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn header_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
+        // SAFETY: as above; the borrow of the frame is exclusive.
+        self.checked(offset).map(|header| unsafe { &mut *header })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.ctx.data_end() - self.ctx.data()
+    }
+}

@@ -1,0 +1,117 @@
+//! Every map of the program. The sizes here are placeholders: the agent sets them at load.
+//!
+//! Who writes what: the flow tables and counters belong to the program, all others to the agent.
+
+use aya_ebpf::{
+    bindings::BPF_F_INNER_MAP,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    macros::btf_map,
+};
+use switcher_common::{
+    address::{Address, Ipv4, Ipv6},
+    filter::FILTER_WORDS,
+    flow::{FlowEntry, FlowKey},
+    reason::REASON_SLOTS,
+    scan::{IdleTicks, ScanRequest, ScanTotals},
+    service::{BackendRecord, ListenerKey, ListenerRecord, ServiceSwitch},
+    stats::ColorStats,
+};
+
+const INNER: usize = BPF_F_INNER_MAP as usize;
+
+/// Slot 0: the program that the dispatchers jump to.
+#[btf_map]
+pub(crate) static PROGRAMS: ProgramArray<1> = ProgramArray::new();
+
+/// Slot 0: the switch state of all services, by service id. Replacing it is the flip.
+#[btf_map]
+pub(crate) static SWITCH: ArrayOfMaps<Array<ServiceSwitch, 16, INNER>, 1> = ArrayOfMaps::new();
+
+/// Slot 0: all listeners, by listener id. Replacing it is the apply.
+#[btf_map]
+pub(crate) static CONFIG: ArrayOfMaps<Array<ListenerRecord, 16, INNER>, 1> = ArrayOfMaps::new();
+
+/// Listener ids; [`ListenerKey::any_of`] marks each VIP.
+#[btf_map]
+pub(crate) static LISTENERS: HashMap<ListenerKey, u32, 16> = HashMap::new();
+
+/// Slots of all Maglev tables: backend ids.
+#[btf_map]
+pub(crate) static MAGLEV: Array<u32, 16> = Array::new();
+
+/// Backends, by id.
+#[btf_map]
+pub(crate) static BACKENDS: Array<BackendRecord, 16> = Array::new();
+
+/// Bitmap of our addresses.
+#[btf_map]
+pub(crate) static FILTER: Array<u64, { FILTER_WORDS as usize }> = Array::new();
+
+/// IPv4 flows whose backend has answered.
+#[btf_map]
+pub(crate) static ESTABLISHED4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 16> = HashMap::new();
+/// IPv6 flows whose backend has answered.
+#[btf_map]
+pub(crate) static ESTABLISHED6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 16> = HashMap::new();
+/// IPv4 flows whose backend has not answered yet.
+#[btf_map]
+pub(crate) static UNANSWERED4: LruHashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 16> = LruHashMap::new();
+/// IPv6 flows whose backend has not answered yet.
+#[btf_map]
+pub(crate) static UNANSWERED6: LruHashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 16> = LruHashMap::new();
+
+/// Packets by reason.
+#[btf_map]
+pub(crate) static VERDICTS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::new();
+/// Traffic by service and color.
+#[btf_map]
+pub(crate) static TRAFFIC: PerCpuArray<ColorStats, 16> = PerCpuArray::new();
+/// Tick of the newest log line, by reason.
+#[btf_map]
+pub(crate) static LOGGED: PerCpuArray<u32, { REASON_SLOTS as usize }> = PerCpuArray::new();
+
+/// What the running scan is to do.
+#[btf_map]
+pub(crate) static SCAN_REQUEST: Array<ScanRequest, 1> = Array::new();
+/// What the running scan has seen.
+#[btf_map]
+pub(crate) static SCAN_TOTALS: Array<ScanTotals, 1> = Array::new();
+/// Live flows by [`switcher_common::scan::live_index`].
+#[btf_map]
+pub(crate) static SCAN_LIVE: Array<u64, 16> = Array::new();
+/// Flows by backend id.
+#[btf_map]
+pub(crate) static SCAN_BACKENDS: Array<u64, 16> = Array::new();
+/// Idle timeouts, by service id.
+#[btf_map]
+pub(crate) static IDLE: Array<IdleTicks, 16> = Array::new();
+
+/// An address family's flow tables.
+pub(crate) trait Tables: Address {
+    /// Flows whose backend has answered: a plain hash map, which never evicts.
+    fn established() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
+    /// Flows whose backend has not answered yet: an LRU, which a flood may turn over.
+    fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
+}
+
+impl Tables for Ipv4 {
+    #[inline(always)]
+    fn established() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
+        &ESTABLISHED4
+    }
+    #[inline(always)]
+    fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
+        &UNANSWERED4
+    }
+}
+
+impl Tables for Ipv6 {
+    #[inline(always)]
+    fn established() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
+        &ESTABLISHED6
+    }
+    #[inline(always)]
+    fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
+        &UNANSWERED6
+    }
+}

@@ -1,0 +1,153 @@
+//! The bpf(2) calls that aya 0.14 lacks: batches, map iterators, link information. All `unsafe` of
+//! the crate's kernel boundary is here.
+
+use std::{
+    io::{self, Read as _},
+    mem,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_attr, bpf_cmd, bpf_link_info};
+use bytemuck::Pod;
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` is a valid, fully initialised attribute of the size that is passed; the callers
+    // below keep everything alive that it points to.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attr),
+            mem::size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn zeroed_attr() -> bpf_attr {
+    // SAFETY: a union of plain integers; the kernel asks for zeros in unused bytes.
+    unsafe { mem::zeroed() }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    // File descriptors that exist are not negative.
+    fd.as_raw_fd().unsigned_abs()
+}
+
+fn owned(fd: i64) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Writes `values` to the array elements of `keys`, in one call.
+pub(super) fn update_batch<V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[u32],
+    values: &[V],
+) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = zeroed_attr();
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(keys.len()).map_err(io::Error::other)?;
+    attr.batch.map_fd = raw(map);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// Runs an iterator program over all elements of a map.
+pub(super) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    let link = iterator_link(program, map)?;
+    let mut attr = zeroed_attr();
+    attr.iter_create.link_fd = raw(link.as_fd());
+    let iterator = owned(bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr)?)?;
+    run_to_end(std::fs::File::from(iterator))
+}
+
+fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // union bpf_iter_link_info { struct { __u32 map_fd; } map; .. }, 16 bytes; aya-obj lacks it.
+    let info: [u32; 4] = [raw(map), 0, 0, 0];
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.attach_type = BPF_TRACE_ITER as u32;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = info.as_ptr() as u64;
+    attr.link_create
+        .__bindgen_anon_3
+        .__bindgen_anon_1
+        .iter_info_len = mem::size_of_val(&info) as u32;
+    owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// The iterator writes nothing, so each read runs it on. The kernel answers EAGAIN after a million
+/// silent elements.
+fn run_to_end(mut iterator: std::fs::File) -> io::Result<()> {
+    let mut nothing = [0; 8];
+    loop {
+        match iterator.read(&mut nothing) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What an XDP link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct XdpLinkInfo {
+    /// Id of its program.
+    pub(super) program_id: u32,
+    /// Its interface; 0 when that is gone.
+    pub(super) ifindex: u32,
+}
+
+/// Asks the kernel about an XDP link.
+pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
+    // SAFETY: plain integers.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = raw(link);
+    attr.info.info_len = mem::size_of::<bpf_link_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(XdpLinkInfo {
+        program_id: info.prog_id,
+        // SAFETY: the callers pass XDP links; any bytes are a valid integer.
+        ifindex: unsafe { info.__bindgen_anon_1.xdp.ifindex },
+    })
+}
+
+/// Opens a pinned link.
+pub(super) fn open_pinned(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    owned(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
+}
+
+/// Index of the interface `name`; `None` when there is none.
+pub(super) fn ifindex(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a valid C string.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
+/// Takes an exclusive lock that ends with the process. `false`: somebody else has it.
+pub(super) fn lock_exclusively(file: &std::fs::File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}

@@ -1,0 +1,262 @@
+//! Loading the program: over new maps at the first start, over the pinned ones afterwards.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Array, MapData},
+    programs::{Iter, Xdp},
+};
+use aya_obj::generated::bpf_map_type;
+use bytemuck::{Pod, Zeroable};
+use switcher_common::{LAYOUT_VERSION, scan::SCAN_COUNTERS_PER_SERVICE, service::Name};
+
+use super::{
+    double,
+    error::{Attempt as _, DataPathError},
+    pins::PinDir,
+};
+use crate::config::Limits;
+
+/// The program as built by the build script.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/switcher-ebpf"));
+
+/// `BPF_F_INNER_MAP`: lets inner maps of another size than the template's take its place.
+const BPF_F_INNER_MAP: u32 = 1 << 12;
+
+/// Level of aya-log: warnings and errors.
+const LOG_LEVEL_WARN: u8 = 2;
+
+/// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
+const PROGRAM_MAPS: [&str; 20] = [
+    "PROGRAMS",
+    "SWITCH",
+    "CONFIG",
+    "LISTENERS",
+    "MAGLEV",
+    "BACKENDS",
+    "FILTER",
+    "ESTABLISHED4",
+    "ESTABLISHED6",
+    "UNANSWERED4",
+    "UNANSWERED6",
+    "VERDICTS",
+    "TRAFFIC",
+    "LOGGED",
+    "SCAN_REQUEST",
+    "SCAN_TOTALS",
+    "SCAN_LIVE",
+    "SCAN_BACKENDS",
+    "IDLE",
+    "AYA_LOGS",
+];
+
+/// What the pins were made with: one record in a map of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Meta {
+    layout: u32,
+    flows: u32,
+    unanswered: u32,
+    services: u32,
+    listeners: u32,
+    backends: u32,
+    maglev_slots: u32,
+    reserved: u32,
+}
+
+// SAFETY: `bytemuck::Pod`.
+unsafe impl aya::Pod for Meta {}
+
+impl Meta {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            layout: LAYOUT_VERSION,
+            flows: limits.flows,
+            unanswered: limits.unanswered,
+            services: limits.services,
+            listeners: limits.listeners,
+            backends: limits.backends,
+            maglev_slots: limits.maglev_slots,
+            reserved: 0,
+        }
+    }
+
+    /// The limits that the pins were made with.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            flows: self.flows,
+            unanswered: self.unanswered,
+            services: self.services,
+            listeners: self.listeners,
+            backends: self.backends,
+            maglev_slots: self.maglev_slots,
+        }
+    }
+
+    /// Reads what the pins were made with, and refuses another layout.
+    pub(super) fn read(pins: &PinDir) -> Result<Self, DataPathError> {
+        let map: Array<MapData, Self> = pins.open("META")?;
+        let meta = map.get(&0, 0).attempt(format!(
+            "reading the layout of the data path in {}",
+            pins.root().display()
+        ))?;
+        if meta.layout != LAYOUT_VERSION {
+            return Err(DataPathError::Layout {
+                dir: pins.root().to_owned(),
+                found: meta.layout,
+                expected: LAYOUT_VERSION,
+            });
+        }
+        Ok(meta)
+    }
+
+    fn check(&self, limits: &Limits, pins: &PinDir) -> Result<(), DataPathError> {
+        let pinned = self.limits();
+        let rows = [
+            ("flows", pinned.flows, limits.flows),
+            ("unanswered", pinned.unanswered, limits.unanswered),
+            ("services", pinned.services, limits.services),
+            ("listeners", pinned.listeners, limits.listeners),
+            ("backends", pinned.backends, limits.backends),
+            ("maglev_slots", pinned.maglev_slots, limits.maglev_slots),
+        ];
+        match rows
+            .into_iter()
+            .find(|(_, found, expected)| found != expected)
+        {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(DataPathError::Limits {
+                dir: pins.root().to_owned(),
+                what,
+                found,
+                expected,
+            }),
+        }
+    }
+}
+
+/// Loads the program over the pinned maps if there are any, else over new ones, which it pins.
+pub(super) fn load(pins: &PinDir, limits: &Limits) -> Result<(Ebpf, bool), DataPathError> {
+    let adopt = pins.has_maps();
+    if adopt {
+        Meta::read(pins)?.check(limits, pins)?;
+    }
+    let mut ebpf = load_object(limits, adopt.then_some(pins))?;
+    if !adopt {
+        pin_new_maps(pins, &mut ebpf, limits)?;
+    }
+    load_programs(&mut ebpf)?;
+    Ok((ebpf, adopt))
+}
+
+fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPathError> {
+    // Ids begin at 1, and a flow has an entry for each direction.
+    let services = limits.services + 1;
+    let entries = |flows: u32| flows.saturating_mul(2);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("AYA_LOG_LEVEL", &LOG_LEVEL_WARN, true)
+        .map_max_entries("LISTENERS", limits.listeners.saturating_mul(2))
+        .map_max_entries("MAGLEV", limits.maglev_slots)
+        .map_max_entries("BACKENDS", limits.backends + 1)
+        .map_max_entries("SCAN_BACKENDS", limits.backends + 1)
+        .map_max_entries("ESTABLISHED4", entries(limits.flows))
+        .map_max_entries("ESTABLISHED6", entries(limits.flows))
+        .map_max_entries("UNANSWERED4", entries(limits.unanswered))
+        .map_max_entries("UNANSWERED6", entries(limits.unanswered))
+        .map_max_entries("TRAFFIC", services * 2)
+        .map_max_entries("SCAN_LIVE", services * SCAN_COUNTERS_PER_SERVICE)
+        .map_max_entries("IDLE", services);
+    if let Some(pins) = adopt {
+        for name in PROGRAM_MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    loader
+        .load(OBJECT)
+        .attempt("loading the XDP program's maps")
+}
+
+fn pin_new_maps(pins: &PinDir, ebpf: &mut Ebpf, limits: &Limits) -> Result<(), DataPathError> {
+    pins.begin()?;
+    for name in PROGRAM_MAPS {
+        let map = ebpf.map_mut(name).ok_or_else(|| DataPathError::Kernel {
+            attempt: format!("finding the map {name}"),
+            found: "the built program has none of that name".to_owned(),
+        })?;
+        map.pin(pins.staged_map(name))
+            .attempt(format!("pinning the map {name}"))?;
+    }
+    for (name, len) in double::inner_maps(limits) {
+        let size = double::inner_value_size(name);
+        create_array(pins, name, size, len, BPF_F_INNER_MAP)?;
+    }
+    create_array(
+        pins,
+        "SERVICE_NAMES",
+        size_of::<Name>(),
+        limits.services + 1,
+        0,
+    )?;
+    create_array(pins, "META", size_of::<Meta>(), 1, 0)?;
+    let mut meta: Array<MapData, Meta> = pins.open_staged("META")?;
+    meta.set(0, Meta::new(limits), 0)
+        .attempt("writing the layout record")?;
+    pins.commit()
+}
+
+/// Creates and pins an array that the program's object does not declare.
+fn create_array(
+    pins: &PinDir,
+    name: &str,
+    value_size: usize,
+    len: u32,
+    flags: u32,
+) -> Result<(), DataPathError> {
+    let definition = aya_obj::Map::new_from_params(
+        bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+        size_of::<u32>() as u32,
+        value_size as u32,
+        len,
+        flags,
+    );
+    MapData::create(definition, name, None)
+        .attempt(format!("creating the map {name}"))?
+        .pin(pins.staged_map(name))
+        .attempt(format!("pinning the map {name}"))
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DataPathError> {
+    for name in ["dispatch", "switcher"] {
+        xdp_mut(ebpf, name)?
+            .load()
+            .attempt(format!("loading the program {name} into the kernel"))?;
+    }
+    let btf = Btf::from_sys_fs().attempt("reading the kernel's BTF at /sys/kernel/btf/vmlinux")?;
+    for name in ["collect4", "collect6"] {
+        iter_mut(ebpf, name)?
+            .load("bpf_map_elem", &btf)
+            .attempt(format!("loading the iterator {name} into the kernel"))?;
+    }
+    Ok(())
+}
+
+fn no_program(name: &str) -> DataPathError {
+    DataPathError::Kernel {
+        attempt: format!("finding the program {name}"),
+        found: "the built object has none of that name and type".to_owned(),
+    }
+}
+
+/// An XDP program of the object.
+pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, DataPathError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| no_program(name))
+}
+
+/// An iterator program of the object.
+pub(super) fn iter_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter, DataPathError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| no_program(name))
+}

@@ -1,0 +1,260 @@
+//! The data path from the agent's side: the only module that knows aya and the maps.
+//!
+//! [`DataPath`] owns the maps that the agent writes. [`Scanner`] and [`Counters`] have handles of
+//! their own, so that a long scan holds up no flip.
+
+mod bpf;
+mod counters;
+mod double;
+mod error;
+mod image;
+mod links;
+mod load;
+mod maglev;
+mod pins;
+mod program;
+mod scan;
+mod tables;
+
+use std::path::Path;
+
+use aya::Ebpf;
+use switcher_common::service::ServiceSwitch;
+
+pub use counters::Counters;
+pub use double::Replaced;
+pub use error::DataPathError;
+pub use links::{Attached, Mode};
+pub use program::{Action, ProgramFacts, ProgramLog, TestRun};
+pub use scan::{Scan, Scanner};
+
+use self::{double::Doubled, load::Meta, pins::PinDir, tables::Tables};
+use crate::config::{AgentConfig, Config, Limits, ServiceConfig};
+
+/// The loaded and pinned data path.
+pub struct DataPath {
+    pins: PinDir,
+    ebpf: Ebpf,
+    limits: Limits,
+    switch: Doubled<ServiceSwitch>,
+    tables: Tables,
+    adopted: bool,
+}
+
+impl DataPath {
+    /// Locks the pin directory, then takes over what is pinned there, or makes it.
+    ///
+    /// Nothing is attached yet, and with new maps the program is not enabled yet either.
+    pub fn open(config: &AgentConfig) -> Result<Self, DataPathError> {
+        let pins = PinDir::lock(&config.pin_dir)?;
+        let (ebpf, adopted) = load::load(&pins, &config.limits)?;
+        Ok(Self {
+            switch: Doubled::switch(&pins)?,
+            tables: Tables::open(&pins)?,
+            limits: config.limits,
+            pins,
+            ebpf,
+            adopted,
+        })
+    }
+
+    /// Whether the maps were there already.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Counters with handles of their own.
+    pub fn counters(&self) -> Result<Counters, DataPathError> {
+        Counters::open(&self.pins)
+    }
+
+    /// A scanner with handles of its own.
+    pub fn scanner(&mut self) -> Result<Scanner, DataPathError> {
+        Scanner::open(&mut self.ebpf, &self.pins)
+    }
+
+    /// Names and ids of the services that the maps hold.
+    #[must_use]
+    pub fn services(&self) -> Vec<(u16, String)> {
+        (0..)
+            .zip(&self.tables.image().names)
+            .filter_map(|(id, name)| Some((id, name.text()?.to_owned())))
+            .collect()
+    }
+
+    /// The switch state of all services, by id; index 0 holds the node's generation.
+    pub fn switch_states(&self) -> Result<Vec<ServiceSwitch>, DataPathError> {
+        self.switch.read()
+    }
+
+    /// Replaces the switch state of all services by one store; returns after the barrier.
+    pub fn switch(&mut self, states: &[ServiceSwitch]) -> Result<Replaced, DataPathError> {
+        self.switch.replace(states)
+    }
+
+    /// Makes `config`'s services, listeners and backends visible by one store.
+    ///
+    /// The switch state is not touched: services whose state is not set yet must get it before
+    /// their listeners appear, hence `before_visible`, which is called with the ids.
+    pub fn apply(
+        &mut self,
+        config: &Config,
+        scanner: &mut Scanner,
+        before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
+    ) -> Result<(), DataPathError> {
+        if self.tables.image().matches(config, &self.limits) {
+            let services = self.services();
+            return before_visible(self, &services);
+        }
+        // The limits keep service ids below 2^16.
+        let highest = u16::try_from(self.limits.services).unwrap_or(u16::MAX);
+        scanner.scan(highest, false)?;
+        let busy = scanner.busy_backends()?;
+        let evolved = image::evolve(self.tables.image(), config, &busy, &self.limits)?;
+        let services: Vec<_> = (0..)
+            .zip(&evolved.image.names)
+            .filter_map(|(id, name)| Some((id, name.text()?.to_owned())))
+            .collect();
+        before_visible(self, &services)?;
+        self.tables.install(evolved)
+    }
+
+    /// Sets the idle timeouts of a service; those of UDP in milliseconds by color.
+    pub fn set_idle(
+        &mut self,
+        id: u16,
+        service: &ServiceConfig,
+        udp_ms: [u64; 2],
+    ) -> Result<(), DataPathError> {
+        self.tables.set_idle(id, service, udp_ms)
+    }
+
+    /// Puts this version's program into the slot that all dispatchers jump to: one store.
+    pub fn enable(&mut self) -> Result<(), DataPathError> {
+        program::enable(&mut self.ebpf, &self.pins)
+    }
+
+    /// Attaches to all of `interfaces` and takes the links of all others off. When one interface
+    /// fails, those that this call attached are detached again.
+    pub fn attach(
+        &mut self,
+        config: &AgentConfig,
+    ) -> Result<Vec<(String, Attached)>, DataPathError> {
+        let mut done: Vec<(String, Attached)> = Vec::new();
+        for interface in &config.interfaces {
+            match links::attach(&mut self.ebpf, &self.pins, interface, config.mode) {
+                Ok(attached) => done.push((interface.clone(), attached)),
+                Err(error) => {
+                    for (name, attached) in &done {
+                        if matches!(attached, Attached::Now(_)) {
+                            links::detach(&self.pins, name)?;
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        for interface in self.pins.linked_interfaces()? {
+            if !config.interfaces.contains(&interface) {
+                links::detach(&self.pins, &interface)?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Attaches again where an interface went away and came back. Interfaces that are not there are
+    /// left for later.
+    pub fn reattach(
+        &mut self,
+        config: &AgentConfig,
+    ) -> Vec<(String, Result<Attached, DataPathError>)> {
+        let missing: Vec<_> = config
+            .interfaces
+            .iter()
+            .filter(|name| bpf::ifindex(name).is_some() && !links::is_attached(&self.pins, name))
+            .cloned()
+            .collect();
+        missing
+            .into_iter()
+            .map(|name| {
+                let result = links::attach(&mut self.ebpf, &self.pins, &name, config.mode);
+                (name, result)
+            })
+            .collect()
+    }
+
+    /// Whether `interface` carries our program now.
+    #[must_use]
+    pub fn is_attached(&self, interface: &str) -> bool {
+        links::is_attached(&self.pins, interface)
+    }
+
+    /// Facts about the loaded program.
+    pub fn facts(&mut self) -> Result<ProgramFacts, DataPathError> {
+        program::facts(&mut self.ebpf)
+    }
+
+    /// Runs one frame through the loaded program, as if it came in by `ifindex`, which must carry
+    /// an XDP program or be 0.
+    pub fn test_run(&mut self, frame: &[u8], ifindex: u32) -> Result<TestRun, DataPathError> {
+        program::test_run(&mut self.ebpf, frame, ifindex)
+    }
+
+    /// The program's warnings as a stream for the agent's log.
+    pub fn logger(&mut self) -> Result<ProgramLog, DataPathError> {
+        program::logger(&mut self.ebpf)
+    }
+
+    /// Removes links and maps: traffic is no longer translated, all flows are forgotten.
+    pub fn remove(self) -> Result<(), DataPathError> {
+        self.pins.remove_all()
+    }
+}
+
+/// A pinned data path without a running agent, for `switcher detach`.
+pub struct Pinned {
+    path: DataPath,
+}
+
+impl Pinned {
+    /// Takes over what is pinned in `pin_dir`.
+    pub fn open(pin_dir: &Path) -> Result<Self, DataPathError> {
+        let pins = PinDir::lock_existing(pin_dir)?;
+        let limits = Meta::read(&pins)?.limits();
+        drop(pins);
+        let config = AgentConfig {
+            pin_dir: pin_dir.to_owned(),
+            limits,
+            ..AgentConfig::default()
+        };
+        Ok(Self {
+            path: DataPath::open(&config)?,
+        })
+    }
+
+    /// Flows in flight, by service.
+    pub fn in_flight(&mut self) -> Result<Vec<(String, u64)>, DataPathError> {
+        let services = self.path.services();
+        let highest = services.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let scan = self.path.scanner()?.scan(highest, false)?;
+        Ok(services
+            .into_iter()
+            .map(|(id, name)| {
+                let live = scan.in_flight(id);
+                (name, live.blue + live.green)
+            })
+            .collect())
+    }
+
+    /// Removes it.
+    pub fn remove(self) -> Result<(), DataPathError> {
+        self.path.remove()
+    }
+}
+
+/// Ids of the XDP programs that the links in `pin_dir` carry; empty when there are none.
+#[must_use]
+pub fn own_program_ids(pin_dir: &Path) -> Vec<u32> {
+    links::program_ids(pin_dir)
+}

@@ -1,0 +1,122 @@
+//! The loaded program itself: enabling it, asking about it, running it on a frame of one's own.
+
+use aya::{
+    Ebpf,
+    maps::{MapData, ProgramArray},
+    programs::{TestRun as _, TestRunOptions},
+};
+use aya_log::EbpfLogger;
+
+use super::{
+    error::{Attempt as _, DataPathError},
+    load::xdp_mut,
+    pins::PinDir,
+};
+
+/// What the verifier and the kernel say of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramFacts {
+    /// Instructions that the verifier went through; its limit is 1 000 000.
+    pub verified_instructions: u32,
+    /// Size after the verifier's rewriting, in bytes.
+    pub translated_bytes: u32,
+}
+
+/// Verdict of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `XDP_ABORTED`.
+    Aborted,
+    /// `XDP_DROP`.
+    Drop,
+    /// `XDP_PASS`.
+    Pass,
+    /// `XDP_TX`.
+    Tx,
+    /// `XDP_REDIRECT`.
+    Redirect,
+    /// Any other number.
+    Unknown(u32),
+}
+
+impl From<u32> for Action {
+    fn from(number: u32) -> Self {
+        match number {
+            0 => Self::Aborted,
+            1 => Self::Drop,
+            2 => Self::Pass,
+            3 => Self::Tx,
+            4 => Self::Redirect,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+/// Outcome of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The verdict.
+    pub action: Action,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+pub(super) fn enable(ebpf: &mut Ebpf, pins: &PinDir) -> Result<(), DataPathError> {
+    let attempt = "putting the program into the dispatchers' slot";
+    let mut slots: ProgramArray<MapData> = pins.open("PROGRAMS")?;
+    let program = xdp_mut(ebpf, "switcher")?;
+    slots
+        .set(0, program.fd().attempt(attempt)?, 0)
+        .attempt(attempt)
+}
+
+pub(super) fn facts(ebpf: &mut Ebpf) -> Result<ProgramFacts, DataPathError> {
+    let info = xdp_mut(ebpf, "switcher")?
+        .info()
+        .attempt("asking the kernel about the program")?;
+    Ok(ProgramFacts {
+        verified_instructions: info.verified_instruction_count().unwrap_or(0),
+        translated_bytes: info.size_translated().unwrap_or(0),
+    })
+}
+
+pub(super) fn test_run(
+    ebpf: &mut Ebpf,
+    frame: &[u8],
+    ifindex: u32,
+) -> Result<TestRun, DataPathError> {
+    let mut out = vec![0; frame.len() + 256];
+    let context = context(frame, ifindex)?;
+    let result = xdp_mut(ebpf, "switcher")?
+        .test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: (ifindex != 0).then_some(&context),
+            repeat: 1,
+            ..TestRunOptions::default()
+        })
+        .attempt("running the program on a frame")?;
+    out.truncate(result.data_size_out as usize);
+    Ok(TestRun {
+        action: Action::from(result.return_value),
+        frame: out,
+    })
+}
+
+/// `struct xdp_md` of a frame that came in by `ifindex`, queue 0.
+fn context(frame: &[u8], ifindex: u32) -> Result<[u8; 24], DataPathError> {
+    let len = u32::try_from(frame.len()).attempt("measuring the frame")?;
+    let mut context = [0; 24];
+    for (field, value) in context.chunks_exact_mut(4).zip([0, len, 0, ifindex, 0, 0]) {
+        field.copy_from_slice(&value.to_ne_bytes());
+    }
+    Ok(context)
+}
+
+/// The program's warnings, on their way into the agent's log.
+pub type ProgramLog = EbpfLogger<&'static dyn log::Log>;
+
+/// Reads the pinned log ring: also what the program wrote while no agent ran.
+pub(super) fn logger(ebpf: &mut Ebpf) -> Result<ProgramLog, DataPathError> {
+    EbpfLogger::init(ebpf).attempt("opening the program's log")
+}

@@ -1,0 +1,172 @@
+//! Scanning the flow tables by the in-kernel iterator: counts what is live, removes what expired.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Instant,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+};
+use switcher_common::{
+    scan::{SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table, live_index},
+    service::{Color, PerColor},
+};
+
+use super::{
+    bpf,
+    error::{Attempt as _, DataPathError},
+    load::iter_mut,
+    pins::PinDir,
+};
+
+/// What a scan of all tables saw.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// When it began.
+    pub began_at: Instant,
+    /// When it ended.
+    pub ended_at: Instant,
+    /// Live flows by service id and color, preview flows left out.
+    live: Vec<u64>,
+    /// Entries of the established tables.
+    pub established_entries: u64,
+    /// Entries of the unanswered tables.
+    pub unanswered_entries: u64,
+    /// Flows that were removed because they were silent for too long.
+    pub expired_flows: u64,
+}
+
+impl Scan {
+    /// Live flows of a service.
+    #[must_use]
+    pub fn in_flight(&self, service: u16) -> PerColor<u64> {
+        PerColor::from_fn(|color| self.counter(service, color, false))
+    }
+
+    /// Live flows of a service's preview listeners.
+    #[must_use]
+    pub fn preview_flows(&self, service: u16) -> u64 {
+        Color::ALL
+            .into_iter()
+            .map(|color| self.counter(service, color, true))
+            .sum()
+    }
+
+    fn counter(&self, service: u16, color: Color, preview: bool) -> u64 {
+        let index = live_index(service, color, preview) as usize;
+        self.live.get(index).copied().unwrap_or(0)
+    }
+}
+
+/// Runs scans. One at a time: the maps of the request and the result are shared.
+pub struct Scanner {
+    request: Array<MapData, ScanRequest>,
+    totals: Array<MapData, ScanTotals>,
+    live: Array<MapData, u64>,
+    live_raw: MapData,
+    backends: Array<MapData, u64>,
+    backends_raw: MapData,
+    /// Unanswered first: a flow that is promoted meanwhile is then seen twice, never missed.
+    passes: [Pass; 4],
+}
+
+struct Pass {
+    table: Table,
+    program: OwnedFd,
+    map: MapData,
+}
+
+impl Scanner {
+    pub(super) fn open(ebpf: &mut Ebpf, pins: &PinDir) -> Result<Self, DataPathError> {
+        let mut pass = |table, program, map| -> Result<Pass, DataPathError> {
+            let program = iter_mut(ebpf, program)?;
+            Ok(Pass {
+                table,
+                program: program
+                    .fd()
+                    .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?))
+                    .attempt("opening the iterator program")?,
+                map: pins.open_data(map)?,
+            })
+        };
+        Ok(Self {
+            passes: [
+                pass(Table::Unanswered, "collect4", "UNANSWERED4")?,
+                pass(Table::Unanswered, "collect6", "UNANSWERED6")?,
+                pass(Table::Established, "collect4", "ESTABLISHED4")?,
+                pass(Table::Established, "collect6", "ESTABLISHED6")?,
+            ],
+            request: pins.open("SCAN_REQUEST")?,
+            totals: pins.open("SCAN_TOTALS")?,
+            live: pins.open("SCAN_LIVE")?,
+            live_raw: pins.open_data("SCAN_LIVE")?,
+            backends: pins.open("SCAN_BACKENDS")?,
+            backends_raw: pins.open_data("SCAN_BACKENDS")?,
+        })
+    }
+
+    /// Scans all tables; removes expired flows if asked to. `services` is the highest service id.
+    pub fn scan(&mut self, services: u16, remove_expired: bool) -> Result<Scan, DataPathError> {
+        let began_at = Instant::now();
+        clear(&self.live_raw, self.live.len())?;
+        clear(&self.backends_raw, self.backends.len())?;
+        let mut entries = [0; 2];
+        let mut expired_flows = 0;
+        for pass in &self.passes {
+            let totals = run(pass, &mut self.request, &mut self.totals, remove_expired)?;
+            entries[pass.table as usize] += totals.entries;
+            expired_flows += totals.expired_flows;
+        }
+        let counters = (u32::from(services) + 1) * SCAN_COUNTERS_PER_SERVICE;
+        let live = (0..counters.min(self.live.len()))
+            .map(|index| self.live.get(&index, 0))
+            .collect::<Result<_, _>>()
+            .attempt("reading the scan's counters")?;
+        Ok(Scan {
+            began_at,
+            ended_at: Instant::now(),
+            live,
+            established_entries: entries[Table::Established as usize],
+            unanswered_entries: entries[Table::Unanswered as usize],
+            expired_flows,
+        })
+    }
+
+    /// Backends that some flow referred to in the newest scan.
+    pub(super) fn busy_backends(&self) -> Result<HashSet<u32>, DataPathError> {
+        let mut busy = HashSet::new();
+        for (id, flows) in (0..).zip(self.backends.iter()) {
+            if flows.attempt("reading the scan's counters")? > 0 {
+                busy.insert(id);
+            }
+        }
+        Ok(busy)
+    }
+}
+
+fn run(
+    pass: &Pass,
+    request: &mut Array<MapData, ScanRequest>,
+    totals: &mut Array<MapData, ScanTotals>,
+    remove_expired: bool,
+) -> Result<ScanTotals, DataPathError> {
+    let ask = ScanRequest {
+        table: pass.table as u32,
+        remove_expired: u32::from(remove_expired),
+    };
+    request
+        .set(0, ask, 0)
+        .and_then(|()| totals.set(0, ScanTotals::default(), 0))
+        .attempt("preparing a scan of the flow tables")?;
+    bpf::iterate(pass.program.as_fd(), pass.map.fd().as_fd()).attempt("scanning a flow table")?;
+    totals.get(&0, 0).attempt("reading the scan's totals")
+}
+
+fn clear(map: &MapData, len: u32) -> Result<(), DataPathError> {
+    let keys: Vec<u32> = (0..len).collect();
+    bpf::update_batch(map.fd().as_fd(), &keys, &vec![0_u64; keys.len()])
+        .attempt("clearing the scan's counters")
+}
