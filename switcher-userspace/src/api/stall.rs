@@ -76,7 +76,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::timeout,
+    };
 
     use super::*;
 
@@ -84,11 +87,9 @@ mod tests {
     async fn a_peer_that_never_reads_fails_the_write() {
         let (near, _far) = duplex(4);
         let mut guard = StallGuard::new(near, Duration::from_secs(10));
-        let failed = guard.write_all(b"more than fits").await;
-        assert_eq!(
-            failed.map_err(|error| error.kind()),
-            Err(io::ErrorKind::TimedOut)
-        );
+        let written = timeout(Duration::from_secs(11), guard.write_all(b"more than fits")).await;
+        let failed = written.map(|written| written.map_err(|error| error.kind()));
+        assert_eq!(failed, Ok(Err(io::ErrorKind::TimedOut)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,6 +100,8 @@ async fn a_watcher_is_told_when_the_agent_stops() {
     let stopping = tokio::task::spawn_blocking(move || served.stop());
     let error = watch.next().await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Unreachable, "{error}");
+    // An end that was told, not a connection that was cut.
+    assert!(error.message.contains("stopped while"), "{error}");
     stopping.await.unwrap();
 }
 

@@ -110,6 +110,7 @@ fn the_server_stops_in_time_beside_a_watcher_and_an_idle_client() {
     let began = std::time::Instant::now();
     served.stop();
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // Both are told to end; being cut off would take longer.
+    assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(!socket.exists());
 }
