@@ -1,5 +1,9 @@
-//! Placeholder.
+//! The agent, its API, and the CLI of the switcher.
+//!
+//! [`datapath`] alone knows aya, [`api`] alone the wire format; [`switching`] decides and does no
+//! I/O; [`agent`] brings them together.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;

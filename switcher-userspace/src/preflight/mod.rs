@@ -15,6 +15,8 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 pub use self::report::{Finding, NotChecked, Report, Severity};
 use self::{network::Network, report::Problem, sysctl::Sysctl};
 use crate::config::Config;
@@ -73,4 +75,25 @@ fn shell_word(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// How each interface that carries an XDP program carries it, by name: `native` or `generic`.
+#[must_use]
+pub fn attached_modes() -> BTreeMap<String, &'static str> {
+    let Ok(network) = Network::open() else {
+        return BTreeMap::new();
+    };
+    network
+        .links()
+        .iter()
+        .filter_map(|link| {
+            let program = link.xdp.first()?;
+            let mode = match program.keyword {
+                "xdpgeneric" => "generic",
+                "xdpoffload" => "offload",
+                _ => "native",
+            };
+            Some((link.name.clone(), mode))
+        })
+        .collect()
 }

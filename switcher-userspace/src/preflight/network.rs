@@ -62,6 +62,10 @@ impl Network {
         Ok(Self { netlink, links })
     }
 
+    pub(super) fn links(&self) -> &[Link] {
+        &self.links
+    }
+
     pub(super) fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }

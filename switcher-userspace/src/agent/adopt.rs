@@ -1,0 +1,183 @@
+//! The switch state at start, from three sources: the kernel's maps are the truth while the kernel
+//! runs, the state file is after a reboot, the configuration is where neither knows a service.
+
+use std::collections::BTreeMap;
+
+use switcher_common::service::{Color, ServiceSwitch};
+
+use super::state_file::State;
+use crate::{
+    config::Config,
+    switching::{Drain, Now, Service, Switchboard},
+};
+
+/// What the kernel's maps say; empty where the maps are new.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kernel {
+    /// Generation of the node.
+    pub(super) generation: u64,
+    /// Services that the maps hold.
+    pub(super) services: BTreeMap<String, ServiceSwitch>,
+}
+
+/// The switch state to start with, for the configured services.
+pub(super) fn board(
+    config: &Config,
+    kernel: &Kernel,
+    file: Option<&State>,
+    boot_id: &str,
+    now: Now,
+) -> Switchboard {
+    let on_disk = file.map(|state| &state.board);
+    let same_boot = file.is_some_and(|state| state.boot_id == boot_id);
+    let mut board = Switchboard {
+        generation: kernel.generation.max(on_disk.map_or(0, |disk| disk.generation)),
+        services: BTreeMap::new(),
+    };
+    for service in &config.services {
+        let from_file = on_disk.and_then(|disk| disk.services.get(&service.name));
+        let state = match (kernel.services.get(&service.name), from_file) {
+            (Some(kernel), file) => {
+                let file = file.filter(|_| same_boot);
+                adopted(kernel, file, now, service.drain_timeout.as_millis())
+            }
+            (None, Some(file)) => after_reboot(file, now),
+            (None, None) => Service::new(service.initial_active),
+        };
+        board.services.insert(service.name.clone(), state);
+    }
+    board
+}
+
+/// A service that the kernel switches now. Its drain is the file's, if the file saw the newest flip.
+fn adopted(kernel: &ServiceSwitch, file: Option<&Service>, now: Now, timeout_ms: u64) -> Service {
+    let active = Color::from_bit(kernel.active);
+    let base = Color::from_bit(kernel.base);
+    let known = file.filter(|file| file.generation == kernel.generation && file.active == active);
+    let drain = match known {
+        Some(file) => file.drain.clone(),
+        // The agent died between the flip and the disk: the drain begins anew.
+        None if kernel.generation > 0 => {
+            Some(Drain::begin(active.other(), kernel.generation, now, timeout_ms))
+        }
+        None => None,
+    };
+    let running = drain.as_ref().is_some_and(|drain| drain.ended.is_none());
+    Service {
+        active,
+        base: if running { base } else { active },
+        generation: kernel.generation,
+        drain,
+    }
+}
+
+/// A service after a reboot, or after its data path was detached: no flow has survived.
+fn after_reboot(file: &Service, now: Now) -> Service {
+    let drain = file.drain.clone().map(|mut drain| {
+        drain.ended.get_or_insert(crate::switching::End {
+            at: now,
+            flows_left: 0,
+        });
+        drain
+    });
+    Service {
+        base: file.active,
+        drain,
+        ..file.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const NOW: Now = Now {
+        boot_ms: 5_000,
+        wall_ms: 9_000,
+    };
+
+    fn config() -> Config {
+        let text = r#"
+            [agent]
+            interfaces = ["eth0"]
+            [[service]]
+            name = "web"
+            initial_active = "green"
+            [[service.listener]]
+            name = "http"
+            vip = "192.0.2.1"
+            port = 80
+            protocol = "tcp"
+            blue = [{ address = "198.51.100.1", port = 80 }]
+            green = [{ address = "198.51.100.2", port = 80 }]
+        "#;
+        Config::parse(Path::new("test.toml"), text).expect("a valid configuration")
+    }
+
+    fn state(boot_id: &str, service: Service) -> State {
+        let board = Switchboard {
+            generation: service.generation,
+            services: [("web".to_owned(), service)].into(),
+        };
+        serde_json::from_value(serde_json::json!({"version": 1, "boot_id": boot_id, "board": board}))
+            .expect("a state")
+    }
+
+    fn kernel(generation: u64, active: Color, base: Color) -> Kernel {
+        let switch = ServiceSwitch {
+            generation,
+            active: active as u8,
+            base: base as u8,
+            reserved: [0; 6],
+        };
+        Kernel {
+            generation,
+            services: [("web".to_owned(), switch)].into(),
+        }
+    }
+
+    fn draining(active: Color, generation: u64) -> Service {
+        Service {
+            active,
+            base: active.other(),
+            generation,
+            drain: Some(Drain::begin(active.other(), generation, NOW, 30_000)),
+        }
+    }
+
+    #[test]
+    fn without_kernel_and_file_the_configuration_decides() {
+        let board = board(&config(), &Kernel::default(), None, "boot", NOW);
+        assert_eq!(board.services["web"], Service::new(Color::Green));
+    }
+
+    #[test]
+    fn after_a_reboot_the_file_decides_and_its_drain_is_over() {
+        let file = state("old boot", draining(Color::Blue, 7));
+        let board = board(&config(), &Kernel::default(), Some(&file), "boot", NOW);
+        let web = &board.services["web"];
+        assert_eq!((board.generation, web.active, web.base), (7, Color::Blue, Color::Blue));
+        assert!(web.running_drain().is_none());
+    }
+
+    #[test]
+    fn while_the_kernel_runs_its_maps_decide() {
+        let file = state("boot", Service::new(Color::Blue));
+        let board = board(&config(), &kernel(1, Color::Green, Color::Blue), Some(&file), "boot", NOW);
+        let web = &board.services["web"];
+        assert_eq!((web.active, web.generation), (Color::Green, 1));
+        assert!(web.running_drain().is_some(), "a flip that the disk did not see drains anew");
+        assert_eq!(web.base, Color::Blue);
+    }
+
+    #[test]
+    fn a_drain_that_the_disk_saw_goes_on_with_its_deadline() {
+        let file = state("boot", draining(Color::Green, 4));
+        let later = NOW.plus_ms(10_000);
+        let board = board(&config(), &kernel(4, Color::Green, Color::Blue), Some(&file), "boot", later);
+        let drain = board.services["web"].running_drain().expect("a drain");
+        assert_eq!(drain.deadline, NOW.plus_ms(30_000));
+    }
+}

@@ -1,0 +1,137 @@
+//! The collector's thread: scans the flow tables at its own pace, so that a long scan holds up no
+//! flip. More often while something drains, less often on large tables.
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{clock, core::Command};
+use crate::datapath::{Scan, Scanner};
+
+/// Requests for a scan that may wait at once; as many as the API serves connections.
+const MAX_WAITING: usize = 256;
+
+/// What the collector is told.
+pub(super) enum Order {
+    /// Scan now, and answer when the agent has taken the scan in.
+    Scan(oneshot::Sender<()>),
+    /// Whether something drains.
+    Pace {
+        /// It does.
+        draining: bool,
+    },
+}
+
+/// A finished scan on its way to the agent's core.
+pub(super) struct Scanned {
+    /// What it saw.
+    pub(super) scan: Scan,
+    /// When it began, in milliseconds of `CLOCK_BOOTTIME`.
+    pub(super) began_boot_ms: u64,
+    /// Who waits for it.
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// The way to the collector's thread.
+#[derive(Clone)]
+pub(super) struct Collector {
+    orders: SyncSender<Order>,
+}
+
+impl Collector {
+    /// Starts the thread. It ends when the core does, or when nobody can order any more.
+    pub(super) fn start(
+        scanner: Scanner,
+        highest_service: u16,
+        core: tokio::sync::mpsc::Sender<Command>,
+    ) -> std::io::Result<Self> {
+        let (orders, received) = sync_channel(MAX_WAITING);
+        thread::Builder::new()
+            .name("collector".to_owned())
+            .spawn(move || run(scanner, highest_service, &received, &core))?;
+        Ok(Self { orders })
+    }
+
+    /// Tells the pace.
+    pub(super) fn pace(&self, draining: bool) {
+        // A full queue means that a scan is due at once anyway.
+        let _ = self.orders.try_send(Order::Pace { draining });
+    }
+
+    /// Asks for a scan; ready when its result is published. `None` when too many wait.
+    pub(super) fn scan(&self) -> Option<oneshot::Receiver<()>> {
+        let (done, ready) = oneshot::channel();
+        match self.orders.try_send(Order::Scan(done)) {
+            Ok(()) => Some(ready),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
+        }
+    }
+}
+
+fn run(
+    mut scanner: Scanner,
+    highest_service: u16,
+    orders: &Receiver<Order>,
+    core: &tokio::sync::mpsc::Sender<Command>,
+) {
+    let mut draining = false;
+    let mut pause = Duration::ZERO;
+    loop {
+        let mut waiting = Vec::new();
+        if !collect_orders(orders, pause, &mut draining, &mut waiting) {
+            return;
+        }
+        let began_boot_ms = clock::boot_ms();
+        match scanner.scan(highest_service, true) {
+            Ok(scan) => {
+                pause = pause_after(scan.ended_at - scan.began_at, draining);
+                let scanned = Scanned {
+                    scan,
+                    began_boot_ms,
+                    waiting,
+                };
+                if core.blocking_send(Command::Scanned(scanned)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "flows are not counted");
+                pause = Duration::from_secs(1);
+            }
+        }
+    }
+}
+
+/// Waits for `pause`, or until a scan is asked for. `false`: nobody can order any more.
+fn collect_orders(
+    orders: &Receiver<Order>,
+    pause: Duration,
+    draining: &mut bool,
+    waiting: &mut Vec<oneshot::Sender<()>>,
+) -> bool {
+    let first = match orders.recv_timeout(pause) {
+        Err(RecvTimeoutError::Timeout) => return true,
+        Err(RecvTimeoutError::Disconnected) => return false,
+        Ok(order) => order,
+    };
+    for order in std::iter::once(first).chain(orders.try_iter()) {
+        match order {
+            Order::Scan(done) => waiting.push(done),
+            Order::Pace { draining: now } => *draining = now,
+        }
+    }
+    true
+}
+
+/// While something drains, at most a fifth of a core's time goes into scans; otherwise at most 2 %.
+fn pause_after(scan: Duration, draining: bool) -> Duration {
+    if draining {
+        (scan * 4).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    } else {
+        (scan * 50).clamp(Duration::from_secs(1), Duration::from_secs(30))
+    }
+}

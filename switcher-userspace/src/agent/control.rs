@@ -1,0 +1,132 @@
+//! The API's requests, answered: reads from the published view, changes through the core.
+
+use std::{collections::BTreeMap, sync::Arc, time::{Duration, Instant}};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    collector::Collector,
+    core::{Command, data_path},
+    view::View,
+};
+use crate::{
+    api::{
+        Control, Peer,
+        types::{
+            ApiError, ChangeReply, DrainStatus, ErrorCode, FlipRequest, StatusReply, VersionReply,
+        },
+    },
+    datapath::Counters,
+};
+
+/// A scan that is not older serves a status as it is.
+const FRESH_SCAN: Duration = Duration::from_millis(200);
+
+/// The agent as the API sees it.
+pub(super) struct AgentControl {
+    pub(super) core: mpsc::Sender<Command>,
+    pub(super) collector: Collector,
+    pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) counters: Counters,
+}
+
+impl AgentControl {
+    fn current(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// The view after a scan that is young enough.
+    async fn scanned(&self) -> Arc<View> {
+        let view = self.current();
+        let fresh = view.scan.as_ref().is_some_and(|scan| scan.began_at.elapsed() < FRESH_SCAN);
+        if fresh {
+            return view;
+        }
+        if let Some(ready) = self.collector.scan() {
+            // An error means that the collector is gone; the newest view is then the best there is.
+            let _ = ready.await;
+        }
+        self.current()
+    }
+
+    fn known(&self, service: &str) -> Result<(), ApiError> {
+        if self.current().board.services.contains_key(service) {
+            Ok(())
+        } else {
+            Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!("there is no service {service}"),
+                "`switcher status` lists the services",
+            ))
+        }
+    }
+}
+
+impl Control for AgentControl {
+    fn version(&self) -> VersionReply {
+        VersionReply {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            layout: switcher_common::LAYOUT_VERSION,
+        }
+    }
+
+    async fn status(&self) -> Result<StatusReply, ApiError> {
+        let view = self.scanned().await;
+        view.status(&self.counters).map_err(|error| data_path(&error))
+    }
+
+    async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Flip {
+            request,
+            peer,
+            arrived: Instant::now(),
+            reply,
+        };
+        let sent = self.core.send(command).await.is_ok();
+        match answer.await {
+            Ok(reply) if sent => reply,
+            _ => stopping(self.current().board.generation),
+        }
+    }
+
+    async fn drain(&self, service: &str) -> Result<Option<DrainStatus>, ApiError> {
+        self.known(service)?;
+        Ok(self.scanned().await.drain(service))
+    }
+
+    fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError> {
+        self.known(service)?;
+        let mut views = self.view.clone();
+        let first = views.borrow_and_update().drain(service);
+        let (sender, receiver) = watch::channel(first);
+        let service = service.to_owned();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sender.closed() => return,
+                    changed = views.changed() => if changed.is_err() { return },
+                }
+                let status = views.borrow_and_update().drain(&service);
+                sender.send_replace(status);
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+fn stopping(generation: u64) -> ChangeReply {
+    ChangeReply {
+        changed: false,
+        generation,
+        active: BTreeMap::new(),
+        would_change: None,
+        visible_us: None,
+        barrier_us: None,
+        error: Some(ApiError::new(
+            ErrorCode::Unreachable,
+            "the agent is stopping",
+            "start it again, then look at `switcher status` before you repeat the request",
+        )),
+    }
+}

@@ -1,0 +1,339 @@
+//! The core's thread: the only owner of the switch state. Takes commands one after the other and
+//! makes each true in the kernel, then on disk, then visible to readers.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use switcher_common::service::{Color, PerColor, ServiceSwitch};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    clock,
+    collector::{Collector, Scanned},
+    gate::ConfiguredGate,
+    state_file::StateFile,
+    view::View,
+};
+use crate::{
+    api::{
+        Peer,
+        types::{ApiError, ChangeReply, ErrorCode, FlipRequest},
+    },
+    config::Config,
+    datapath::{Attached, DataPath, DataPathError, Replaced, Scan},
+    switching::{Conditions, FlipOrder, Observation, Refusal, Switchboard},
+};
+
+/// What the core is asked to do.
+pub(super) enum Command {
+    /// A flip.
+    Flip {
+        /// As the API got it.
+        request: FlipRequest,
+        /// Who asked.
+        peer: Peer,
+        /// When.
+        arrived: Instant,
+        /// Where the answer goes.
+        reply: oneshot::Sender<ChangeReply>,
+    },
+    /// The collector has finished a scan.
+    Scanned(Scanned),
+    /// End the thread; the data path stays.
+    Stop,
+}
+
+/// The agent's state and the means to make it true.
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) path: DataPath,
+    pub(super) board: Switchboard,
+    pub(super) ids: BTreeMap<String, u16>,
+    pub(super) file: StateFile,
+    pub(super) collector: Collector,
+    pub(super) view: watch::Sender<Arc<View>>,
+}
+
+/// The switch state as the kernel's map holds it, by service id.
+pub(super) fn encode(board: &Switchboard, ids: &BTreeMap<String, u16>) -> Vec<ServiceSwitch> {
+    let highest = ids.values().copied().max().unwrap_or(0);
+    let mut states = vec![ServiceSwitch::default(); usize::from(highest) + 1];
+    states[0].generation = board.generation;
+    for (name, service) in &board.services {
+        if let Some(&id) = ids.get(name) {
+            states[usize::from(id)] = ServiceSwitch {
+                generation: service.generation,
+                active: service.active as u8,
+                base: service.base as u8,
+                reserved: [0; 6],
+            };
+        }
+    }
+    states
+}
+
+/// A scan in the state machine's terms.
+struct Seen<'a> {
+    scan: &'a Scan,
+    began_boot_ms: u64,
+    ids: &'a BTreeMap<String, u16>,
+}
+
+impl Observation for Seen<'_> {
+    fn began_boot_ms(&self) -> u64 {
+        self.began_boot_ms
+    }
+
+    fn in_flight(&self, service: &str) -> Option<PerColor<u64>> {
+        Some(self.scan.in_flight(*self.ids.get(service)?))
+    }
+}
+
+impl Core {
+    /// Serves commands until [`Command::Stop`], or until nobody can send any more.
+    pub(super) fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
+        while let Some(command) = commands.blocking_recv() {
+            match command {
+                Command::Flip {
+                    request,
+                    peer,
+                    arrived,
+                    reply,
+                } => {
+                    // A client that has left gets no answer; the change stands all the same.
+                    let _ = reply.send(self.flip(&request, peer, arrived));
+                }
+                Command::Scanned(scanned) => self.take_scan(scanned),
+                Command::Stop => return,
+            }
+        }
+    }
+
+    fn flip(&mut self, request: &FlipRequest, peer: Peer, arrived: Instant) -> ChangeReply {
+        match self.try_flip(request, peer, arrived) {
+            Ok(reply) => reply,
+            Err(error) => ChangeReply {
+                error: Some(error),
+                ..self.reply(request, false)
+            },
+        }
+    }
+
+    fn try_flip(
+        &mut self,
+        request: &FlipRequest,
+        peer: Peer,
+        arrived: Instant,
+    ) -> Result<ChangeReply, ApiError> {
+        let gate = ConfiguredGate::new(&self.config);
+        let next = self
+            .board
+            .flipped(&self.order(request), &gate, clock::now())
+            .map_err(|refusal| refused(&refusal))?;
+        let would_change = next != self.board;
+        if request.dry_run || !would_change {
+            return Ok(ChangeReply {
+                would_change: request.dry_run.then_some(would_change),
+                ..self.reply(request, false)
+            });
+        }
+        let replaced = self.switch_to(next)?;
+        let reply = ChangeReply {
+            visible_us: Some(micros(replaced.stored_at - arrived)),
+            barrier_us: Some(micros(replaced.barrier_at - arrived)),
+            ..self.reply(request, true)
+        };
+        tracing::info!(
+            services = request.services.join(","),
+            generation = self.board.generation,
+            visible_us = reply.visible_us,
+            barrier_us = reply.barrier_us,
+            by = %peer,
+            reason = request.reason.as_deref().unwrap_or(""),
+            "flipped"
+        );
+        self.persist().map(|()| reply)
+    }
+
+    fn order(&self, request: &FlipRequest) -> FlipOrder {
+        let timeout = |name: &String| {
+            let service = self.config.services.iter().find(|s| s.name == *name)?;
+            let configured = service.drain_timeout.as_millis();
+            Some((name.clone(), request.drain_timeout_ms.unwrap_or(configured)))
+        };
+        FlipOrder {
+            services: request.services.clone(),
+            to: request.to,
+            conditions: Conditions {
+                expect_active: request.expect_active,
+                if_generation: request.if_generation,
+            },
+            drain_timeout_ms: request.services.iter().filter_map(timeout).collect(),
+        }
+    }
+
+    fn reply(&self, request: &FlipRequest, changed: bool) -> ChangeReply {
+        let active = |name: &String| Some((name.clone(), self.board.services.get(name)?.active));
+        ChangeReply {
+            changed,
+            generation: self.board.generation,
+            active: request.services.iter().filter_map(active).collect(),
+            would_change: None,
+            visible_us: None,
+            barrier_us: None,
+            error: None,
+        }
+    }
+
+    /// Makes `next` true in the kernel by one store and keeps it. Returns after the barrier.
+    fn switch_to(&mut self, mut next: Switchboard) -> Result<Replaced, ApiError> {
+        let replaced = self
+            .path
+            .switch(&encode(&next, &self.ids))
+            .map_err(|error| data_path(&error))?;
+        next.barrier_passed(clock::now());
+        self.board = next;
+        self.set_idle_timeouts();
+        self.collector.pace(self.board.is_draining());
+        self.publish(None);
+        Ok(replaced)
+    }
+
+    fn persist(&self) -> Result<(), ApiError> {
+        self.file.write(&self.board).map_err(|error| {
+            tracing::error!(%error, "the switch state is in the kernel, but not on disk");
+            ApiError::new(
+                error.code,
+                format!("the change is in the kernel, but would not survive a reboot: {error}"),
+                error.next_step,
+            )
+        })
+    }
+
+    /// A draining color's UDP flows count as finished after a shorter silence (G10).
+    pub(super) fn set_idle_timeouts(&mut self) {
+        for service in &self.config.services {
+            let (Some(&id), Some(state)) =
+                (self.ids.get(&service.name), self.board.services.get(&service.name))
+            else {
+                continue;
+            };
+            let draining = state.running_drain().map(|drain| drain.color);
+            let udp_ms = Color::ALL.map(|color| {
+                let span = if draining == Some(color) {
+                    service.drain_udp_idle.min(service.idle.udp)
+                } else {
+                    service.idle.udp
+                };
+                span.as_millis()
+            });
+            if let Err(error) = self.path.set_idle(id, service, udp_ms) {
+                tracing::error!(%error, service = service.name, "idle timeouts are not set");
+            }
+        }
+    }
+
+    fn take_scan(&mut self, scanned: Scanned) {
+        self.reattach();
+        let seen = Seen {
+            scan: &scanned.scan,
+            began_boot_ms: scanned.began_boot_ms,
+            ids: &self.ids,
+        };
+        let mut next = self.board.clone();
+        let ended = next.observe(&seen, clock::now());
+        if ended.is_empty() {
+            self.board = next;
+        } else if let Err(error) = self.end_drains(next) {
+            tracing::error!(%error, "a drain's end is not recorded; the next scan tries again");
+        } else {
+            for drain in ended {
+                tracing::info!(
+                    service = drain.service,
+                    color = drain.color.name(),
+                    flows_left = drain.end.flows_left,
+                    "drain ended"
+                );
+            }
+        }
+        self.publish(Some(scanned.scan));
+        for waiting in scanned.waiting {
+            let _ = waiting.send(());
+        }
+    }
+
+    fn end_drains(&mut self, next: Switchboard) -> Result<(), ApiError> {
+        self.switch_to(next)?;
+        self.persist()
+    }
+
+    fn reattach(&mut self) {
+        for (interface, result) in self.path.reattach(&self.config.agent) {
+            match result {
+                Ok(Attached::Now(mode)) => {
+                    tracing::warn!(interface, mode = mode.name(), "interface came back, attached again");
+                }
+                Ok(Attached::Already) => {}
+                Err(error) => tracing::error!(interface, %error, "interface came back, not attached"),
+            }
+        }
+    }
+
+    fn publish(&self, scan: Option<Scan>) {
+        self.view.send_modify(|view| {
+            let scan = scan.map(Arc::new).or_else(|| view.scan.clone());
+            *view = Arc::new(View {
+                board: self.board.clone(),
+                scan,
+                at: clock::now(),
+                ..View::clone(view)
+            });
+        });
+    }
+}
+
+fn refused(refusal: &Refusal) -> ApiError {
+    let (code, next_step) = match refusal {
+        Refusal::UnknownService { .. } => (
+            ErrorCode::NotFound,
+            "`switcher status` lists the services",
+        ),
+        Refusal::ActiveDiffers { .. } | Refusal::GenerationDiffers { .. } => (
+            ErrorCode::Conflict,
+            "somebody else has changed it: look at `switcher status`, then decide again",
+        ),
+        Refusal::NotEnoughBackends { .. } => (
+            ErrorCode::Refused,
+            "bring the backends of that color up, or configure them",
+        ),
+    };
+    ApiError::new(code, refusal.to_string(), next_step)
+}
+
+/// A failure of the kernel as the API tells it.
+pub(super) fn data_path(error: &DataPathError) -> ApiError {
+    let (code, next_step) = match error {
+        DataPathError::PinDir { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            (ErrorCode::Permission, "run it as root, or with CAP_BPF and CAP_NET_ADMIN")
+        }
+        DataPathError::Locked { .. } => (ErrorCode::Conflict, "stop the other agent first"),
+        DataPathError::Limits { .. } | DataPathError::Full { .. } => {
+            (ErrorCode::Usage, "mend [agent.limits]")
+        }
+        DataPathError::ForeignProgram { .. } | DataPathError::NoInterface { .. } => {
+            (ErrorCode::Refused, "see what `switcher agent --check` finds")
+        }
+        DataPathError::NotLoaded { .. } => (ErrorCode::NotFound, "start the agent first"),
+        _ => (ErrorCode::DataPath, "see what `switcher agent --check` finds, and the agent's log"),
+    };
+    ApiError::new(code, error.to_string(), next_step)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

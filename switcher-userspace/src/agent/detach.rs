@@ -1,0 +1,64 @@
+//! `switcher detach`: takes the data path away while no agent runs.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::bail;
+
+use super::core::data_path;
+use crate::{
+    api::types::{ApiError, ChangeReply, ErrorCode},
+    cli::DetachArgs,
+    config::{Config, defaults},
+    datapath::{DataPathError, Pinned},
+};
+
+/// Detaches as `args` say. Refuses while flows are in flight, unless forced.
+pub fn detach(args: DetachArgs) -> anyhow::Result<ChangeReply> {
+    let mut pinned = match Pinned::open(&pin_dir(args.pin_dir, args.config)?) {
+        Ok(pinned) => pinned,
+        Err(DataPathError::NotLoaded { .. }) => return Ok(reply(false)),
+        Err(error) => bail!(data_path(&error)),
+    };
+    if !args.force {
+        refuse_while_in_flight(&mut pinned)?;
+    }
+    pinned.remove().map_err(|error| data_path(&error))?;
+    Ok(reply(true))
+}
+
+fn pin_dir(named: Option<PathBuf>, config: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    Ok(match (named, config) {
+        (Some(dir), _) => dir,
+        (None, Some(file)) => Config::load(&file)?.agent.pin_dir,
+        (None, None) => defaults::PIN_DIR.into(),
+    })
+}
+
+fn refuse_while_in_flight(pinned: &mut Pinned) -> Result<(), ApiError> {
+    let in_flight = pinned.in_flight().map_err(|error| data_path(&error))?;
+    let busy: Vec<String> = in_flight
+        .into_iter()
+        .filter(|(_, flows)| *flows > 0)
+        .map(|(service, flows)| format!("{service} has {flows}"))
+        .collect();
+    if busy.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::Refused,
+        format!("cannot detach: flows are in flight: {}", busy.join(", ")),
+        "wait until they have finished, or `switcher detach --force`, which cuts them",
+    ))
+}
+
+fn reply(changed: bool) -> ChangeReply {
+    ChangeReply {
+        changed,
+        generation: 0,
+        active: BTreeMap::new(),
+        would_change: None,
+        visible_us: None,
+        barrier_us: None,
+        error: None,
+    }
+}

@@ -1,0 +1,161 @@
+//! The agent: brings configuration, kernel, disk and API together, and keeps them so.
+//!
+//! Three threads have a task each: the *core* owns the switch state and is the only writer, the
+//! *collector* scans the flow tables, and the event loop serves the API.
+
+mod adopt;
+mod clock;
+mod collector;
+mod control;
+mod core;
+mod detach;
+mod gate;
+mod start;
+mod state_file;
+mod view;
+
+use std::{sync::Arc, thread};
+
+use anyhow::Context as _;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+pub use self::detach::detach;
+use self::{control::AgentControl, core::Command, start::Started};
+use crate::{
+    api::{
+        server::{self, ApiSocket},
+        types::{ApiError, ErrorCode},
+    },
+    cli::AgentArgs,
+    config::Config,
+    datapath::{self, ProgramLog},
+    preflight::{self, Report},
+};
+
+/// Runs the agent until SIGTERM or SIGINT, or only checks.
+pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args.config)?;
+    let report = check(&config);
+    if args.check {
+        show(&report, args.json)?;
+        return verdict(&report);
+    }
+    log_to_stderr();
+    for finding in &report.findings {
+        tracing::warn!(check = finding.check, "{}; mend: {}", finding.what, finding.mend);
+    }
+    verdict(&report)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the agent's event loop")?;
+    runtime.block_on(serve(config))
+}
+
+fn check(config: &Config) -> Report {
+    let ours = datapath::own_program_ids(&config.agent.pin_dir);
+    preflight::run(config, &|id| ours.contains(&id))
+}
+
+fn show(report: &Report, json: bool) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let shown = if json {
+        serde_json::to_string(report)? + "\n"
+    } else {
+        format!("{report}\n")
+    };
+    match out.write_all(shown.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// An error when something stands in the way.
+fn verdict(report: &Report) -> anyhow::Result<()> {
+    let fatal = |finding: &&preflight::Finding| finding.severity == preflight::Severity::Fatal;
+    let Some(first) = report.findings.iter().find(fatal) else {
+        return Ok(());
+    };
+    let code = if first.check == "rights" {
+        ErrorCode::Permission
+    } else {
+        ErrorCode::Refused
+    };
+    let others = report.findings.iter().filter(fatal).count() - 1;
+    let more = if others > 0 {
+        format!(" (and {others} more)")
+    } else {
+        String::new()
+    };
+    Err(ApiError::new(code, format!("{}{more}", first.what), first.mend.clone()).into())
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SWITCHER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second start within one process keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let socket = ApiSocket::bind(&config.agent.socket).await?;
+    let (commands, mut received) = mpsc::channel(64);
+    let Started {
+        core,
+        collector,
+        view,
+        counters,
+        log,
+    } = start::start(config, commands.clone())?;
+    let core = thread::Builder::new()
+        .name("core".to_owned())
+        .spawn(move || core.run(&mut received))
+        .context("cannot start the core's thread")?;
+    tokio::spawn(follow(log));
+    let control = Arc::new(AgentControl {
+        core: commands.clone(),
+        collector,
+        view,
+        counters,
+    });
+    tracing::info!(socket = %socket.path().display(), "serving");
+    server::serve(socket, control, async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await;
+    tracing::info!("stopping; the data path stays");
+    let _ = commands.send(Command::Stop).await;
+    tokio::task::spawn_blocking(move || core.join())
+        .await
+        .context("cannot wait for the core's thread")?
+        .map_err(|_| anyhow::anyhow!("the core's thread panicked; its message is in the log"))
+}
+
+/// Writes the program's warnings into the log.
+async fn follow(log: ProgramLog) {
+    let mut log = match AsyncFd::new(log) {
+        Ok(log) => log,
+        Err(error) => {
+            tracing::error!(%error, "the program's warnings are not shown");
+            return;
+        }
+    };
+    while let Ok(mut ready) = log.readable_mut().await {
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
+}

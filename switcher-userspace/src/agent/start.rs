@@ -1,0 +1,154 @@
+//! Starting: take over or make the data path, agree on the switch state, then attach.
+//!
+//! With new maps any failure takes everything away again; what was pinned before stays as it was.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    adopt::{self, Kernel},
+    clock,
+    collector::Collector,
+    core::{Command, Core, data_path, encode},
+    state_file::StateFile,
+    view::View,
+};
+use crate::{
+    api::types::ApiError,
+    config::Config,
+    datapath::{Attached, Counters, DataPath, DataPathError, ProgramLog, Scanner},
+    switching::Switchboard,
+};
+
+/// A started agent's parts.
+pub(super) struct Started {
+    pub(super) core: Core,
+    pub(super) collector: Collector,
+    pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) counters: Counters,
+    pub(super) log: ProgramLog,
+}
+
+/// The data path, ready for traffic.
+struct Ready {
+    scanner: Scanner,
+    counters: Counters,
+    log: ProgramLog,
+    board: Switchboard,
+    ids: BTreeMap<String, u16>,
+}
+
+pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::Result<Started> {
+    let boot_id = clock::boot_id()?;
+    let file = StateFile::open(&config.agent.state_dir, boot_id.clone())?;
+    let mut path = DataPath::open(&config.agent).map_err(|error| data_path(&error))?;
+    let adopted = path.adopted();
+    let ready = match prepare(&mut path, &config, &file, &boot_id) {
+        Ok(ready) => ready,
+        Err(error) => {
+            if !adopted && let Err(left) = path.remove() {
+                tracing::error!(error = %left, "the new data path is not removed");
+            }
+            return Err(error.into());
+        }
+    };
+    let highest = ready.ids.values().copied().max().unwrap_or(0);
+    let collector = Collector::start(ready.scanner, highest, commands)?;
+    collector.pace(ready.board.is_draining());
+    let (view, published) = watch::channel(Arc::new(View {
+        config: Arc::new(config.clone()),
+        ids: Arc::new(ready.ids.clone()),
+        board: ready.board.clone(),
+        scan: None,
+        at: clock::now(),
+        started_at: SystemTime::now(),
+        adopted,
+    }));
+    let core = Core {
+        config,
+        path,
+        board: ready.board,
+        ids: ready.ids,
+        file,
+        collector: collector.clone(),
+        view,
+    };
+    Ok(Started {
+        core,
+        collector,
+        view: published,
+        counters: ready.counters,
+        log: ready.log,
+    })
+}
+
+fn prepare(
+    path: &mut DataPath,
+    config: &Config,
+    file: &StateFile,
+    boot_id: &str,
+) -> Result<Ready, ApiError> {
+    let kernel_error = |error: DataPathError| data_path(&error);
+    let mut scanner = path.scanner().map_err(kernel_error)?;
+    let counters = path.counters().map_err(kernel_error)?;
+    let log = path.logger().map_err(kernel_error)?;
+    let kernel = kernel_state(path).map_err(kernel_error)?;
+    let on_disk = file.read()?;
+    let mut board = adopt::board(config, &kernel, on_disk.as_ref(), boot_id, clock::now());
+    let mut ids = BTreeMap::new();
+    path.apply(config, &mut scanner, |path, services| {
+        ids = services
+            .iter()
+            .map(|(id, name)| (name.clone(), *id))
+            .collect();
+        path.switch(&encode(&board, &ids)).map(drop)
+    })
+    .map_err(kernel_error)?;
+    // The store above was a barrier for everything that an earlier agent did.
+    board.barrier_passed(clock::now());
+    let facts = path.facts().map_err(kernel_error)?;
+    attach(path, config).map_err(kernel_error)?;
+    path.enable().map_err(kernel_error)?;
+    file.write(&board)?;
+    tracing::info!(
+        adopted = path.adopted(),
+        generation = board.generation,
+        verified_instructions = facts.verified_instructions,
+        "data path ready"
+    );
+    Ok(Ready {
+        scanner,
+        counters,
+        log,
+        board,
+        ids,
+    })
+}
+
+fn kernel_state(path: &DataPath) -> Result<Kernel, DataPathError> {
+    if !path.adopted() {
+        return Ok(Kernel::default());
+    }
+    let states = path.switch_states()?;
+    let state = |id: u16| states.get(usize::from(id)).copied();
+    Ok(Kernel {
+        generation: state(0).map_or(0, |node| node.generation),
+        services: path
+            .services()
+            .into_iter()
+            .filter_map(|(id, name)| Some((name, state(id)?)))
+            .collect(),
+    })
+}
+
+fn attach(path: &mut DataPath, config: &Config) -> Result<(), DataPathError> {
+    for (interface, attached) in path.attach(&config.agent)? {
+        match attached {
+            Attached::Already => tracing::info!(interface, "still attached"),
+            Attached::Now(mode) => tracing::info!(interface, mode = mode.name(), "attached"),
+        }
+    }
+    Ok(())
+}
+

@@ -1,0 +1,184 @@
+//! What readers see: the newest published state, turned into the API's types.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use switcher_common::service::{Color, PerColor};
+
+use super::clock;
+use crate::{
+    api::{
+        instant,
+        types::{
+            AgentStatus, BackendStatus, DrainEnd, DrainStatus, Health, InterfaceStatus,
+            ListenerStatus, ServiceStatus, StatusReply, TableStatus, TrafficCount, VerdictCount,
+        },
+    },
+    config::{Config, ListenerConfig, ServiceConfig},
+    datapath::{Counters, DataPathError, Scan},
+    preflight,
+    switching::{Drain, Now, Switchboard},
+};
+
+/// The published state.
+#[derive(Clone)]
+pub(super) struct View {
+    pub(super) config: Arc<Config>,
+    pub(super) ids: Arc<BTreeMap<String, u16>>,
+    pub(super) board: Switchboard,
+    pub(super) scan: Option<Arc<Scan>>,
+    /// When it was published.
+    pub(super) at: Now,
+    pub(super) started_at: SystemTime,
+    pub(super) adopted: bool,
+}
+
+impl View {
+    /// The answer to `GET /v1/status`.
+    pub(super) fn status(&self, counters: &Counters) -> Result<StatusReply, DataPathError> {
+        let services = self
+            .config
+            .services
+            .iter()
+            .filter_map(|service| self.service(service, counters).transpose())
+            .collect::<Result<_, _>>()?;
+        Ok(StatusReply {
+            agent: AgentStatus {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                started_at: instant::format(self.started_at),
+                adopted: self.adopted,
+            },
+            generation: self.board.generation,
+            services,
+            interfaces: self.interfaces(),
+            verdicts: verdicts(counters)?,
+            tables: self.tables(),
+        })
+    }
+
+    fn service(
+        &self,
+        config: &ServiceConfig,
+        counters: &Counters,
+    ) -> Result<Option<ServiceStatus>, DataPathError> {
+        let (Some(state), Some(&id)) =
+            (self.board.services.get(&config.name), self.ids.get(&config.name))
+        else {
+            return Ok(None);
+        };
+        let scan = self.scan.as_ref();
+        Ok(Some(ServiceStatus {
+            name: config.name.clone(),
+            active: state.active,
+            standby: state.standby(),
+            base: state.base,
+            generation: state.generation,
+            in_flight: scan.map_or_else(PerColor::default, |scan| scan.in_flight(id)),
+            preview_flows: scan.map_or(0, |scan| scan.preview_flows(id)),
+            traffic: PerColor {
+                blue: traffic(counters, id, Color::Blue)?,
+                green: traffic(counters, id, Color::Green)?,
+            },
+            drain: self.drain(&config.name),
+            listeners: config.listeners.iter().map(listener).collect(),
+        }))
+    }
+
+    /// The drain of a service.
+    pub(super) fn drain(&self, service: &str) -> Option<DrainStatus> {
+        let drain = self.board.services.get(service)?.drain.as_ref()?;
+        Some(drain_status(service, drain, self.at))
+    }
+
+    fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let modes = preflight::attached_modes();
+        let mode = |name: &String| modes.get(name).copied().unwrap_or("not attached");
+        self.config
+            .agent
+            .interfaces
+            .iter()
+            .map(|name| InterfaceStatus {
+                name: name.clone(),
+                mode: mode(name).to_owned(),
+            })
+            .collect()
+    }
+
+    fn tables(&self) -> TableStatus {
+        let limits = &self.config.agent.limits;
+        // Two families, two directions.
+        let capacity = |flows: u32| u64::from(flows) * 4;
+        TableStatus {
+            established_entries: self.scan.as_ref().map_or(0, |scan| scan.established_entries),
+            established_capacity: capacity(limits.flows),
+            unanswered_entries: self.scan.as_ref().map_or(0, |scan| scan.unanswered_entries),
+            unanswered_capacity: capacity(limits.unanswered),
+        }
+    }
+}
+
+fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus {
+    let until = drain.ended.map_or(at, |end| end.at);
+    let rfc3339 = |now: Now| instant::format(clock::wall(now));
+    DrainStatus {
+        service: service.to_owned(),
+        color: drain.color,
+        generation: drain.generation,
+        in_flight: drain.in_flight,
+        started_at: rfc3339(drain.started),
+        deadline_at: rfc3339(drain.deadline),
+        ended: drain.ended.map(|end| match end.flows_left {
+            0 => DrainEnd::Drained,
+            _ => DrainEnd::Deadline,
+        }),
+        ended_at: drain.ended.map(|end| rfc3339(end.at)),
+        elapsed_ms: until.boot_ms.saturating_sub(drain.started.boot_ms),
+        flows_left: drain.ended.map(|end| end.flows_left),
+    }
+}
+
+fn traffic(counters: &Counters, id: u16, color: Color) -> Result<TrafficCount, DataPathError> {
+    let stats = counters.traffic(id, color)?;
+    Ok(TrafficCount {
+        packets: stats.packets,
+        bytes: stats.bytes,
+        new_flows: stats.new_flows,
+        unpinned_packets: stats.unpinned_packets,
+    })
+}
+
+fn verdicts(counters: &Counters) -> Result<Vec<VerdictCount>, DataPathError> {
+    let counts = counters.verdicts()?;
+    Ok(counts
+        .into_iter()
+        .map(|(reason, packets)| VerdictCount {
+            verdict: reason.verdict().name().to_owned(),
+            reason: reason.name().to_owned(),
+            packets,
+        })
+        .collect())
+}
+
+fn listener(config: &ListenerConfig) -> ListenerStatus {
+    let backends = |color| {
+        let backend = |backend: &crate::config::BackendConfig| BackendStatus {
+            address: backend.address,
+            port: backend.port,
+            weight: backend.weight,
+            health: Health::Unknown,
+            drained: false,
+        };
+        config.backends(color).iter().map(backend).collect()
+    };
+    ListenerStatus {
+        name: config.name.clone(),
+        vip: config.vip,
+        port: config.port,
+        protocol: config.protocol,
+        preview: config.preview,
+        backends: PerColor {
+            blue: backends(Color::Blue),
+            green: backends(Color::Green),
+        },
+    }
+}
