@@ -2,6 +2,7 @@
 //! namespaces that leaves nothing behind, and real servers and clients to run in it.
 
 pub mod lab;
+pub mod node;
 pub mod traffic;
 
 /// Leaves the calling test with a line `SKIPPED <test>: <reason>` where no lab can be built.

@@ -31,7 +31,9 @@ pub(super) fn board(
     let on_disk = file.map(|state| &state.board);
     let same_boot = file.is_some_and(|state| state.boot_id == boot_id);
     let mut board = Switchboard {
-        generation: kernel.generation.max(on_disk.map_or(0, |disk| disk.generation)),
+        generation: kernel
+            .generation
+            .max(on_disk.map_or(0, |disk| disk.generation)),
         services: BTreeMap::new(),
     };
     for service in &config.services {
@@ -57,9 +59,12 @@ fn adopted(kernel: &ServiceSwitch, file: Option<&Service>, now: Now, timeout_ms:
     let drain = match known {
         Some(file) => file.drain.clone(),
         // The agent died between the flip and the disk: the drain begins anew.
-        None if kernel.generation > 0 => {
-            Some(Drain::begin(active.other(), kernel.generation, now, timeout_ms))
-        }
+        None if kernel.generation > 0 => Some(Drain::begin(
+            active.other(),
+            kernel.generation,
+            now,
+            timeout_ms,
+        )),
         None => None,
     };
     let running = drain.as_ref().is_some_and(|drain| drain.ended.is_none());
@@ -121,8 +126,10 @@ mod tests {
             generation: service.generation,
             services: [("web".to_owned(), service)].into(),
         };
-        serde_json::from_value(serde_json::json!({"version": 1, "boot_id": boot_id, "board": board}))
-            .expect("a state")
+        serde_json::from_value(
+            serde_json::json!({"version": 1, "boot_id": boot_id, "board": board}),
+        )
+        .expect("a state")
     }
 
     fn kernel(generation: u64, active: Color, base: Color) -> Kernel {
@@ -158,17 +165,29 @@ mod tests {
         let file = state("old boot", draining(Color::Blue, 7));
         let board = board(&config(), &Kernel::default(), Some(&file), "boot", NOW);
         let web = &board.services["web"];
-        assert_eq!((board.generation, web.active, web.base), (7, Color::Blue, Color::Blue));
+        assert_eq!(
+            (board.generation, web.active, web.base),
+            (7, Color::Blue, Color::Blue)
+        );
         assert!(web.running_drain().is_none());
     }
 
     #[test]
     fn while_the_kernel_runs_its_maps_decide() {
         let file = state("boot", Service::new(Color::Blue));
-        let board = board(&config(), &kernel(1, Color::Green, Color::Blue), Some(&file), "boot", NOW);
+        let board = board(
+            &config(),
+            &kernel(1, Color::Green, Color::Blue),
+            Some(&file),
+            "boot",
+            NOW,
+        );
         let web = &board.services["web"];
         assert_eq!((web.active, web.generation), (Color::Green, 1));
-        assert!(web.running_drain().is_some(), "a flip that the disk did not see drains anew");
+        assert!(
+            web.running_drain().is_some(),
+            "a flip that the disk did not see drains anew"
+        );
         assert_eq!(web.base, Color::Blue);
     }
 
@@ -176,7 +195,13 @@ mod tests {
     fn a_drain_that_the_disk_saw_goes_on_with_its_deadline() {
         let file = state("boot", draining(Color::Green, 4));
         let later = NOW.plus_ms(10_000);
-        let board = board(&config(), &kernel(4, Color::Green, Color::Blue), Some(&file), "boot", later);
+        let board = board(
+            &config(),
+            &kernel(4, Color::Green, Color::Blue),
+            Some(&file),
+            "boot",
+            later,
+        );
         let drain = board.services["web"].running_drain().expect("a drain");
         assert_eq!(drain.deadline, NOW.plus_ms(30_000));
     }

@@ -1,6 +1,10 @@
 //! The API's requests, answered: reads from the published view, changes through the core.
 
-use std::{collections::BTreeMap, sync::Arc, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -38,7 +42,10 @@ impl AgentControl {
     /// The view after a scan that is young enough.
     async fn scanned(&self) -> Arc<View> {
         let view = self.current();
-        let fresh = view.scan.as_ref().is_some_and(|scan| scan.began_at.elapsed() < FRESH_SCAN);
+        let fresh = view
+            .scan
+            .as_ref()
+            .is_some_and(|scan| scan.began_at.elapsed() < FRESH_SCAN);
         if fresh {
             return view;
         }
@@ -72,7 +79,8 @@ impl Control for AgentControl {
 
     async fn status(&self) -> Result<StatusReply, ApiError> {
         let view = self.scanned().await;
-        view.status(&self.counters).map_err(|error| data_path(&error))
+        view.status(&self.counters)
+            .map_err(|error| data_path(&error))
     }
 
     async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {

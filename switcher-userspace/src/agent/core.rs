@@ -216,9 +216,10 @@ impl Core {
     /// A draining color's UDP flows count as finished after a shorter silence (G10).
     pub(super) fn set_idle_timeouts(&mut self) {
         for service in &self.config.services {
-            let (Some(&id), Some(state)) =
-                (self.ids.get(&service.name), self.board.services.get(&service.name))
-            else {
+            let (Some(&id), Some(state)) = (
+                self.ids.get(&service.name),
+                self.board.services.get(&service.name),
+            ) else {
                 continue;
             };
             let draining = state.running_drain().map(|drain| drain.color);
@@ -274,10 +275,16 @@ impl Core {
         for (interface, result) in self.path.reattach(&self.config.agent) {
             match result {
                 Ok(Attached::Now(mode)) => {
-                    tracing::warn!(interface, mode = mode.name(), "interface came back, attached again");
+                    tracing::warn!(
+                        interface,
+                        mode = mode.name(),
+                        "interface came back, attached again"
+                    );
                 }
                 Ok(Attached::Already) => {}
-                Err(error) => tracing::error!(interface, %error, "interface came back, not attached"),
+                Err(error) => {
+                    tracing::error!(interface, %error, "interface came back, not attached")
+                }
             }
         }
     }
@@ -297,10 +304,9 @@ impl Core {
 
 fn refused(refusal: &Refusal) -> ApiError {
     let (code, next_step) = match refusal {
-        Refusal::UnknownService { .. } => (
-            ErrorCode::NotFound,
-            "`switcher status` lists the services",
-        ),
+        Refusal::UnknownService { .. } => {
+            (ErrorCode::NotFound, "`switcher status` lists the services")
+        }
         Refusal::ActiveDiffers { .. } | Refusal::GenerationDiffers { .. } => (
             ErrorCode::Conflict,
             "somebody else has changed it: look at `switcher status`, then decide again",
@@ -319,17 +325,24 @@ pub(super) fn data_path(error: &DataPathError) -> ApiError {
         DataPathError::PinDir { source, .. }
             if source.kind() == std::io::ErrorKind::PermissionDenied =>
         {
-            (ErrorCode::Permission, "run it as root, or with CAP_BPF and CAP_NET_ADMIN")
+            (
+                ErrorCode::Permission,
+                "run it as root, or with CAP_BPF and CAP_NET_ADMIN",
+            )
         }
         DataPathError::Locked { .. } => (ErrorCode::Conflict, "stop the other agent first"),
         DataPathError::Limits { .. } | DataPathError::Full { .. } => {
             (ErrorCode::Usage, "mend [agent.limits]")
         }
-        DataPathError::ForeignProgram { .. } | DataPathError::NoInterface { .. } => {
-            (ErrorCode::Refused, "see what `switcher agent --check` finds")
-        }
+        DataPathError::ForeignProgram { .. } | DataPathError::NoInterface { .. } => (
+            ErrorCode::Refused,
+            "see what `switcher agent --check` finds",
+        ),
         DataPathError::NotLoaded { .. } => (ErrorCode::NotFound, "start the agent first"),
-        _ => (ErrorCode::DataPath, "see what `switcher agent --check` finds, and the agent's log"),
+        _ => (
+            ErrorCode::DataPath,
+            "see what `switcher agent --check` finds, and the agent's log",
+        ),
     };
     ApiError::new(code, error.to_string(), next_step)
 }

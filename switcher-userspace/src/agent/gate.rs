@@ -22,7 +22,10 @@ impl<'a> ConfiguredGate<'a> {
 impl Gate for ConfiguredGate<'_> {
     fn shortage(&self, service: &str, color: Color) -> Option<Shortage> {
         let service = self.config.services.iter().find(|s| s.name == service)?;
-        let listeners = service.listeners.iter().filter(|listener| !listener.preview);
+        let listeners = service
+            .listeners
+            .iter()
+            .filter(|listener| !listener.preview);
         listeners
             .map(|listener| Shortage {
                 listener: listener.name.clone(),

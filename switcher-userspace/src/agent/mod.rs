@@ -46,7 +46,12 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     }
     log_to_stderr();
     for finding in &report.findings {
-        tracing::warn!(check = finding.check, "{}; mend: {}", finding.what, finding.mend);
+        tracing::warn!(
+            check = finding.check,
+            "{}; mend: {}",
+            finding.what,
+            finding.mend
+        );
     }
     verdict(&report)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,7 +152,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Writes the program's warnings into the log.
 async fn follow(log: ProgramLog) {
-    let mut log = match AsyncFd::new(log) {
+    let mut log = match AsyncFd::register(log) {
         Ok(log) => log,
         Err(error) => {
             tracing::error!(%error, "the program's warnings are not shown");

@@ -151,4 +151,3 @@ fn attach(path: &mut DataPath, config: &Config) -> Result<(), DataPathError> {
     }
     Ok(())
 }
-

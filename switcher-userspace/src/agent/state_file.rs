@@ -40,7 +40,8 @@ pub(super) struct StateFile {
 impl StateFile {
     /// The state file of `dir`, which is made when missing.
     pub(super) fn open(dir: &Path, boot_id: String) -> Result<Self, ApiError> {
-        fs::create_dir_all(dir).map_err(|error| unusable("create the state directory", dir, &error))?;
+        fs::create_dir_all(dir)
+            .map_err(|error| unusable("create the state directory", dir, &error))?;
         Ok(Self {
             dir: dir.to_owned(),
             boot_id,
@@ -58,9 +59,13 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.map_err(|error| unusable("read the state file", &path, &error))?,
         };
-        let state: State = serde_json::from_slice(&text).map_err(|error| damaged(&path, &error.to_string()))?;
+        let state: State =
+            serde_json::from_slice(&text).map_err(|error| damaged(&path, &error.to_string()))?;
         if state.version != VERSION {
-            let found = format!("it has version {}, this agent writes {VERSION}", state.version);
+            let found = format!(
+                "it has version {}, this agent writes {VERSION}",
+                state.version
+            );
             return Err(damaged(&path, &found));
         }
         Ok(Some(state))
@@ -142,7 +147,9 @@ mod tests {
             fs::write(file.path(), &whole[..len]).expect("cut");
             assert!(file.read().is_err(), "cut to {len} bytes");
         }
-        let other = String::from_utf8(whole).expect("text").replace("\"version\": 1", "\"version\": 9");
+        let other = String::from_utf8(whole)
+            .expect("text")
+            .replace("\"version\": 1", "\"version\": 9");
         fs::write(file.path(), other).expect("written");
         assert!(file.read().is_err(), "another version");
     }

@@ -61,9 +61,10 @@ impl View {
         config: &ServiceConfig,
         counters: &Counters,
     ) -> Result<Option<ServiceStatus>, DataPathError> {
-        let (Some(state), Some(&id)) =
-            (self.board.services.get(&config.name), self.ids.get(&config.name))
-        else {
+        let (Some(state), Some(&id)) = (
+            self.board.services.get(&config.name),
+            self.ids.get(&config.name),
+        ) else {
             return Ok(None);
         };
         let scan = self.scan.as_ref();
@@ -109,7 +110,10 @@ impl View {
         // Two families, two directions.
         let capacity = |flows: u32| u64::from(flows) * 4;
         TableStatus {
-            established_entries: self.scan.as_ref().map_or(0, |scan| scan.established_entries),
+            established_entries: self
+                .scan
+                .as_ref()
+                .map_or(0, |scan| scan.established_entries),
             established_capacity: capacity(limits.flows),
             unanswered_entries: self.scan.as_ref().map_or(0, |scan| scan.unanswered_entries),
             unanswered_capacity: capacity(limits.unanswered),

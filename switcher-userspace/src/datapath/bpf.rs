@@ -18,7 +18,7 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
             libc::SYS_bpf,
             command as libc::c_long,
             std::ptr::from_mut(attr),
-            mem::size_of::<bpf_attr>(),
+            size_of::<bpf_attr>(),
         )
     };
     if result < 0 {
@@ -81,7 +81,7 @@ fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Own
     attr.link_create
         .__bindgen_anon_3
         .__bindgen_anon_1
-        .iter_info_len = mem::size_of_val(&info) as u32;
+        .iter_info_len = size_of_val(&info) as u32;
     owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
@@ -114,7 +114,7 @@ pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
     let mut attr = zeroed_attr();
     attr.info.bpf_fd = raw(link);
-    attr.info.info_len = mem::size_of::<bpf_link_info>() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(XdpLinkInfo {

@@ -64,7 +64,10 @@ impl Drain {
 
     /// Takes in a scan; the end if that was it.
     pub(super) fn observe(&mut self, began_boot_ms: u64, in_flight: u64, now: Now) -> Option<End> {
-        if self.barrier_boot_ms.is_none_or(|barrier| began_boot_ms < barrier) {
+        if self
+            .barrier_boot_ms
+            .is_none_or(|barrier| began_boot_ms < barrier)
+        {
             return None;
         }
         self.in_flight = Some(in_flight);

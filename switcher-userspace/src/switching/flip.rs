@@ -65,7 +65,9 @@ pub enum Refusal {
         expected: Color,
     },
     /// `if_generation` does not hold.
-    #[error("cannot flip {service}: its newest change is generation {found}, {expected} was expected")]
+    #[error(
+        "cannot flip {service}: its newest change is generation {found}, {expected} was expected"
+    )]
     GenerationDiffers {
         /// Of this service.
         service: String,
@@ -94,10 +96,7 @@ impl Switchboard {
         let mut changed = false;
         for name in &order.services {
             let to = self.target(name, order)?;
-            let service = next
-                .services
-                .get_mut(name)
-                .ok_or_else(|| unknown(name))?;
+            let service = next.services.get_mut(name).ok_or_else(|| unknown(name))?;
             if service.active == to {
                 continue;
             }

@@ -117,10 +117,17 @@ fn conditions_are_compared_with_the_service_not_the_node() {
     with.conditions.if_generation = Some(1);
     assert!(matches!(
         two.flipped(&with, &Open, START),
-        Err(Refusal::GenerationDiffers { found: 0, expected: 1, .. })
+        Err(Refusal::GenerationDiffers {
+            found: 0,
+            expected: 1,
+            ..
+        })
     ));
     with.conditions.if_generation = Some(0);
-    assert_eq!(two.flipped(&with, &Open, START).map(|b| b.generation), Ok(2));
+    assert_eq!(
+        two.flipped(&with, &Open, START).map(|b| b.generation),
+        Ok(2)
+    );
 }
 
 #[test]
@@ -132,7 +139,10 @@ fn a_repeated_request_with_expect_active_succeeds_but_a_lost_race_conflicts() {
     again.to = None;
     assert!(matches!(
         flipped.flipped(&again, &Open, START),
-        Err(Refusal::ActiveDiffers { found: Color::Green, .. })
+        Err(Refusal::ActiveDiffers {
+            found: Color::Green,
+            ..
+        })
     ));
 }
 
@@ -154,7 +164,9 @@ fn flipping_back_to_a_draining_color_merges_the_drains_with_the_later_deadline()
     let web = flip(&board(&["web"]), Color::Green, START);
     let mut back = order(&["web"], Some(Color::Blue));
     back.drain_timeout_ms.insert("web".to_owned(), 5);
-    let back = web.flipped(&back, &Open, START.plus_ms(10)).expect("a flip");
+    let back = web
+        .flipped(&back, &Open, START.plus_ms(10))
+        .expect("a flip");
     let drain = back.services["web"].running_drain().expect("a drain runs");
     assert_eq!(drain.color, Color::Green);
     assert_eq!(drain.deadline, START.plus_ms(30_000));
@@ -166,9 +178,15 @@ fn only_a_scan_that_began_after_the_barrier_ends_a_drain() {
     let mut web = board(&["web"])
         .flipped(&order(&["web"], Some(Color::Green)), &Open, START)
         .expect("a flip");
-    assert!(web.observe(&saw(START.boot_ms + 5, 0, 0), START.plus_ms(6)).is_empty());
+    assert!(
+        web.observe(&saw(START.boot_ms + 5, 0, 0), START.plus_ms(6))
+            .is_empty()
+    );
     web.barrier_passed(barrier);
-    assert!(web.observe(&saw(barrier.boot_ms - 1, 0, 0), START.plus_ms(30)).is_empty());
+    assert!(
+        web.observe(&saw(barrier.boot_ms - 1, 0, 0), START.plus_ms(30))
+            .is_empty()
+    );
     let ended = web.observe(&saw(barrier.boot_ms, 0, 0), START.plus_ms(30));
     assert_eq!(ended.first().map(|e| e.end.flows_left), Some(0));
 }
@@ -176,7 +194,10 @@ fn only_a_scan_that_began_after_the_barrier_ends_a_drain() {
 #[test]
 fn at_the_deadline_a_drain_ends_and_says_what_is_left() {
     let mut web = flip(&board(&["web"]), Color::Green, START);
-    assert!(web.observe(&saw(START.boot_ms, 3, 0), START.plus_ms(29_999)).is_empty());
+    assert!(
+        web.observe(&saw(START.boot_ms, 3, 0), START.plus_ms(29_999))
+            .is_empty()
+    );
     let ended = web.observe(&saw(START.boot_ms + 1, 3, 0), START.plus_ms(30_000));
     assert_eq!(ended.first().map(|e| e.end.flows_left), Some(3));
     assert!(!web.is_draining());
@@ -184,10 +205,20 @@ fn at_the_deadline_a_drain_ends_and_says_what_is_left() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Flip { to: Option<Color>, group: bool, gate: Option<Color>, generation: Option<u64> },
+    Flip {
+        to: Option<Color>,
+        group: bool,
+        gate: Option<Color>,
+        generation: Option<u64>,
+    },
     Barrier,
-    Scan { age_ms: u64, live: PerColor<u64> },
-    Wait { ms: u64 },
+    Scan {
+        age_ms: u64,
+        live: PerColor<u64>,
+    },
+    Wait {
+        ms: u64,
+    },
 }
 
 fn colors() -> impl Strategy<Value = Color> {
@@ -203,7 +234,12 @@ fn steps() -> impl Strategy<Value = Step> {
             proptest::option::of(colors()),
             proptest::option::of(0..20_u64)
         )
-            .prop_map(|(to, group, gate, generation)| Step::Flip { to, group, gate, generation }),
+            .prop_map(|(to, group, gate, generation)| Step::Flip {
+                to,
+                group,
+                gate,
+                generation
+            }),
         Just(Step::Barrier),
         (0..100_u64, live).prop_map(|(age_ms, live)| Step::Scan { age_ms, live }),
         (0..40_000_u64).prop_map(|ms| Step::Wait { ms }),
@@ -213,7 +249,12 @@ fn steps() -> impl Strategy<Value = Step> {
 fn take(board: &mut Switchboard, now: &mut Now, step: &Step) -> Result<(), TestCaseError> {
     let before = board.clone();
     match step {
-        Step::Flip { to, group, gate, generation } => {
+        Step::Flip {
+            to,
+            group,
+            gate,
+            generation,
+        } => {
             let names: &[&str] = if *group { &["api", "web"] } else { &["web"] };
             let mut order = order(names, *to);
             order.conditions.if_generation = *generation;
@@ -228,7 +269,10 @@ fn take(board: &mut Switchboard, now: &mut Now, step: &Step) -> Result<(), TestC
         }
         Step::Barrier => board.barrier_passed(*now),
         Step::Scan { age_ms, live } => {
-            let scan = Saw { began_boot_ms: now.boot_ms.saturating_sub(*age_ms), live: *live };
+            let scan = Saw {
+                began_boot_ms: now.boot_ms.saturating_sub(*age_ms),
+                live: *live,
+            };
             board.observe(&scan, *now);
             prop_assert_eq!(board.generation, before.generation);
         }

@@ -1,0 +1,30 @@
+//! End to end: real clients and servers through the real agent and program, in the lab.
+
+mod flip;
+
+use anyhow::Result;
+use switcher_tests::{
+    lab::Lab,
+    node::{LabService, Node},
+    traffic::Backends,
+};
+
+/// The services that most tests use.
+fn services() -> Vec<LabService> {
+    vec![
+        LabService::web(0),
+        LabService::stream(1),
+        LabService::datagram(2),
+    ]
+}
+
+/// A lab with servers on both colors.
+fn lab() -> Result<(Lab, Backends)> {
+    let lab = Lab::builder().build()?;
+    let backends = Backends::start(&lab)?;
+    Ok((lab, backends))
+}
+
+fn start(lab: &Lab) -> Result<Node<'_>> {
+    Node::start(lab, &services())
+}
