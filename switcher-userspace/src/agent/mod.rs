@@ -18,7 +18,6 @@ use std::{sync::Arc, thread};
 
 use anyhow::Context as _;
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
@@ -32,7 +31,7 @@ use crate::{
     },
     cli::AgentArgs,
     config::Config,
-    datapath::{self, ProgramLog},
+    datapath,
     preflight::{self, Report},
 };
 
@@ -127,7 +126,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .name("core".to_owned())
         .spawn(move || core.run(&mut received))
         .context("cannot start the core's thread")?;
-    tokio::spawn(follow(log));
+    tokio::spawn(async {
+        if let Err(error) = log.follow().await {
+            tracing::error!(%error, "the program's warnings are not shown");
+        }
+    });
     let control = Arc::new(AgentControl {
         core: commands.clone(),
         collector,
@@ -148,19 +151,4 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .context("cannot wait for the core's thread")?
         .map_err(|_| anyhow::anyhow!("the core's thread panicked; its message is in the log"))
-}
-
-/// Writes the program's warnings into the log.
-async fn follow(log: ProgramLog) {
-    let mut log = match AsyncFd::register(log) {
-        Ok(log) => log,
-        Err(error) => {
-            tracing::error!(%error, "the program's warnings are not shown");
-            return;
-        }
-    };
-    while let Ok(mut ready) = log.readable_mut().await {
-        ready.get_inner_mut().flush();
-        ready.clear_ready();
-    }
 }

@@ -13,6 +13,7 @@ mod load;
 mod maglev;
 mod pins;
 mod program;
+mod program_log;
 mod scan;
 mod tables;
 
@@ -25,7 +26,8 @@ pub use counters::Counters;
 pub use double::Replaced;
 pub use error::DataPathError;
 pub use links::{Attached, Mode};
-pub use program::{Action, ProgramFacts, ProgramLog, TestRun};
+pub use program::{Action, ProgramFacts, TestRun};
+pub use program_log::ProgramLog;
 pub use scan::{Scan, Scanner};
 
 use self::{double::Doubled, load::Meta, pins::PinDir, tables::Tables};
@@ -203,7 +205,7 @@ impl DataPath {
 
     /// The program's warnings as a stream for the agent's log.
     pub fn logger(&mut self) -> Result<ProgramLog, DataPathError> {
-        program::logger(&mut self.ebpf)
+        ProgramLog::open(&mut self.ebpf)
     }
 
     /// Removes links and maps: traffic is no longer translated, all flows are forgotten.

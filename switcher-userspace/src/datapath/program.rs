@@ -1,16 +1,14 @@
 //! The loaded program itself: enabling it, asking about it, running it on a frame of one's own.
 
-use aya::{
-    Ebpf,
-    maps::{MapData, ProgramArray},
-    programs::{TestRun as _, TestRunOptions},
-};
-use aya_log::EbpfLogger;
-
 use super::{
     error::{Attempt as _, DataPathError},
     load::xdp_mut,
     pins::PinDir,
+};
+use aya::{
+    Ebpf,
+    maps::{MapData, ProgramArray},
+    programs::{TestRun as _, TestRunOptions},
 };
 
 /// What the verifier and the kernel say of the program.
@@ -111,12 +109,4 @@ fn context(frame: &[u8], ifindex: u32) -> Result<[u8; 24], DataPathError> {
         field.copy_from_slice(&value.to_ne_bytes());
     }
     Ok(context)
-}
-
-/// The program's warnings, on their way into the agent's log.
-pub type ProgramLog = EbpfLogger<&'static dyn log::Log>;
-
-/// Reads the pinned log ring: also what the program wrote while no agent ran.
-pub(super) fn logger(ebpf: &mut Ebpf) -> Result<ProgramLog, DataPathError> {
-    EbpfLogger::init(ebpf).attempt("opening the program's log")
 }
