@@ -105,9 +105,8 @@ fn judge<A: Tables>(
         return;
     }
     add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
-    let closing = matches!(entry.state(), FlowState::Closing);
     let counted_as_forward = matches!(entry.side(), Side::Forward);
-    if !expired && !closing && counted_as_forward {
+    if !expired && !entry.state().is_over() && counted_as_forward {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
     }
@@ -119,7 +118,7 @@ fn timeout<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, idle: &IdleTicks) 
         FlowState::Unanswered | FlowState::Answered => idle.unanswered,
         FlowState::Established if key.is_tcp() => idle.established,
         FlowState::Established => idle.udp[entry.color() as usize],
-        FlowState::Closing => idle.closing,
+        FlowState::Closing | FlowState::Refused => idle.closing,
     }
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use switcher_common::{
     address::Address,
-    flow::{Advance, FlowEntry, FlowKey, FlowState, Next, Side},
+    flow::{Advance, FlowEntry, FlowKey, Next, Side},
     packet::Datagram,
     reason::Reason,
     service::Color,
@@ -171,8 +171,7 @@ pub(crate) fn claim_reply_tuple<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A
     // SAFETY: as in `track`.
     let owner = unsafe { &*owner };
     let same_vip = owner.rewrite_addr == key.dst && owner.rewrite_port_be == key.dst_port_be;
-    let over = matches!(owner.state(), FlowState::Closing);
-    if owner.side() as u8 != Side::Reverse as u8 || !(same_vip || over) {
+    if owner.side() as u8 != Side::Reverse as u8 || !(same_vip || owner.state().is_over()) {
         return false;
     }
     forget(&reverse_key, owner);

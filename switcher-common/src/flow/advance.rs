@@ -4,10 +4,11 @@
 //!               SYN-ACK fits          ACK fits
 //!  Unanswered ───────────► Answered ───────────► Established ◄──── data ────┐
 //!      │  first reply (UDP, unpinned): promoted ──────▲   └─ RST, both FINs ► Closing
-//!      └─ RST ────────────────────────────────────────────────────────────────▲
+//!      └─ RST ► Refused ◄─ RST ─┘ (from where the handshake goes on as if nothing had been)
 //! ```
 //! RST and FIN only shorten the timeout, and later data restores the flow: whoever can forge them
-//! without knowing the sequence numbers (RFC 5961) ends nothing.
+//! without knowing the sequence numbers (RFC 5961) ends nothing. A flow that was never established
+//! is restored by its handshake alone: data proves nothing of a backend.
 
 use super::{FLAG_UNPINNED, FlowEntry, FlowState, Side};
 use crate::address::Address;
@@ -144,19 +145,23 @@ impl Advance {
             _ if repeats => self.with(Next::KeepRetransmit),
             // To its backend, which answers by challenge ACK (RFC 5961, section 4).
             FlowState::Established => self,
-            FlowState::Unanswered | FlowState::Answered | FlowState::Closing => {
-                self.with(Next::Reselect)
-            }
+            FlowState::Unanswered
+            | FlowState::Answered
+            | FlowState::Closing
+            | FlowState::Refused => self.with(Next::Reselect),
         }
     }
 
     #[inline(always)]
     fn client_segment(self, segment: &Segment) -> Self {
+        let fits = segment.ack == self.answer_seq.wrapping_add(1);
         match self.state {
-            FlowState::Answered if segment.ack == self.answer_seq.wrapping_add(1) => {
+            FlowState::Answered if fits => self.promoted().with_fin(Side::Forward, segment),
+            // Refused after its answer; without one the number is still zero.
+            FlowState::Refused if fits && self.answer_seq != 0 => {
                 self.promoted().with_fin(Side::Forward, segment)
             }
-            FlowState::Unanswered | FlowState::Answered => self,
+            FlowState::Unanswered | FlowState::Answered | FlowState::Refused => self,
             FlowState::Established | FlowState::Closing => {
                 self.with_fin(Side::Forward, segment).or_restored(segment)
             }
@@ -166,10 +171,10 @@ impl Advance {
     #[inline(always)]
     fn backend_segment<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
         match self.state {
-            FlowState::Unanswered if entry.flags & FLAG_UNPINNED != 0 => {
+            FlowState::Unanswered | FlowState::Refused if entry.flags & FLAG_UNPINNED != 0 => {
                 self.promoted().with_fin(Side::Reverse, segment)
             }
-            FlowState::Unanswered
+            FlowState::Unanswered | FlowState::Refused
                 if segment.is_syn_ack() && segment.ack == entry.syn_seq.wrapping_add(1) =>
             {
                 Self {
@@ -179,7 +184,7 @@ impl Advance {
                     ..self
                 }
             }
-            FlowState::Unanswered | FlowState::Answered => self,
+            FlowState::Unanswered | FlowState::Answered | FlowState::Refused => self,
             FlowState::Established | FlowState::Closing => {
                 self.with_fin(Side::Reverse, segment).or_restored(segment)
             }
@@ -202,13 +207,15 @@ impl Advance {
 
     #[inline(always)]
     fn closed(self) -> Self {
-        match self.state {
-            FlowState::Closing => self,
-            _ => Self {
-                next: Next::Update,
-                state: FlowState::Closing,
-                ..self
-            },
+        let state = match self.state {
+            FlowState::Closing | FlowState::Refused => return self,
+            FlowState::Established => FlowState::Closing,
+            FlowState::Unanswered | FlowState::Answered => FlowState::Refused,
+        };
+        Self {
+            next: Next::Update,
+            state,
+            ..self
         }
     }
 
@@ -375,6 +382,34 @@ mod tests {
     }
 
     #[test]
+    fn a_rst_before_the_flow_is_established_is_undone_by_the_handshake_and_by_nothing_else() {
+        use FlowState::{Answered, Established, Refused, Unanswered};
+        use Side::{Forward, Reverse};
+        for state in [Unanswered, Answered] {
+            for side in [Forward, Reverse] {
+                let rst = tcp(state, side, segment(RST, 0, 0, 0));
+                assert_eq!(rst, (Next::Update, Refused), "{state:?}");
+            }
+        }
+        for side in [Forward, Reverse] {
+            let data = tcp(Refused, side, segment(PSH_ACK, 0, 0, 10));
+            assert_eq!(data, (Next::Keep, Refused), "{side:?}");
+        }
+        let syn_ack = tcp(Refused, Reverse, segment(SYN | ACK, 500, 101, 0));
+        assert_eq!(syn_ack, (Next::Update, Answered));
+        let ack = tcp(Refused, Forward, segment(ACK, 101, 501, 0));
+        assert_eq!(ack, (Next::Promote, Established));
+        let never_answered = FlowEntry {
+            answer_seq: 0,
+            ..entry(Refused, Forward)
+        };
+        let ack = Advance::of(&never_answered, true, &segment(ACK, 101, 1, 0));
+        assert_eq!((ack.next, ack.state), (Next::Keep, Refused));
+        let new = tcp(Refused, Forward, segment(SYN, 101, 0, 0));
+        assert_eq!(new.0, Next::Reselect);
+    }
+
+    #[test]
     fn one_fin_leaves_the_flow_in_flight_and_the_second_closes_it() {
         let mut flow = entry(FlowState::Established, Side::Forward);
         let first = Advance::of(&flow, true, &segment(FIN | ACK, 0, 0, 0));
@@ -425,7 +460,7 @@ mod tests {
         let refused = Advance::of(&unpinned, true, &segment(RST, 0, 0, 0));
         assert_eq!(
             (refused.next, refused.state),
-            (Next::Update, FlowState::Closing)
+            (Next::Update, FlowState::Refused)
         );
     }
 }

@@ -117,6 +117,8 @@ pub enum FlowState {
     Established = 3,
     /// RST, or FIN in both directions: short timeout, not in flight.
     Closing = 4,
+    /// RST before both sides had answered: as `Closing`, but only the handshake brings it back.
+    Refused = 5,
 }
 
 impl FlowState {
@@ -128,8 +130,16 @@ impl FlowState {
             2 => Self::Answered,
             3 => Self::Established,
             4 => Self::Closing,
+            5 => Self::Refused,
             _ => Self::Unanswered,
         }
+    }
+
+    /// Whether the flow seems over, so that it is not in flight.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Closing | Self::Refused)
     }
 }
 
