@@ -60,7 +60,10 @@ pub(crate) fn track<A: Tables>(datagram: &Datagram<A>, now: u32) -> Option<Trans
         }
         Next::Promote => {
             update(key, entry, &advance);
+            // Once the entry is out of the LRU, another CPU may give its memory to another flow.
+            let translation = Translation::by(key, entry);
             promote(key, entry);
+            return Some(translation);
         }
         Next::Reselect => {
             count::note(Reason::TupleReused);
