@@ -1,149 +1,53 @@
 //! The switcher on the lab's node: its configuration, the agent as a process, the CLI.
 
+mod services;
+
 use std::{
-    fmt::Write as _,
     fs::{self, File},
-    net::{IpAddr, SocketAddr},
+    io,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use switcher_common::service::{Color, Protocol};
+use switcher_common::service::Color;
 
+pub use self::services::{LabService, configuration};
 use crate::{
-    lab::{Family, Lab, LabChild},
-    traffic::{ECHO_PORT, Flip, HTTP_PORT},
+    lab::{Lab, LabChild},
+    traffic::Flip,
 };
 
 /// How long the agent may take until its API answers.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a command may take that is expected to end by itself.
+const END_LIMIT: Duration = Duration::from_secs(20);
+/// Time between two looks at a state that sends no event.
+const LOOK: Duration = Duration::from_millis(20);
+/// `nobody`, a user without any right.
+const NOBODY: u32 = 65_534;
 
-/// A service of the lab: one listener for each family and protocol.
-#[derive(Clone, Debug)]
-pub struct LabService {
-    /// Its name.
-    pub name: &'static str,
-    /// Which of the lab's VIPs it has.
-    pub vip: u8,
-    /// Its port.
-    pub port: u16,
-    /// Its protocols.
-    pub protocols: &'static [Protocol],
-    /// Port of its backends.
-    pub backend_port: u16,
-    /// Lines that go into `[[service]]`.
-    pub options: String,
+/// How a command ended that was expected to.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; -1 after a signal.
+    pub code: i32,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
 }
 
-impl LabService {
-    /// HTTP on port 80.
-    #[must_use]
-    pub fn web(vip: u8) -> Self {
-        Self {
-            name: "web",
-            vip,
-            port: 80,
-            protocols: &[Protocol::Tcp],
-            backend_port: HTTP_PORT,
-            options: String::new(),
-        }
+impl Ended {
+    /// The JSON object on standard output; anything beside it is an error.
+    pub fn object(&self) -> Result<Value> {
+        serde_json::from_str(&self.stdout)
+            .with_context(|| format!("standard output is not exactly one JSON object: {self:?}"))
     }
-
-    /// Echo over TCP, for connections that live long.
-    #[must_use]
-    pub fn stream(vip: u8) -> Self {
-        Self {
-            name: "stream",
-            vip,
-            port: 7,
-            protocols: &[Protocol::Tcp],
-            backend_port: ECHO_PORT,
-            options: String::new(),
-        }
-    }
-
-    /// Echo over UDP. Flows count as finished after a second of silence, so that drains are short.
-    #[must_use]
-    pub fn datagram(vip: u8) -> Self {
-        Self {
-            name: "datagram",
-            vip,
-            port: 7,
-            protocols: &[Protocol::Udp],
-            backend_port: ECHO_PORT,
-            options: "drain_udp_idle = \"1s\"".to_owned(),
-        }
-    }
-
-    /// Where clients connect to.
-    #[must_use]
-    pub fn target(&self, lab: &Lab, family: Family) -> SocketAddr {
-        SocketAddr::new(lab.vip(family, self.vip), self.port)
-    }
-}
-
-/// The text of a configuration file for `services` in `lab`.
-#[must_use]
-pub fn configuration(lab: &Lab, services: &[LabService]) -> String {
-    let dir = lab.dir().display();
-    let mut text = format!(
-        "[agent]\n\
-         interfaces = [\"c1\", \"c2\", \"b\", \"g\"]\n\
-         mode = \"native\"\n\
-         socket = \"{dir}/switcher.sock\"\n\
-         pin_dir = \"{}/switcher\"\n\
-         state_dir = \"{dir}/state\"\n\
-         [agent.limits]\n\
-         flows = 65536\n\
-         unanswered = 16384\n\
-         services = 64\n\
-         listeners = 256\n\
-         backends = 1024\n\
-         maglev_slots = 262144\n",
-        lab.bpffs().display()
-    );
-    for service in services {
-        write_service(&mut text, lab, service);
-    }
-    text
-}
-
-fn write_service(text: &mut String, lab: &Lab, service: &LabService) {
-    // Writing to a String does not fail.
-    let _ = writeln!(
-        text,
-        "[[service]]\nname = \"{}\"\n{}",
-        service.name, service.options
-    );
-    for family in [Family::V4, Family::V6] {
-        for protocol in service.protocols {
-            let name = format!("{}-{family:?}", protocol.name()).to_lowercase();
-            let _ = writeln!(
-                text,
-                "[[service.listener]]\nname = \"{name}\"\nvip = \"{}\"\nport = {}\nprotocol = \"{}\"",
-                lab.vip(family, service.vip),
-                service.port,
-                protocol.name()
-            );
-            for color in Color::ALL {
-                let backends = lab.backends(color, family);
-                let _ = writeln!(
-                    text,
-                    "{} = [{}]",
-                    color.name(),
-                    list(&backends, service.backend_port)
-                );
-            }
-        }
-    }
-}
-
-fn list(addresses: &[IpAddr], port: u16) -> String {
-    let backend = |address: &IpAddr| format!("{{ address = \"{address}\", port = {port} }}");
-    addresses.iter().map(backend).collect::<Vec<_>>().join(", ")
 }
 
 /// The switcher on the lab's node.
@@ -181,6 +85,12 @@ impl<'lab> Node<'lab> {
         &self.config
     }
 
+    /// Replaces the configuration file; the agent reads it when it starts.
+    pub fn reconfigure(&self, configuration: &str) -> Result<()> {
+        fs::write(&self.config, configuration)
+            .with_context(|| format!("cannot write {}", self.config.display()))
+    }
+
     /// The agent's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -198,6 +108,15 @@ impl<'lab> Node<'lab> {
 
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.spawn_agent()?;
+        let mut agent = self.agent.take().context("it was just started")?;
+        self.wait_until_it_answers(&mut agent)?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// Starts the agent and waits for nothing.
+    pub fn spawn_agent(&mut self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent runs already");
         let log = File::options()
             .create(true)
@@ -207,10 +126,76 @@ impl<'lab> Node<'lab> {
         let mut command = self.command();
         command.args(["agent", "--config"]).arg(&self.config);
         command.stderr(log);
-        let mut agent = self.lab.node().start_child(command)?;
-        self.wait_until_it_answers(&mut agent)?;
-        self.agent = Some(agent);
+        self.agent = Some(self.lab.node().start_child(command)?);
         Ok(())
+    }
+
+    /// Runs `switcher agent --config CONFIG`, which is expected to end by itself, as root or as a
+    /// user without rights.
+    pub fn agent_that_ends(
+        &self,
+        config: &Path,
+        arguments: &[&str],
+        privileged: bool,
+    ) -> Result<Ended> {
+        let mut command = if privileged {
+            self.command()
+        } else {
+            let mut command = self.lab.node().command(self.binary_for_all()?);
+            without_rights(&mut command);
+            command
+        };
+        command.args(["agent", "--config"]).arg(config);
+        command.args(arguments);
+        self.ends(command)
+    }
+
+    /// Runs `switcher detach` for the configuration.
+    pub fn detach(&self, arguments: &[&str]) -> Result<(Value, i32)> {
+        let mut command = self.command();
+        command.args(["detach", "--json", "--config"]);
+        command.arg(&self.config).args(arguments);
+        let ended = self.ends(command)?;
+        Ok((ended.object()?, ended.code))
+    }
+
+    /// Starts the CLI with `--json` beside the caller; [`Node::end_of`] waits for it.
+    pub fn start_cli(&self, arguments: &[&str]) -> Result<LabChild> {
+        let mut command = self.command();
+        command.arg("--socket").arg(self.socket());
+        command.args(arguments).arg("--json");
+        self.piped(command)
+    }
+
+    /// Waits for the end of a command that was started with pipes.
+    pub fn end_of(&self, mut child: LabChild) -> Result<Ended> {
+        let Some(status) = child.wait(END_LIMIT)? else {
+            bail!("a command did not end within {END_LIMIT:?}");
+        };
+        let pipes = child.child();
+        Ok(Ended {
+            code: status.code().unwrap_or(-1),
+            stdout: read(pipes.stdout.take())?,
+            stderr: read(pipes.stderr.take())?,
+        })
+    }
+
+    fn ends(&self, command: Command) -> Result<Ended> {
+        self.end_of(self.piped(command)?)
+    }
+
+    fn piped(&self, mut command: Command) -> Result<LabChild> {
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.lab.node().start_child(command)
+    }
+
+    /// A copy of the command where everybody can reach it.
+    fn binary_for_all(&self) -> Result<PathBuf> {
+        let copy = self.lab.dir().join("switcher");
+        fs::copy(&self.binary, &copy)
+            .with_context(|| format!("cannot copy the command to {}", copy.display()))?;
+        Ok(copy)
     }
 
     /// There is no event to wait for from outside: the socket file appears before it is served, so
@@ -247,11 +232,17 @@ impl<'lab> Node<'lab> {
         }
     }
 
+    /// The API's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.lab.dir().join("switcher.sock")
+    }
+
     /// Runs the CLI.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
         self.command()
             .arg("--socket")
-            .arg(self.lab.dir().join("switcher.sock"))
+            .arg(self.socket())
             .args(arguments)
             .output()
             .context("cannot run the switcher command")
@@ -281,11 +272,25 @@ impl<'lab> Node<'lab> {
     /// A service in `switcher status`.
     pub fn service(&self, name: &str) -> Result<Value> {
         let status = self.status()?;
-        let services = status["services"].as_array().cloned().unwrap_or_default();
-        services
-            .into_iter()
-            .find(|service| service["name"] == name)
-            .with_context(|| format!("no service {name} in {status}"))
+        let found = service_in(&status, name);
+        ensure!(!found.is_null(), "no service {name} in {status}");
+        Ok(found.clone())
+    }
+
+    /// Waits until `done` holds for `switcher status`, which sends no events; `what` names it.
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + END_LIMIT;
+        loop {
+            let status = self.status()?;
+            if done(&status) {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{what}: not within {END_LIMIT:?}; the status is {status}"
+            );
+            thread::sleep(LOOK);
+        }
     }
 
     /// Packets with `reason` since the data path was loaded.
@@ -314,6 +319,40 @@ impl<'lab> Node<'lab> {
             to,
         })
     }
+}
+
+/// A service in an answer of `switcher status`; null when it is not there.
+#[must_use]
+pub fn service_in<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let services = status["services"].as_array();
+    let mut services = services.into_iter().flatten();
+    services
+        .find(|service| service["name"] == name)
+        .unwrap_or(&Value::Null)
+}
+
+/// Makes the child of `command` a user without rights.
+fn without_rights(command: &mut Command) {
+    use rustix::{
+        process::{Gid, Uid},
+        thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    };
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let prepare = move || -> io::Result<()> {
+        set_thread_groups(&[])?;
+        set_thread_res_gid(group, group, group)?;
+        Ok(set_thread_res_uid(user, user, user)?)
+    };
+    // SAFETY: the closure makes system calls only; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(prepare) };
+}
+
+fn read(pipe: Option<impl io::Read>) -> Result<String> {
+    let mut text = String::new();
+    let mut pipe = pipe.context("the command was started without pipes")?;
+    pipe.read_to_string(&mut text)
+        .context("cannot read what a command wrote")?;
+    Ok(text)
 }
 
 /// The built command, beside the running test or demo.
