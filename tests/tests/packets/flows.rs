@@ -1,0 +1,196 @@
+//! The flow tables as they are pinned: both entries of a flow, checked against each other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData, MapError};
+use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
+use switcher_common::flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
+use switcher_common::scan::Table;
+use switcher_common::service::Color;
+
+use crate::packet::Packet;
+
+/// What a flow's two entries say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    pub(crate) table: Table,
+    pub(crate) state: FlowState,
+    pub(crate) color: Color,
+    pub(crate) backend: SocketAddr,
+    pub(crate) service: u16,
+    pub(crate) preview: bool,
+    pub(crate) unpinned: bool,
+    /// Of the client.
+    pub(crate) syn_seq: u32,
+    /// Whether client and backend have sent a FIN.
+    pub(crate) fins: [bool; 2],
+}
+
+type Entries<A> = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
+
+/// The tables of both families.
+pub(crate) struct Flows {
+    v4: Tables<Ipv4>,
+    v6: Tables<Ipv6>,
+}
+
+struct Tables<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    established: Entries<A>,
+    unanswered: Entries<A>,
+}
+
+impl Flows {
+    /// Opens the tables that are pinned below `pin_dir`.
+    pub(crate) fn open(pin_dir: &Path) -> Result<Self> {
+        Ok(Self {
+            v4: Tables {
+                established: open(pin_dir, "ESTABLISHED4")?,
+                unanswered: open(pin_dir, "UNANSWERED4")?,
+            },
+            v6: Tables {
+                established: open(pin_dir, "ESTABLISHED6")?,
+                unanswered: open(pin_dir, "UNANSWERED6")?,
+            },
+        })
+    }
+
+    /// The flow of a packet on its way from the client; an error when its entries disagree.
+    pub(crate) fn of(&self, packet: &Packet) -> Result<Option<Flow>> {
+        let context = || format!("the flow of {} > {}", packet.from, packet.to);
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.flow(&key(packet)),
+            SocketAddr::V6(_) => self.v6.flow(&key(packet)),
+        }
+        .with_context(context)
+    }
+
+    /// How many entries all tables have together; a flow has two.
+    pub(crate) fn entries(&self) -> usize {
+        self.v4.entries() + self.v6.entries()
+    }
+
+    /// Takes both entries of a flow away, as if its table were lost.
+    pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.lose(&key(packet)),
+            SocketAddr::V6(_) => self.v6.lose(&key(packet)),
+        }
+    }
+}
+
+fn open<A>(pin_dir: &Path, name: &str) -> Result<Entries<A>>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    MapData::from_pin(pin_dir.join("maps").join(name))
+        .and_then(Map::from_map_data)
+        .and_then(Entries::try_from)
+        .with_context(|| format!("opening the pinned map {name}"))
+}
+
+fn key<A: Address>(packet: &Packet) -> FlowKey<A> {
+    FlowKey {
+        src: A::narrow(&WideAddress::from_ip(packet.from.ip())),
+        dst: A::narrow(&WideAddress::from_ip(packet.to.ip())),
+        src_port_be: packet.from.port().to_be(),
+        dst_port_be: packet.to.port().to_be(),
+        protocol: packet.protocol as u8,
+        reserved: [0; 3],
+    }
+}
+
+impl<A: Address> Tables<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod + std::fmt::Debug,
+{
+    fn entries(&self) -> usize {
+        self.established.keys().count() + self.unanswered.keys().count()
+    }
+
+    fn find(&self, key: &FlowKey<A>) -> Result<Option<(Table, FlowEntry<A>)>> {
+        let established = get(&self.established, key)?;
+        let unanswered = get(&self.unanswered, key)?;
+        Ok(match (established, unanswered) {
+            (None, None) => None,
+            (Some(entry), None) => Some((Table::Established, entry)),
+            (None, Some(entry)) => Some((Table::Unanswered, entry)),
+            (Some(_), Some(_)) => bail!("an entry is in both tables"),
+        })
+    }
+
+    fn lose(&mut self, key: &FlowKey<A>) -> Result<()> {
+        let (table, entry) = self.find(key)?.context("there is no such flow to lose")?;
+        let map = match table {
+            Table::Established => &mut self.established,
+            Table::Unanswered => &mut self.unanswered,
+        };
+        map.remove(&key.peer(&entry))?;
+        map.remove(key)?;
+        Ok(())
+    }
+
+    fn flow(&self, key: &FlowKey<A>) -> Result<Option<Flow>> {
+        let Some((table, forward)) = self.find(key)? else {
+            return Ok(None);
+        };
+        ensure!(
+            matches!(forward.side(), Side::Forward),
+            "the client's 5-tuple leads to an entry for replies"
+        );
+        let peer = key.peer(&forward);
+        let (reverse_table, reverse) = self
+            .find(&peer)?
+            .context("it has no entry for its replies")?;
+        ensure!(
+            table == reverse_table,
+            "its entries lie in two tables: {table:?}, {reverse_table:?}"
+        );
+        let wanted = FlowEntry {
+            last_seen: reverse.last_seen,
+            ..forward.reverse(key)
+        };
+        ensure!(
+            wanted == reverse,
+            "its entries disagree:\n  {wanted:?} expected from the client's\n  {reverse:?} found"
+        );
+        Ok(Some(Flow {
+            table,
+            state: forward.state(),
+            color: forward.color(),
+            backend: SocketAddr::new(
+                ip(forward.rewrite_addr),
+                u16::from_be(forward.rewrite_port_be),
+            ),
+            service: forward.service,
+            preview: forward.is_preview(),
+            unpinned: forward.flags & FLAG_UNPINNED != 0,
+            syn_seq: forward.syn_seq,
+            fins: [forward.fin_client != 0, forward.fin_backend != 0],
+        }))
+    }
+}
+
+fn get<A>(map: &Entries<A>, key: &FlowKey<A>) -> Result<Option<FlowEntry<A>>>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    match map.get(key, 0) {
+        Ok(entry) => Ok(Some(entry)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error).context("reading a flow table"),
+    }
+}
+
+fn ip<A: Address>(address: A) -> IpAddr {
+    address.wide().to_ip()
+}

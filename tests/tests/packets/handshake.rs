@@ -1,0 +1,191 @@
+//! How flows begin: selection, the reply's way back, and the way into the established table (G7).
+
+use anyhow::Result;
+use switcher_common::flow::FlowState;
+use switcher_common::reason::Reason;
+use switcher_common::scan::Table;
+use switcher_common::service::Color;
+use switcher_tests::lab::Lab;
+use switcher_tests::skip_unless_lab;
+
+use crate::flows::Flow;
+use crate::packet::{ACK, PSH, Packet, RST, SYN};
+use crate::rig::{Expected, Rig, first};
+use crate::setup::Kind;
+
+#[test]
+fn a_first_packet_goes_to_the_active_color_and_waits_for_an_answer() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for color in Color::ALL {
+            rig.flip(color)?;
+            for kind in Kind::ALL {
+                let client = rig.client(kind.family, 4000 + color as u16);
+                let packet = first(kind, client, rig.vip(kind));
+                let expected = rig.to_backend(&packet, color)?;
+                rig.expect(&format!("{kind:?} to {color:?}"), &packet, &expected)?;
+                let flow = Flow {
+                    table: Table::Unanswered,
+                    state: FlowState::Unanswered,
+                    color,
+                    backend: rig.backend(kind, color),
+                    service: 1,
+                    preview: false,
+                    unpinned: false,
+                    syn_seq: packet.seq,
+                    fins: [false; 2],
+                };
+                assert_eq!(rig.flow(&packet)?, flow, "{kind:?} to {color:?}");
+            }
+            let traffic = rig.counters.traffic(1, color)?;
+            assert_eq!((traffic.packets, traffic.new_flows), (4, 4), "{color:?}");
+        }
+        rig.expect_flows("a flow for each kind and color", 8)
+    })
+}
+
+#[test]
+fn a_tcp_handshake_moves_both_entries_to_the_established_table() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            let (client, vip) = (rig.client(kind.family, 4000), rig.vip(kind));
+            let backend = rig.backend(kind, Color::Blue);
+            let syn = Packet::tcp(client, vip, SYN, 1_000, 0);
+            rig.expect("SYN", &syn, &rig.to_backend(&syn, Color::Blue)?)?;
+            let syn_ack = Packet::tcp(backend, client, SYN | ACK, 9_000, 1_001);
+            rig.expect("SYN-ACK", &syn_ack, &rig.to_client(&syn_ack, vip)?)?;
+            let answered = rig.flow(&syn)?;
+            assert_eq!(answered.table, Table::Unanswered, "after the SYN-ACK");
+            assert_eq!(answered.state, FlowState::Answered, "after the SYN-ACK");
+            let ack = Packet::tcp(client, vip, ACK, 1_001, 9_001);
+            let expected = rig.to_backend(&ack, Color::Blue)?.noting(Reason::Promoted);
+            rig.expect("ACK", &ack, &expected)?;
+            let established = Flow {
+                table: Table::Established,
+                state: FlowState::Established,
+                ..answered
+            };
+            assert_eq!(rig.flow(&syn)?, established, "after the ACK");
+            let request = Packet::tcp(client, vip, PSH | ACK, 1_001, 9_001).payload(b"GET /odd");
+            let expected = rig.to_backend(&request, Color::Blue)?;
+            rig.expect("data of the client", &request, &expected)?;
+            let answer = Packet::tcp(backend, client, PSH | ACK, 9_001, 1_009).payload(b"200");
+            rig.expect(
+                "data of the backend",
+                &answer,
+                &rig.to_client(&answer, vip)?,
+            )?;
+            assert_eq!(rig.flow(&syn)?, established, "data changes nothing");
+        }
+        rig.expect_flows("one flow for each family", 2)
+    })
+}
+
+#[test]
+fn an_ack_or_answer_that_does_not_fit_does_not_establish_a_flow() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            let (client, vip) = (rig.client(kind.family, 4000), rig.vip(kind));
+            let backend = rig.backend(kind, Color::Blue);
+            let syn = Packet::tcp(client, vip, SYN, 1_000, 0);
+            rig.expect("SYN", &syn, &rig.to_backend(&syn, Color::Blue)?)?;
+            let begun = rig.flow(&syn)?;
+            let early = Packet::tcp(client, vip, ACK, 1_001, 9_001);
+            rig.expect("early ACK", &early, &rig.to_backend(&early, Color::Blue)?)?;
+            let other = Packet::tcp(backend, client, SYN | ACK, 9_000, 999);
+            rig.expect(
+                "SYN-ACK of another SYN",
+                &other,
+                &rig.to_client(&other, vip)?,
+            )?;
+            let challenge = Packet::tcp(backend, client, ACK, 5, 6);
+            rig.expect(
+                "challenge ACK",
+                &challenge,
+                &rig.to_client(&challenge, vip)?,
+            )?;
+            assert_eq!(rig.flow(&syn)?, begun, "nothing of it fits");
+            let syn_ack = Packet::tcp(backend, client, SYN | ACK, 9_000, 1_001);
+            rig.expect("SYN-ACK", &syn_ack, &rig.to_client(&syn_ack, vip)?)?;
+            let guessed = Packet::tcp(client, vip, ACK, 1_001, 9_000);
+            rig.expect(
+                "ACK of a guesser",
+                &guessed,
+                &rig.to_backend(&guessed, Color::Blue)?,
+            )?;
+            assert_eq!(rig.flow(&syn)?.state, FlowState::Answered);
+            assert_eq!(rig.flow(&syn)?.table, Table::Unanswered);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn the_first_reply_establishes_a_udp_flow() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::UDP {
+            let (client, vip) = (rig.client(kind.family, 4000), rig.vip(kind));
+            let question = Packet::udp(client, vip);
+            let forwarded = rig.to_backend(&question, Color::Blue)?;
+            rig.expect("question", &question, &forwarded)?;
+            rig.expect("question again", &question, &forwarded)?;
+            let begun = rig.flow(&question)?;
+            assert_eq!(begun.table, Table::Unanswered, "two questions, no answer");
+            let answer = Packet::udp(rig.backend(kind, Color::Blue), client).payload(b"answer");
+            let returned = rig.to_client(&answer, vip)?;
+            rig.expect(
+                "answer",
+                &answer,
+                &returned.clone().noting(Reason::Promoted),
+            )?;
+            let established = Flow {
+                table: Table::Established,
+                state: FlowState::Established,
+                ..begun
+            };
+            assert_eq!(rig.flow(&question)?, established, "after the answer");
+            rig.expect("second answer", &answer, &returned)?;
+            rig.expect("next question", &question, &forwarded)?;
+            assert_eq!(rig.flow(&question)?, established);
+        }
+        rig.expect_flows("one flow for each family", 2)
+    })
+}
+
+#[test]
+fn a_rst_without_a_flow_is_delivered_and_begins_none() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            for flags in [RST, RST | ACK, RST | SYN] {
+                let rst = Packet::tcp(rig.client(kind.family, 4000), rig.vip(kind), flags, 7, 8);
+                let expected = rig.to_backend(&rst, Color::Blue)?.noting(Reason::Unpinned);
+                rig.expect(&format!("flags {flags:#x}"), &rst, &expected)?;
+            }
+        }
+        rig.expect_flows("RSTs only", 0)
+    })
+}
+
+#[test]
+fn a_reply_without_a_flow_passes_untouched() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::ALL {
+            let backend = rig.backend(kind, Color::Blue);
+            let reply = first(kind, backend, rig.client(kind.family, 4000));
+            let passed = Expected::untouched(Reason::NotOurs);
+            rig.expect(&format!("{kind:?}"), &reply, &passed)?;
+        }
+        rig.expect_flows("replies of nothing", 0)
+    })
+}

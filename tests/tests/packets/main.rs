@@ -1,0 +1,17 @@
+//! Frames through the really loaded program (`BPF_PROG_TEST_RUN`), inside the node of a lab: each
+//! step's verdict, reasons, bytes and flow entries. What frames become is built by etherparse, with
+//! all checksums computed in full.
+
+mod describe;
+mod flows;
+mod packet;
+mod rig;
+mod setup;
+
+mod talk;
+
+mod closing;
+mod handshake;
+mod not_ours;
+mod switching;
+mod verifier;

@@ -1,0 +1,203 @@
+//! G11: what belongs to no listener and no flow passes, byte for byte.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder};
+use switcher_common::reason::Reason;
+use switcher_common::service::{Color, Protocol};
+use switcher_tests::lab::{Family, Lab};
+use switcher_tests::skip_unless_lab;
+
+use crate::packet::{INCOMING, Packet, SYN};
+use crate::rig::{Expected, Rig, first};
+use crate::setup::Kind;
+
+fn v4(address: IpAddr) -> Result<[u8; 4]> {
+    match address {
+        IpAddr::V4(address) => Ok(address.octets()),
+        IpAddr::V6(_) => anyhow::bail!("{address} is not IPv4"),
+    }
+}
+
+fn v6(address: IpAddr) -> Result<[u8; 16]> {
+    match address {
+        IpAddr::V6(address) => Ok(address.octets()),
+        IpAddr::V4(_) => anyhow::bail!("{address} is not IPv6"),
+    }
+}
+
+fn arp(rig: &Rig) -> Result<Vec<u8>> {
+    let client = v4(rig.client(Family::V4, 0).ip())?;
+    let packet = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation::REQUEST,
+        &INCOMING.source,
+        &client,
+        &[0; 6],
+        &v4(rig.lab.vip4(0))?,
+    )?;
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(INCOMING.source, [0xff; 6])
+        .arp(packet)
+        .write(&mut frame)?;
+    Ok(frame)
+}
+
+/// A neighbour solicitation for a VIP, to `to`.
+fn solicitation(rig: &Rig, to: [u8; 16]) -> Result<Vec<u8>> {
+    let client = v6(rig.client(Family::V6, 0).ip())?;
+    let target = v6(rig.lab.vip6(0))?;
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(INCOMING.source, INCOMING.destination)
+        .ipv6(client, to, 255)
+        .icmpv6_raw(135, 0, [0; 4])
+        .write(&mut frame, &target)?;
+    Ok(frame)
+}
+
+fn echo(rig: &Rig, family: Family, to: IpAddr) -> Result<Vec<u8>> {
+    let from = rig.client(family, 0).ip();
+    let link = PacketBuilder::ethernet2(INCOMING.source, INCOMING.destination);
+    let mut frame = Vec::new();
+    match family {
+        Family::V4 => link
+            .ipv4(v4(from)?, v4(to)?, 64)
+            .icmpv4_echo_request(1, 2)
+            .write(&mut frame, b"ping")?,
+        Family::V6 => link
+            .ipv6(v6(from)?, v6(to)?, 64)
+            .icmpv6_echo_request(1, 2)
+            .write(&mut frame, b"ping")?,
+    }
+    Ok(frame)
+}
+
+/// `packet` with a VLAN tag.
+fn tagged(packet: &Packet) -> Result<Vec<u8>> {
+    let mut frame = packet.bytes()?;
+    frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+    Ok(frame)
+}
+
+#[test]
+fn g11_what_is_neither_tcp_nor_udp_passes_untouched() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        let group = v6("ff02::1:ff00:1".parse()?)?;
+        let vip = v6(lab.vip6(0))?;
+        let (vip4, vip6) = (lab.vip4(0), lab.vip6(0));
+        let mut unknown = first(
+            Kind::ALL[0],
+            rig.client(Family::V4, 1),
+            rig.vip(Kind::ALL[0]),
+        )
+        .bytes()?;
+        unknown[12..14].copy_from_slice(&[0x88, 0xcc]);
+        let rows = [
+            ("ARP for a VIP", arp(rig)?, Reason::NotIp),
+            ("LLDP", unknown, Reason::NotIp),
+            (
+                "a solicitation to the group",
+                solicitation(rig, group)?,
+                Reason::NotOurs,
+            ),
+            (
+                "a solicitation to the VIP",
+                solicitation(rig, vip)?,
+                Reason::OtherProtocol,
+            ),
+            (
+                "ping of an IPv4 VIP",
+                echo(rig, Family::V4, vip4)?,
+                Reason::OtherProtocol,
+            ),
+            (
+                "ping of an IPv6 VIP",
+                echo(rig, Family::V6, vip6)?,
+                Reason::OtherProtocol,
+            ),
+        ];
+        for (what, frame, reason) in rows {
+            rig.expect_frame(what, &frame, &Expected::untouched(reason))?;
+        }
+        for kind in Kind::ALL {
+            let packet = first(kind, rig.client(kind.family, 4000), rig.vip(kind));
+            let what = format!("{kind:?} with a VLAN tag");
+            rig.expect_frame(
+                &what,
+                &tagged(&packet)?,
+                &Expected::untouched(Reason::NotIp),
+            )?;
+        }
+        rig.expect_flows("nothing of it is a flow", 0)
+    })
+}
+
+#[test]
+fn g11_packets_to_no_listener_pass_untouched() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        let passed = Expected::untouched(Reason::NotOurs);
+        for kind in Kind::ALL {
+            let client = rig.client(kind.family, 4000);
+            let vip = rig.vip(kind);
+            let backend = rig.backend(kind, Color::Blue);
+            let others: [(&str, SocketAddr); 4] = [
+                ("a port without listener", (vip.ip(), 443).into()),
+                (
+                    "a VIP without listener",
+                    (lab.vip(kind.family, 1), vip.port()).into(),
+                ),
+                (
+                    "the node",
+                    (lab.topology().links[0].node_address(kind.family), 80).into(),
+                ),
+                ("a backend itself", backend),
+            ];
+            for (what, to) in others {
+                let packet = first(kind, client, to);
+                rig.expect(&format!("{kind:?} to {what}"), &packet, &passed)?;
+            }
+            let other = match kind.protocol {
+                Protocol::Tcp => Packet::udp(client, vip),
+                Protocol::Udp => Packet::tcp(client, vip, SYN, 1, 0),
+            };
+            rig.expect("the listener's port, another protocol", &other, &passed)?;
+            for to in [client, (client.ip(), 53).into()] {
+                let packet = first(kind, backend, to);
+                rig.expect(
+                    &format!("{kind:?} of a backend, of no flow"),
+                    &packet,
+                    &passed,
+                )?;
+            }
+        }
+        rig.expect_flows("nothing of it is a flow", 0)
+    })
+}
+
+#[test]
+fn g11_ipv6_extension_headers_before_tcp_pass_untouched() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        let kind = Kind::TCP[1];
+        let packet = first(kind, rig.client(kind.family, 4000), rig.vip(kind));
+        // Hop-by-hop, routing, destination options: eight bytes each.
+        for next_header in [0, 43, 60] {
+            let mut frame = packet.bytes()?;
+            let tcp = std::mem::replace(&mut frame[20], next_header);
+            let at = packet.transport_offset();
+            frame.splice(at..at, [tcp, 0, 1, 4, 0, 0, 0, 0]);
+            let len = u16::try_from(frame.len() - 54).context("a short frame")?;
+            frame[18..20].copy_from_slice(&len.to_be_bytes());
+            let passed = Expected::untouched(Reason::OtherProtocol);
+            rig.expect_frame(&format!("next header {next_header}"), &frame, &passed)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,241 @@
+//! A packet in words, and its bytes: built by etherparse with checksums computed in full, so that
+//! what a test expects owes nothing to the code under test.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use etherparse::{
+    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv4Options, Ipv6Header, TcpHeader, UdpHeader,
+};
+use switcher_common::service::Protocol;
+
+/// FIN.
+pub(crate) const FIN: u8 = 0x01;
+/// SYN.
+pub(crate) const SYN: u8 = 0x02;
+/// RST.
+pub(crate) const RST: u8 = 0x04;
+/// PSH.
+pub(crate) const PSH: u8 = 0x08;
+/// ACK.
+pub(crate) const ACK: u8 = 0x10;
+
+/// A TCP segment or UDP datagram between two endpoints of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) protocol: Protocol,
+    /// TCP only.
+    pub(crate) flags: u8,
+    /// TCP only.
+    pub(crate) seq: u32,
+    /// TCP only.
+    pub(crate) ack: u32,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    /// A multiple of four bytes.
+    pub(crate) ip_options: Vec<u8>,
+    /// Without it the field is zero; UDP over IPv4 only.
+    pub(crate) udp_checksum: bool,
+    /// Bytes after the end of the IP packet, as short frames have them.
+    pub(crate) padding: Vec<u8>,
+    pub(crate) link: Link,
+}
+
+/// The Ethernet addresses of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) destination: [u8; 6],
+    pub(crate) source: [u8; 6],
+}
+
+/// Of frames on their way in: made up, because the program does not look at them.
+pub(crate) const INCOMING: Link = Link {
+    destination: [0x02, 0, 0, 0, 0, 0x01],
+    source: [0x02, 0, 0, 0, 0, 0x02],
+};
+
+impl Packet {
+    fn new(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Self {
+        Self {
+            from,
+            to,
+            protocol,
+            flags: 0,
+            seq: 0,
+            ack: 0,
+            payload: Vec::new(),
+            ttl: 64,
+            tos: 0,
+            ip_options: Vec::new(),
+            udp_checksum: true,
+            padding: Vec::new(),
+            link: INCOMING,
+        }
+    }
+
+    /// A segment with `flags` and these numbers.
+    pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: u32) -> Self {
+        Self {
+            flags,
+            seq,
+            ack,
+            ..Self::new(Protocol::Tcp, from, to)
+        }
+    }
+
+    /// A datagram that says hello.
+    pub(crate) fn udp(from: SocketAddr, to: SocketAddr) -> Self {
+        Self::new(Protocol::Udp, from, to).payload(b"hello")
+    }
+
+    pub(crate) fn payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    pub(crate) fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub(crate) fn padding(mut self, padding: &[u8]) -> Self {
+        self.padding = padding.to_vec();
+        self
+    }
+
+    pub(crate) fn ip_options(mut self, options: &[u8]) -> Self {
+        self.ip_options = options.to_vec();
+        self
+    }
+
+    pub(crate) fn without_udp_checksum(mut self) -> Self {
+        self.udp_checksum = false;
+        self
+    }
+
+    /// The packet as it is on its way out to another destination.
+    pub(crate) fn sent_to(&self, to: SocketAddr, link: Link) -> Self {
+        Self {
+            to,
+            link,
+            ttl: self.ttl - 1,
+            ..self.clone()
+        }
+    }
+
+    /// The packet as it is on its way out with another source.
+    pub(crate) fn sent_from(&self, from: SocketAddr, link: Link) -> Self {
+        Self {
+            from,
+            link,
+            ttl: self.ttl - 1,
+            ..self.clone()
+        }
+    }
+
+    /// Where the transport header begins in the frame.
+    pub(crate) fn transport_offset(&self) -> usize {
+        let ip = if self.to.is_ipv4() {
+            20 + self.ip_options.len()
+        } else {
+            40
+        };
+        Ethernet2Header::LEN + ip
+    }
+
+    /// The frame.
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
+        let ether_type = match self.to {
+            SocketAddr::V4(_) => EtherType::IPV4,
+            SocketAddr::V6(_) => EtherType::IPV6,
+        };
+        let ethernet = Ethernet2Header {
+            destination: self.link.destination,
+            source: self.link.source,
+            ether_type,
+        };
+        let mut frame = ethernet.to_bytes().to_vec();
+        let packet = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => self.ipv4(from.octets(), to.octets()),
+            (IpAddr::V6(from), IpAddr::V6(to)) => self.ipv6(from.octets(), to.octets()),
+            _ => anyhow::bail!("{} and {} are of two families", self.from, self.to),
+        };
+        frame.extend(packet.with_context(|| format!("building {self:?}"))?);
+        frame.extend(&self.padding);
+        Ok(frame)
+    }
+
+    fn ip_number(&self) -> IpNumber {
+        IpNumber(self.protocol as u8)
+    }
+
+    fn ipv4(&self, from: [u8; 4], to: [u8; 4]) -> Result<Vec<u8>> {
+        let mut header = Ipv4Header::new(0, self.ttl, self.ip_number(), from, to)?;
+        header.dscp = (self.tos >> 2).try_into()?;
+        header.ecn = (self.tos & 3).try_into()?;
+        header.identification = 0x5a5a;
+        header.options = Ipv4Options::try_from(self.ip_options.as_slice())?;
+        let transport = match self.protocol {
+            Protocol::Tcp => {
+                let mut tcp = self.tcp_header();
+                tcp.checksum = tcp.calc_checksum_ipv4(&header, &self.payload)?;
+                tcp.to_bytes().to_vec()
+            }
+            Protocol::Udp if self.udp_checksum => {
+                let (from, to) = (self.from.port(), self.to.port());
+                let udp = UdpHeader::with_ipv4_checksum(from, to, &header, &self.payload)?;
+                udp.to_bytes().to_vec()
+            }
+            Protocol::Udp => {
+                let (from, to) = (self.from.port(), self.to.port());
+                let udp = UdpHeader::without_ipv4_checksum(from, to, self.payload.len())?;
+                udp.to_bytes().to_vec()
+            }
+        };
+        header.set_payload_len(transport.len() + self.payload.len())?;
+        header.header_checksum = header.calc_header_checksum();
+        Ok([&header.to_bytes()[..], &transport, &self.payload].concat())
+    }
+
+    fn ipv6(&self, from: [u8; 16], to: [u8; 16]) -> Result<Vec<u8>> {
+        let mut header = Ipv6Header {
+            traffic_class: self.tos,
+            next_header: self.ip_number(),
+            hop_limit: self.ttl,
+            source: from,
+            destination: to,
+            flow_label: 0x5_a5a5.try_into()?,
+            ..Ipv6Header::default()
+        };
+        let transport = match self.protocol {
+            Protocol::Tcp => {
+                let mut tcp = self.tcp_header();
+                tcp.checksum = tcp.calc_checksum_ipv6(&header, &self.payload)?;
+                tcp.to_bytes().to_vec()
+            }
+            Protocol::Udp => {
+                let (from, to) = (self.from.port(), self.to.port());
+                let udp = UdpHeader::with_ipv6_checksum(from, to, &header, &self.payload)?;
+                udp.to_bytes().to_vec()
+            }
+        };
+        header.set_payload_length(transport.len() + self.payload.len())?;
+        Ok([&header.to_bytes()[..], &transport, &self.payload].concat())
+    }
+
+    fn tcp_header(&self) -> TcpHeader {
+        let has = |flag| self.flags & flag != 0;
+        TcpHeader {
+            fin: has(FIN),
+            syn: has(SYN),
+            rst: has(RST),
+            psh: has(PSH),
+            ack: has(ACK),
+            acknowledgment_number: self.ack,
+            ..TcpHeader::new(self.from.port(), self.to.port(), self.seq, 0xfff0)
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The loaded program inside a lab's node: frames go in, and every step says what comes out, what
+//! is counted, and how the frame looks afterwards.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use switcher_common::reason::{REASON_SLOTS, Reason, Verdict};
+use switcher_common::service::{Color, Protocol, ServiceSwitch};
+use switcher_tests::lab::{FAR_INTERFACE, Family, Lab};
+use switcher_userspace::config::Config;
+use switcher_userspace::datapath::{Action, Counters, DataPath, Scanner, TestRun};
+
+use crate::describe;
+use crate::flows::{Flow, Flows};
+use crate::packet::{Link, Packet};
+use crate::setup::{Kind, Setup};
+
+/// The data path of one lab.
+pub(crate) struct Rig<'a> {
+    pub(crate) lab: &'a Lab,
+    pub(crate) path: DataPath,
+    pub(crate) scanner: Scanner,
+    pub(crate) counters: Counters,
+    pub(crate) flows: Flows,
+    pub(crate) config: Config,
+    links: Vec<(&'static str, u32, Link)>,
+    /// Interface that frames come in by; 0 is the loopback device.
+    pub(crate) ingress: u32,
+}
+
+/// What the program is to do with a frame.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    reason: Reason,
+    notes: Vec<Reason>,
+    /// `None`: the bytes that went in.
+    packet: Option<Packet>,
+}
+
+impl Expected {
+    /// Sent out of another interface as `packet`.
+    pub(crate) fn redirected(packet: Packet) -> Self {
+        Self::rewritten(Reason::Redirected, packet)
+    }
+
+    /// Rewritten to `packet`, with the verdict of `reason`.
+    pub(crate) fn rewritten(reason: Reason, packet: Packet) -> Self {
+        Self {
+            reason,
+            notes: Vec::new(),
+            packet: Some(packet),
+        }
+    }
+
+    /// Not changed, with the verdict of `reason`.
+    pub(crate) fn untouched(reason: Reason) -> Self {
+        Self {
+            reason,
+            notes: Vec::new(),
+            packet: None,
+        }
+    }
+
+    /// Counted as `reason` too.
+    pub(crate) fn noting(mut self, reason: Reason) -> Self {
+        self.notes.push(reason);
+        self
+    }
+}
+
+impl<'a> Rig<'a> {
+    /// Runs `test` inside the node of `lab`, over the loaded program with [`Setup::plain`].
+    pub(crate) fn plain(lab: &Lab, test: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
+        Self::with(lab, &Setup::plain(lab), test)
+    }
+
+    /// Runs `test` inside the node of `lab`, over the loaded program with `setup`; blue is active.
+    pub(crate) fn with(
+        lab: &Lab,
+        setup: &Setup,
+        test: impl FnOnce(&mut Rig) -> Result<()> + Send,
+    ) -> Result<()> {
+        lab.node().run(|| {
+            let mut rig = Rig::new(lab, setup)?;
+            test(&mut rig)
+        })
+    }
+
+    fn new(lab: &'a Lab, setup: &Setup) -> Result<Self> {
+        let pin_dir = lab.bpffs().join("switcher");
+        let config = setup.config(&pin_dir)?;
+        let mut path = DataPath::open(&config.agent)?;
+        let mut scanner = path.scanner()?;
+        path.apply(&config, &mut scanner, |path, ids| {
+            let blue = states(&vec![(Color::Blue, Color::Blue); ids.len()]);
+            path.switch(&blue).map(drop)
+        })?;
+        for (id, service) in (1..).zip(&config.services) {
+            path.set_idle(id, service, [service.idle.udp.as_millis(); 2])?;
+        }
+        path.enable()?;
+        path.attach(&config.agent)?;
+        let mut links = Vec::new();
+        for link in &lab.topology().links {
+            let near = lab.node().interface(link.node_interface)?;
+            let frames = Link {
+                destination: lab.host(link.host)?.interface(FAR_INTERFACE)?.mac,
+                source: near.mac,
+            };
+            links.push((link.host, near.index, frames));
+        }
+        Ok(Self {
+            lab,
+            scanner,
+            counters: path.counters()?,
+            flows: Flows::open(&pin_dir)?,
+            path,
+            config,
+            links,
+            ingress: 0,
+        })
+    }
+
+    /// An endpoint of the first client.
+    pub(crate) fn client(&self, family: Family, port: u16) -> SocketAddr {
+        let links = &self.lab.topology().links;
+        SocketAddr::new(links[0].far_addresses(family)[0], port)
+    }
+
+    /// The VIP of the plain setup.
+    pub(crate) fn vip(&self, kind: Kind) -> SocketAddr {
+        kind.vip(self.lab, 0)
+    }
+
+    /// The one backend of `color` in the plain setup.
+    pub(crate) fn backend(&self, kind: Kind, color: Color) -> SocketAddr {
+        kind.backends(self.lab, color)[0]
+    }
+
+    /// Ethernet addresses of frames from the node to `host`.
+    pub(crate) fn link(&self, host: &str) -> Result<Link> {
+        self.find_link(host).map(|(_, link)| link)
+    }
+
+    /// Index of the node's interface to `host`.
+    pub(crate) fn interface(&self, host: &str) -> Result<u32> {
+        self.find_link(host).map(|(index, _)| index)
+    }
+
+    fn find_link(&self, host: &str) -> Result<(u32, Link)> {
+        let found = self.links.iter().find(|(name, ..)| *name == host);
+        let (_, index, link) = found.with_context(|| format!("no link to a host {host}"))?;
+        Ok((*index, *link))
+    }
+
+    /// Makes `color` the active and the base color of all services.
+    pub(crate) fn flip(&mut self, color: Color) -> Result<()> {
+        let all = vec![(color, color); self.config.services.len()];
+        self.switch(&all)
+    }
+
+    /// Sets the active and the base color of each service.
+    pub(crate) fn switch(&mut self, colors: &[(Color, Color)]) -> Result<()> {
+        self.path.switch(&states(colors))?;
+        Ok(())
+    }
+
+    /// What `packet` becomes on its way to a backend of `color`.
+    pub(crate) fn to_backend(&self, packet: &Packet, color: Color) -> Result<Expected> {
+        let family = Family::of(packet.to.ip());
+        let kind = Kind {
+            family,
+            protocol: packet.protocol,
+        };
+        let backend = self.backend(kind, color);
+        Ok(Expected::redirected(
+            packet.sent_to(backend, self.link(color.name())?),
+        ))
+    }
+
+    /// What the reply `packet` becomes on its way to the first client.
+    pub(crate) fn to_client(&self, packet: &Packet, vip: SocketAddr) -> Result<Expected> {
+        Ok(Expected::redirected(
+            packet.sent_from(vip, self.link("client")?),
+        ))
+    }
+
+    /// Runs a frame through the program.
+    pub(crate) fn run(&mut self, frame: &[u8]) -> Result<TestRun> {
+        Ok(self.path.test_run(frame, self.ingress)?)
+    }
+
+    /// Runs a frame, and says what was counted.
+    pub(crate) fn run_counted(&mut self, frame: &[u8]) -> Result<(TestRun, Vec<(Reason, u64)>)> {
+        let before = self.counts()?;
+        let run = self.run(frame)?;
+        let after = self.counts()?;
+        let counted = Reason::ALL.iter().map(|&reason| {
+            let at = reason as usize;
+            (reason, after[at] - before[at])
+        });
+        Ok((run, counted.filter(|(_, count)| *count > 0).collect()))
+    }
+
+    fn counts(&self) -> Result<[u64; REASON_SLOTS as usize]> {
+        let mut counts = [0; REASON_SLOTS as usize];
+        for (reason, count) in self.counters.verdicts()? {
+            counts[reason as usize] = count;
+        }
+        Ok(counts)
+    }
+
+    /// Runs `packet`; an error in English when anything else than `expected` happens.
+    pub(crate) fn expect(
+        &mut self,
+        what: &str,
+        packet: &Packet,
+        expected: &Expected,
+    ) -> Result<()> {
+        self.expect_frame(what, &packet.bytes()?, expected)
+    }
+
+    /// As [`Self::expect`], for a frame that is no whole packet.
+    pub(crate) fn expect_frame(
+        &mut self,
+        what: &str,
+        frame: &[u8],
+        expected: &Expected,
+    ) -> Result<()> {
+        let (run, counted) = self.run_counted(frame)?;
+        let wrong = |text: String| format!("{what}: {text}\n  sent     {}", describe::frame(frame));
+        let mut wanted: Vec<_> = std::iter::once(&expected.reason)
+            .chain(&expected.notes)
+            .map(|&reason| (reason, 1))
+            .collect();
+        wanted.sort_by_key(|(reason, _)| *reason as u32);
+        if counted != wanted {
+            bail!(wrong(format!("counted {counted:?}, expected {wanted:?}")));
+        }
+        let action = action(expected.reason);
+        if run.action != action {
+            bail!(wrong(format!("{:?}, expected {action:?}", run.action)));
+        }
+        let bytes = match &expected.packet {
+            Some(packet) => packet.bytes()?,
+            None => frame.to_vec(),
+        };
+        if let Some(difference) = describe::difference(&bytes, &run.frame) {
+            bail!(wrong(format!("the frame is not as expected: {difference}")));
+        }
+        Ok(())
+    }
+
+    /// The flow of a packet from the client; an error when there is none.
+    pub(crate) fn flow(&self, packet: &Packet) -> Result<Flow> {
+        let flow = self.flows.of(packet)?;
+        flow.with_context(|| format!("no flow of {} > {}", packet.from, packet.to))
+    }
+
+    /// An error unless the tables hold exactly `flows` flows.
+    pub(crate) fn expect_flows(&self, what: &str, flows: usize) -> Result<()> {
+        let entries = self.flows.entries();
+        ensure!(
+            entries == 2 * flows,
+            "{what}: the tables hold {entries} entries, expected {flows} flows of two"
+        );
+        Ok(())
+    }
+}
+
+fn states(colors: &[(Color, Color)]) -> Vec<ServiceSwitch> {
+    let of_services = colors.iter().map(|&(active, base)| ServiceSwitch {
+        active: active as u8,
+        base: base as u8,
+        ..ServiceSwitch::default()
+    });
+    std::iter::once(ServiceSwitch::default())
+        .chain(of_services)
+        .collect()
+}
+
+/// The verdict that goes with a reason.
+fn action(reason: Reason) -> Action {
+    match reason.verdict() {
+        Verdict::Pass | Verdict::Note => Action::Pass,
+        Verdict::Tx => Action::Tx,
+        Verdict::Redirect => Action::Redirect,
+        Verdict::Drop => Action::Drop,
+    }
+}
+
+/// A first packet of a client: a SYN with sequence number 1000, or a datagram.
+pub(crate) fn first(kind: Kind, from: SocketAddr, to: SocketAddr) -> Packet {
+    match kind.protocol {
+        Protocol::Tcp => Packet::tcp(from, to, crate::packet::SYN, 1_000, 0),
+        Protocol::Udp => Packet::udp(from, to),
+    }
+}
