@@ -53,9 +53,13 @@ impl Delta {
     }
 }
 
-/// Ones' complement sum of the 16-bit parts. Three rounds suffice: they leave at most 0x1_0002 after
+/// Ones' complement sum of the 16-bit parts. Three rounds suffice: they leave at most `0x1_0002` after
 /// the second.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "three rounds leave 16 bits"
+)]
 const fn fold(mut sum: u64) -> u16 {
     sum = (sum & 0xffff_ffff) + (sum >> 32);
     sum = (sum & 0xffff) + (sum >> 16);

@@ -9,12 +9,17 @@ pub const TICK_SHIFT: u32 = 20;
 /// Ticks of a `CLOCK_MONOTONIC` reading in nanoseconds.
 #[inline(always)]
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "ticks wrap")]
 pub const fn ticks_from_ns(ns: u64) -> u32 {
     (ns >> TICK_SHIFT) as u32
 }
 
 /// Ticks of a length in milliseconds, rounded up; at most `u32::MAX / 2`, which is 26 days.
 #[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "compared with the largest value before"
+)]
 pub const fn ticks_from_ms(ms: u64) -> u32 {
     let ticks = ms
         .saturating_mul(1_000_000)

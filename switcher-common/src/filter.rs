@@ -13,6 +13,10 @@ pub const FILTER_WORDS: u32 = FILTER_BITS / 64;
 /// Where an address's bit is: word and mask.
 #[inline(always)]
 #[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "any bits of the hash will do"
+)]
 pub fn position<A: Address>(address: &A) -> (u32, u64) {
     let bit = (mix(address.digest()) as u32) & (FILTER_BITS - 1);
     (bit / 64, 1 << (bit % 64))

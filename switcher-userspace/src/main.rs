@@ -10,6 +10,7 @@ use switcher_userspace::{
 fn main() -> ExitCode {
     cli::main(Local {
         agent: agent::run,
+        check: agent::check,
         detach: agent::detach,
     })
 }

@@ -68,6 +68,16 @@ impl<A: Address> Datagram<A> {
     }
 }
 
+/// Lengths as the packet's length fields count them.
+const IPV6_LEN: u16 = 40;
+const TCP_LEN: u16 = 20;
+const UDP_LEN: u16 = 8;
+const _: () = {
+    assert!(size_of::<Ipv6Hdr>() == IPV6_LEN as usize);
+    assert!(size_of::<Tcp>() == TCP_LEN as usize);
+    assert!(size_of::<UdpHdr>() == UDP_LEN as usize);
+};
+
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
@@ -121,7 +131,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv6>
         dst: Ipv6::from_octets(header.dst_addr),
         ip_offset,
         transport_offset: ip_offset + size_of::<Ipv6Hdr>(),
-        ip_len: payload_len.saturating_add(size_of::<Ipv6Hdr>() as u16),
+        ip_len: payload_len.saturating_add(IPV6_LEN),
         protocol,
         ttl: header.hop_limit,
         tos: (first << 4) | (second >> 4),
@@ -166,10 +176,10 @@ fn tcp<A: Address, F: Frame + ?Sized>(
         .header::<Tcp>(ip.transport_offset)
         .ok_or(Reason::Truncated)?;
     let header_len = u16::from(header.data_offset >> 4) * 4;
-    if transport_len < size_of::<Tcp>() as u16 {
+    if transport_len < TCP_LEN {
         return Err(Reason::Truncated);
     }
-    if header_len < size_of::<Tcp>() as u16 || header_len > transport_len {
+    if header_len < TCP_LEN || header_len > transport_len {
         return Err(Reason::BadHeader);
     }
     let segment = Segment {
@@ -190,11 +200,11 @@ fn udp<A: Address, F: Frame + ?Sized>(
     let header = frame
         .header::<UdpHdr>(ip.transport_offset)
         .ok_or(Reason::Truncated)?;
-    if transport_len < size_of::<UdpHdr>() as u16 {
+    if transport_len < UDP_LEN {
         return Err(Reason::Truncated);
     }
     let len = u16::from_be_bytes(header.len);
-    if len < size_of::<UdpHdr>() as u16 || len > transport_len {
+    if len < UDP_LEN || len > transport_len {
         return Err(Reason::BadHeader);
     }
     Ok(datagram(ip, header.src, header.dst, Segment::default()))

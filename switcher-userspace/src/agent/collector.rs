@@ -89,12 +89,12 @@ fn run(
         match scanner.scan(highest_service, true) {
             Ok(scan) => {
                 pause = pause_after(scan.ended_at - scan.began_at, draining);
-                let scanned = Scanned {
+                let result = Scanned {
                     scan,
                     began_boot_ms,
                     waiting,
                 };
-                if core.blocking_send(Command::Scanned(scanned)).is_err() {
+                if core.blocking_send(Command::Scanned(result)).is_err() {
                     return;
                 }
             }

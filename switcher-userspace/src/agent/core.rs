@@ -283,7 +283,7 @@ impl Core {
                 }
                 Ok(Attached::Already) => {}
                 Err(error) => {
-                    tracing::error!(interface, %error, "interface came back, not attached")
+                    tracing::error!(interface, %error, "interface came back, not attached");
                 }
             }
         }

@@ -29,21 +29,17 @@ use crate::{
         server::{self, ApiSocket},
         types::{ApiError, ErrorCode},
     },
-    cli::AgentArgs,
+    cli::{AgentArgs, Checked},
     config::Config,
     datapath,
-    preflight::{self, Report},
+    preflight::{self, Report, Severity},
 };
 
-/// Runs the agent until SIGTERM or SIGINT, or only checks.
-pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+/// Runs the agent until SIGTERM or SIGINT.
+pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
-    let report = check(&config);
-    if args.check {
-        show(&report, args.json)?;
-        return verdict(&report);
-    }
     log_to_stderr();
+    let report = look(&config);
     for finding in &report.findings {
         tracing::warn!(
             check = finding.check,
@@ -52,7 +48,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             finding.mend
         );
     }
-    verdict(&report)?;
+    if let Some(error) = obstacle(&report) {
+        return Err(error.into());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -61,43 +59,35 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     runtime.block_on(serve(config))
 }
 
-fn check(config: &Config) -> Report {
+/// Looks at the configuration and the node, and changes nothing.
+pub fn check(args: &AgentArgs) -> anyhow::Result<Checked> {
+    let report = look(&Config::load(&args.config)?);
+    let error = obstacle(&report);
+    Ok(Checked { report, error })
+}
+
+fn look(config: &Config) -> Report {
     let ours = datapath::own_program_ids(&config.agent.pin_dir);
     preflight::run(config, &|id| ours.contains(&id))
 }
 
-fn show(report: &Report, json: bool) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    let shown = if json {
-        serde_json::to_string(report)? + "\n"
-    } else {
-        format!("{report}\n")
+/// What stands in the way of a start, as one error.
+fn obstacle(report: &Report) -> Option<ApiError> {
+    let mut fatal = report
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Fatal);
+    let first = fatal.next()?;
+    let more = match fatal.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
     };
-    match out.write_all(shown.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
-    }
-}
-
-/// An error when something stands in the way.
-fn verdict(report: &Report) -> anyhow::Result<()> {
-    let fatal = |finding: &&preflight::Finding| finding.severity == preflight::Severity::Fatal;
-    let Some(first) = report.findings.iter().find(fatal) else {
-        return Ok(());
+    let code = match first.check {
+        "rights" => ErrorCode::Permission,
+        _ => ErrorCode::Refused,
     };
-    let code = if first.check == "rights" {
-        ErrorCode::Permission
-    } else {
-        ErrorCode::Refused
-    };
-    let others = report.findings.iter().filter(fatal).count() - 1;
-    let more = if others > 0 {
-        format!(" (and {others} more)")
-    } else {
-        String::new()
-    };
-    Err(ApiError::new(code, format!("{}{more}", first.what), first.mend.clone()).into())
+    let message = format!("cannot start the agent: {}{more}", first.what);
+    Some(ApiError::new(code, message, first.mend.clone()))
 }
 
 fn log_to_stderr() {

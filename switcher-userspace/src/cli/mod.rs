@@ -18,7 +18,11 @@ use std::{ffi::OsString, io, process::ExitCode};
 
 use clap::Parser as _;
 
-pub use self::{agent::AgentArgs, console::Console, detach::DetachArgs};
+pub use self::{
+    agent::{AgentArgs, Checked},
+    console::Console,
+    detach::DetachArgs,
+};
 use self::{
     answer::Answer,
     arguments::{Arguments, Verb},
@@ -34,8 +38,10 @@ use crate::api::{
 /// anything else `internal`.
 #[derive(Clone, Copy)]
 pub struct Local {
-    /// `switcher agent`: runs until it is told to stop, or only checks. Writes its own output.
-    pub agent: fn(AgentArgs) -> anyhow::Result<()>,
+    /// `switcher agent`: runs until it is told to stop.
+    pub agent: fn(&AgentArgs) -> anyhow::Result<()>,
+    /// `switcher agent --check`: what was found, and the failure that it amounts to.
+    pub check: fn(&AgentArgs) -> anyhow::Result<Checked>,
     /// `switcher detach`: writes nothing, answers what it did.
     pub detach: fn(DetachArgs) -> anyhow::Result<ChangeReply>,
 }
@@ -76,7 +82,7 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         return block_on(version::run(&client));
     }
     match arguments.verb {
-        Some(Verb::Agent(args)) => agent::run(args, local),
+        Some(Verb::Agent(args)) => agent::run(&args, local),
         Some(Verb::Detach(args)) => detach::run(args, local),
         Some(Verb::Status) => block_on(status::run(&client)),
         Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),

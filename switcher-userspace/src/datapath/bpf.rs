@@ -44,6 +44,15 @@ fn owned(fd: i64) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Size of a type as the kernel takes it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "no type here comes near 4 GiB"
+)]
+pub(super) const fn size_u32<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
 /// Writes `values` to the array elements of `keys`, in one call.
 pub(super) fn update_batch<V: Pod>(
     map: BorrowedFd<'_>,
@@ -81,7 +90,7 @@ fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Own
     attr.link_create
         .__bindgen_anon_3
         .__bindgen_anon_1
-        .iter_info_len = size_of_val(&info) as u32;
+        .iter_info_len = size_u32::<[u32; 4]>();
     owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
@@ -114,7 +123,7 @@ pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
     let mut attr = zeroed_attr();
     attr.info.bpf_fd = raw(link);
-    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info_len = size_u32::<bpf_link_info>();
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(XdpLinkInfo {

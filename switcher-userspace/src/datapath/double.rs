@@ -54,11 +54,11 @@ pub(super) fn inner_maps(limits: &Limits) -> [(&'static str, u32); 4] {
 }
 
 /// Size in bytes of the values of an inner map.
-pub(super) fn inner_value_size(name: &str) -> usize {
+pub(super) fn inner_value_size(name: &str) -> u32 {
     if SWITCH_INNER.contains(&name) {
-        size_of::<ServiceSwitch>()
+        bpf::size_u32::<ServiceSwitch>()
     } else {
-        size_of::<ListenerRecord>()
+        bpf::size_u32::<ListenerRecord>()
     }
 }
 

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use switcher_common::{LAYOUT_VERSION, scan::SCAN_COUNTERS_PER_SERVICE, service::Name};
 
 use super::{
-    double,
+    bpf, double,
     error::{Attempt as _, DataPathError},
     pins::PinDir,
 };
@@ -193,11 +193,11 @@ fn pin_new_maps(pins: &PinDir, ebpf: &mut Ebpf, limits: &Limits) -> Result<(), D
     create_array(
         pins,
         "SERVICE_NAMES",
-        size_of::<Name>(),
+        bpf::size_u32::<Name>(),
         limits.services + 1,
         0,
     )?;
-    create_array(pins, "META", size_of::<Meta>(), 1, 0)?;
+    create_array(pins, "META", bpf::size_u32::<Meta>(), 1, 0)?;
     let mut meta: Array<MapData, Meta> = pins.open_staged("META")?;
     meta.set(0, Meta::new(limits), 0)
         .attempt("writing the layout record")?;
@@ -208,14 +208,14 @@ fn pin_new_maps(pins: &PinDir, ebpf: &mut Ebpf, limits: &Limits) -> Result<(), D
 fn create_array(
     pins: &PinDir,
     name: &str,
-    value_size: usize,
+    value_size: u32,
     len: u32,
     flags: u32,
 ) -> Result<(), DataPathError> {
     let definition = aya_obj::Map::new_from_params(
         bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-        size_of::<u32>() as u32,
-        value_size as u32,
+        bpf::size_u32::<u32>(),
+        value_size,
         len,
         flags,
     );

@@ -28,17 +28,18 @@ const MAX_SLOTS: usize = 65_521;
 pub(super) fn slots(backends: usize) -> usize {
     match backends {
         0 | 1 => backends,
-        _ => next_prime(backends.saturating_mul(SLOTS_PER_BACKEND)).min(MAX_SLOTS),
+        _ => next_prime(backends.saturating_mul(SLOTS_PER_BACKEND).min(MAX_SLOTS)),
     }
 }
 
+/// Between `n` and `2n` there is a prime (Bertrand), so both ranges end.
 fn next_prime(at_least: usize) -> usize {
     let is_prime = |n: usize| {
-        (2..)
+        (2..n)
             .take_while(|d| d * d <= n)
             .all(|d| !n.is_multiple_of(d))
     };
-    (at_least.max(2)..)
+    (at_least..at_least * 2)
         .find(|&n| is_prime(n))
         .unwrap_or(MAX_SLOTS)
 }
@@ -91,17 +92,15 @@ impl Walk {
             .fold(0x6d61_676c_6576, |digest, word| {
                 mix(digest ^ u64::from(word))
             });
-        let len = len as u64;
         let step = match len {
             1 => 1,
-            _ => mix(digest ^ 2) % (len - 1) + 1,
+            _ => below(mix(digest ^ 2), len - 1) + 1,
         };
         Self {
             id: member.id,
             digest,
-            // Both are below the table's length, which is a usize.
-            at: (mix(digest ^ 1) % len) as usize,
-            step: step as usize,
+            at: below(mix(digest ^ 1), len),
+            step,
             weight: u32::from(member.weight.max(1)),
             credit: 0,
         }
@@ -130,7 +129,17 @@ impl Walk {
     }
 }
 
+/// `hash` as an index of `len` slots.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the remainder is below a usize"
+)]
+const fn below(hash: u64, len: usize) -> usize {
+    (hash % len as u64) as usize
+}
+
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "shares of small numbers")]
 mod tests {
     use std::collections::HashMap;
 
