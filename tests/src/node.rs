@@ -92,6 +92,7 @@ impl<'lab> Node<'lab> {
     }
 
     /// The agent's log so far.
+    #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }

@@ -1,6 +1,10 @@
 //! End to end: real clients and servers through the real agent and program, in the lab.
 
+mod bad_config;
+mod bad_node;
+mod bad_pins;
 mod flip;
+mod refusal;
 
 use anyhow::Result;
 use switcher_tests::{
