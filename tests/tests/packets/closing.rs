@@ -24,7 +24,7 @@ fn a_flow_is_over_when_both_sides_have_sent_a_fin() -> Result<()> {
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::TCP {
-            let talk = Talk::open(rig, kind, 4000, Color::Blue)?;
+            let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
             assert_eq!(in_flight(rig)?, 1, "an established flow is in flight");
             let fin = talk.of_client(FIN | ACK);
             talk.send(rig, "FIN of the client", &fin, &[])?;
@@ -57,21 +57,21 @@ fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for (kind, port) in Kind::TCP.into_iter().zip(4000..) {
-            let talk = Talk::open(rig, kind, port, Color::Blue)?;
+            let mut talk = Talk::open(rig, kind, port, Color::Blue)?;
             let established = talk.flow(rig)?;
             rig.flip(Color::Green)?;
             for by_client in [true, false] {
-                // Of anybody who guesses the ports: no number in it fits.
                 if by_client {
-                    let rst = Packet::tcp(talk.client, talk.vip, RST, 77, 0);
-                    talk.send(rig, "RST towards the backend", &rst, &[])?;
+                    let rst = talk.of_client(RST);
+                    talk.send(rig, "RST of the client", &rst, &[])?;
                 } else {
-                    let rst = Packet::tcp(talk.backend, talk.client, RST, 77, 0);
-                    talk.reply(rig, "RST towards the client", &rst, &[])?;
+                    let rst = talk.of_backend(RST);
+                    talk.reply(rig, "RST of the backend", &rst, &[])?;
                 }
                 assert_eq!(talk.flow(rig)?.state, FlowState::Closing);
                 assert_eq!(in_flight(rig)?, 0, "a reset flow is not in flight");
-                talk.send(rig, "an ACK", &talk.of_client(ACK), &[])?;
+                let ack = talk.of_client(ACK);
+                talk.send(rig, "an ACK", &ack, &[])?;
                 assert_eq!(
                     talk.flow(rig)?.state,
                     FlowState::Closing,
@@ -83,7 +83,32 @@ fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
                 assert_eq!(in_flight(rig)?, 1, "a restored flow is in flight");
                 talk.goes_on(rig, "after it was restored")?;
             }
-            talk.send(rig, "RST at last", &talk.of_client(RST), &[])?;
+            let rst = talk.of_client(RST);
+            talk.send(rig, "RST at last", &rst, &[])?;
+            rig.flip(Color::Blue)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for (kind, port) in Kind::TCP.into_iter().zip(4000..) {
+            let mut talk = Talk::open(rig, kind, port, Color::Blue)?;
+            let established = talk.flow(rig)?;
+            rig.flip(Color::Green)?;
+            // Of anybody who guesses the ports: no number in them fits.
+            let towards_backend = Packet::tcp(talk.client, talk.vip, RST, 77, 0);
+            talk.send(rig, "RST towards the backend", &towards_backend, &[])?;
+            let towards_client = Packet::tcp(talk.backend, talk.client, RST, 77, 0);
+            talk.reply(rig, "RST towards the client", &towards_client, &[])?;
+            // The next data restores the flow, if it had seemed over.
+            let data = talk.of_client(PSH | ACK).payload(b"still here");
+            rig.run(&data.bytes()?)?;
+            assert_eq!(talk.flow(rig)?, established, "after forged RSTs and data");
             rig.flip(Color::Blue)?;
         }
         Ok(())
@@ -97,7 +122,7 @@ fn a_new_syn_on_a_flow_that_is_over_selects_afresh() -> Result<()> {
     Rig::plain(&lab, |rig| {
         for kind in Kind::TCP {
             rig.flip(Color::Blue)?;
-            let talk = Talk::open(rig, kind, 4000, Color::Blue)?;
+            let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
             talk.send(rig, "RST", &talk.of_client(RST), &[])?;
             rig.flip(Color::Green)?;
             let again = Packet {
@@ -125,7 +150,7 @@ fn a_forged_rst_in_the_handshake_does_not_keep_the_flow_from_the_established_tab
     Rig::plain(&lab, |rig| {
         for kind in Kind::TCP {
             for (port, forged_after_answer) in [(4000, false), (4001, true)] {
-                let talk = Talk::begin(rig, kind, port, Color::Blue)?;
+                let mut talk = Talk::begin(rig, kind, port, Color::Blue)?;
                 let rst = Packet::tcp(talk.client, talk.vip, RST, 77, 0);
                 if !forged_after_answer {
                     talk.send(rig, "a forged RST after the SYN", &rst, &[])?;
@@ -152,7 +177,7 @@ fn no_client_can_make_a_flow_look_established_that_no_backend_answered() -> Resu
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::TCP {
-            let talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            let mut talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
             for flags in [ACK, PSH | ACK, RST, RST | ACK, FIN | ACK, PSH | ACK, ACK] {
                 let packet = talk.of_client(flags).payload(b"answered?");
                 talk.send(rig, &format!("flags {flags:#x}"), &packet, &[])?;
@@ -175,7 +200,7 @@ fn a_refused_connection_is_not_in_flight() -> Result<()> {
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::TCP {
-            let talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            let mut talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
             assert_eq!(in_flight(rig)?, 1, "a half-open flow is in flight");
             let refusal = Packet {
                 seq: 0,

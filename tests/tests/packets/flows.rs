@@ -154,13 +154,19 @@ where
             table == reverse_table,
             "its entries lie in two tables: {table:?}, {reverse_table:?}"
         );
-        let wanted = FlowEntry {
-            last_seen: reverse.last_seen,
-            ..forward.reverse(key)
+        let back = |entry: &FlowEntry<A>| {
+            let to = (ip(entry.rewrite_addr), u16::from_be(entry.rewrite_port_be));
+            (entry.side(), SocketAddr::from(to))
         };
+        let vip = SocketAddr::from((ip(key.dst), u16::from_be(key.dst_port_be)));
         ensure!(
-            wanted == reverse,
-            "its entries disagree:\n  {wanted:?} expected from the client's\n  {reverse:?} found"
+            back(&reverse) == (Side::Reverse, vip),
+            "its entry for replies leads to {:?}, not back to {vip}",
+            back(&reverse)
+        );
+        ensure!(
+            common(&forward) == common(&reverse),
+            "its entries disagree:\n  {forward:?} of the client's packets\n  {reverse:?} of the replies"
         );
         Ok(Some(Flow {
             table,
@@ -177,6 +183,26 @@ where
             fins: [forward.fin_client != 0, forward.fin_backend != 0],
         }))
     }
+}
+
+/// What both entries of a flow hold alike.
+fn common<A: Address>(entry: &FlowEntry<A>) -> impl PartialEq + use<A> {
+    (
+        [
+            entry.syn_seq,
+            entry.answer_seq,
+            entry.created,
+            entry.backend,
+        ],
+        entry.service,
+        [
+            entry.state,
+            entry.color,
+            entry.flags,
+            entry.fin_client,
+            entry.fin_backend,
+        ],
+    )
 }
 
 fn get<A>(map: &Entries<A>, key: &FlowKey<A>) -> Result<Option<FlowEntry<A>>>

@@ -10,8 +10,13 @@ mod setup;
 
 mod talk;
 
+mod broken;
 mod closing;
+mod forwarding;
 mod handshake;
+mod listeners;
 mod not_ours;
+mod rewriting;
 mod switching;
+mod tables;
 mod verifier;

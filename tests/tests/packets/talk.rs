@@ -7,7 +7,7 @@ use switcher_common::reason::Reason;
 use switcher_common::service::{Color, Protocol};
 
 use crate::flows::Flow;
-use crate::packet::{ACK, PSH, Packet, SYN};
+use crate::packet::{ACK, FIN, PSH, Packet, RST, SYN};
 use crate::rig::{Rig, first};
 use crate::setup::Kind;
 
@@ -17,13 +17,15 @@ pub(crate) const CLIENT_SEQ: u32 = 1_000;
 pub(crate) const BACKEND_SEQ: u32 = 9_000;
 
 /// A flow of the plain setup.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Talk {
     pub(crate) kind: Kind,
     pub(crate) client: SocketAddr,
     pub(crate) vip: SocketAddr,
     pub(crate) backend: SocketAddr,
     pub(crate) color: Color,
+    /// Next sequence numbers of client and backend.
+    next: [u32; 2],
 }
 
 impl Talk {
@@ -35,6 +37,7 @@ impl Talk {
             vip: rig.vip(kind),
             backend: rig.backend(kind, color),
             color,
+            next: [CLIENT_SEQ + 1, BACKEND_SEQ + 1],
         };
         let expected = rig.to_backend(&talk.first(), color)?;
         rig.expect("the first packet", &talk.first(), &expected)?;
@@ -83,7 +86,7 @@ impl Talk {
     pub(crate) fn of_client(&self, flags: u8) -> Packet {
         match self.kind.protocol {
             Protocol::Tcp => {
-                let (seq, ack) = (CLIENT_SEQ + 1, BACKEND_SEQ + 1);
+                let [seq, ack] = self.next;
                 Packet::tcp(self.client, self.vip, flags, seq, ack)
             }
             Protocol::Udp => Packet::udp(self.client, self.vip),
@@ -94,7 +97,7 @@ impl Talk {
     pub(crate) fn of_backend(&self, flags: u8) -> Packet {
         match self.kind.protocol {
             Protocol::Tcp => {
-                let (seq, ack) = (BACKEND_SEQ + 1, CLIENT_SEQ + 1);
+                let [ack, seq] = self.next;
                 Packet::tcp(self.backend, self.client, flags, seq, ack)
             }
             Protocol::Udp => Packet::udp(self.backend, self.client),
@@ -103,7 +106,7 @@ impl Talk {
 
     /// Sends `packet` of the client, which goes to the backend with these notes.
     pub(crate) fn send(
-        &self,
+        &mut self,
         rig: &mut Rig,
         what: &str,
         packet: &Packet,
@@ -111,12 +114,14 @@ impl Talk {
     ) -> Result<()> {
         let expected = rig.to_backend(packet, self.color)?;
         let expected = notes.iter().fold(expected, |it, note| it.noting(*note));
-        rig.expect(what, packet, &expected)
+        rig.expect(what, packet, &expected)?;
+        move_on(&mut self.next[0], packet);
+        Ok(())
     }
 
     /// Sends `packet` of the backend, which goes to the client with these notes.
     pub(crate) fn reply(
-        &self,
+        &mut self,
         rig: &mut Rig,
         what: &str,
         packet: &Packet,
@@ -124,19 +129,18 @@ impl Talk {
     ) -> Result<()> {
         let expected = rig.to_client(packet, self.vip)?;
         let expected = notes.iter().fold(expected, |it, note| it.noting(*note));
-        rig.expect(what, packet, &expected)
+        rig.expect(what, packet, &expected)?;
+        move_on(&mut self.next[1], packet);
+        Ok(())
     }
 
     /// Data goes both ways between this client and this backend, and the flow stays as it is.
-    pub(crate) fn goes_on(&self, rig: &mut Rig, when: &str) -> Result<()> {
+    pub(crate) fn goes_on(&mut self, rig: &mut Rig, when: &str) -> Result<()> {
         let before = self.flow(rig)?;
-        let (request, answer) = match self.kind.protocol {
-            Protocol::Tcp => (self.of_client(PSH | ACK), self.of_backend(PSH | ACK)),
-            Protocol::Udp => (self.of_client(0), self.of_backend(0)),
-        };
-        let (request, answer) = (request.payload(b"more?"), answer.payload(b"more."));
         let kind = self.kind;
+        let request = self.of_client(PSH | ACK).payload(b"more?");
         self.send(rig, &format!("{kind:?}: data {when}"), &request, &[])?;
+        let answer = self.of_backend(PSH | ACK).payload(b"more.");
         self.reply(rig, &format!("{kind:?}: answer {when}"), &answer, &[])?;
         anyhow::ensure!(
             self.flow(rig)? == before,
@@ -149,5 +153,13 @@ impl Talk {
     /// What the flow tables say.
     pub(crate) fn flow(&self, rig: &Rig) -> Result<Flow> {
         rig.flow(&self.first())
+    }
+}
+
+/// Counts what `packet` adds to its direction, unless it is one of before.
+fn move_on(next: &mut u32, packet: &Packet) {
+    if packet.protocol == Protocol::Tcp && packet.seq == *next && packet.flags & RST == 0 {
+        let len = u32::try_from(packet.payload.len()).expect("a short payload");
+        *next += len + u32::from(packet.flags & FIN);
     }
 }
