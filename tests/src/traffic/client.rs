@@ -129,6 +129,11 @@ impl Load {
         self.recorder.snapshot()
     }
 
+    /// What `read` takes from the record so far, without a copy of all of it; should be quick.
+    pub fn read<T>(&self, read: impl FnOnce(&Stats) -> T) -> T {
+        self.recorder.read(read)
+    }
+
     /// Waits, blocking the caller, until `done` holds for the record, at most `limit`.
     ///
     /// `done` is called after each change while the load waits for it, so it should be quick.

@@ -130,6 +130,10 @@ impl Recorder {
         self.lock().clone()
     }
 
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Stats) -> T) -> T {
+        read(&self.lock())
+    }
+
     /// Waits at most `limit` until `done` holds.
     pub(super) fn wait_until(
         &self,
