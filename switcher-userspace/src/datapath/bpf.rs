@@ -71,6 +71,27 @@ pub(super) fn update_batch<V: Pod>(
     bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
 }
 
+/// Reads the first `len` elements of an array, in one call.
+pub(super) fn lookup_batch<V: Pod>(map: BorrowedFd<'_>, len: u32) -> io::Result<Vec<V>> {
+    let mut keys = vec![0_u32; len as usize];
+    let mut values = vec![V::zeroed(); len as usize];
+    if len == 0 {
+        return Ok(values);
+    }
+    let mut next = 0_u32;
+    let mut attr = zeroed_attr();
+    attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = len;
+    attr.batch.map_fd = raw(map);
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        // ENOENT says that the map's end was reached; the elements are there.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(values),
+    }
+}
+
 /// Runs an iterator program over all elements of a map.
 pub(super) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
     let link = iterator_link(program, map)?;
@@ -131,6 +152,14 @@ pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
         // SAFETY: the callers pass XDP links; any bytes are a valid integer.
         ifindex: unsafe { info.__bindgen_anon_1.xdp.ifindex },
     })
+}
+
+/// Takes a link off what it is attached to, before this returns. Removing its last pin does so too,
+/// but some time later, in the background.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = raw(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
 /// Opens a pinned link.

@@ -73,14 +73,15 @@ pub(super) fn attach(
     Ok(Attached::Now(mode))
 }
 
-/// Takes the dispatcher off `interface`, if its link is pinned.
+/// Takes the dispatcher off `interface`, if its link is pinned; it is off when this returns.
 pub(super) fn detach(pins: &PinDir, interface: &str) -> Result<(), DataPathError> {
-    match fs::remove_file(pins.link(interface)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).attempt(format!("removing the link of {interface}"))
-        }
-        _ => Ok(()),
-    }
+    let pin = pins.link(interface);
+    let link = match bpf::open_pinned(&pin) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        link => link.attempt(format!("opening the link of {interface}"))?,
+    };
+    bpf::detach_link(link.as_fd()).attempt(format!("detaching from {interface}"))?;
+    fs::remove_file(&pin).attempt(format!("removing the link of {interface}"))
 }
 
 /// Whether the pinned link of `interface` is attached to the interface of that name as it is now.

@@ -111,8 +111,7 @@ impl DataPath {
         }
         // The limits keep service ids below 2^16.
         let highest = u16::try_from(self.limits.services).unwrap_or(u16::MAX);
-        scanner.scan(highest, false)?;
-        let busy = scanner.busy_backends()?;
+        let busy = scanner.busy(highest)?;
         let evolved = image::evolve(self.tables.image(), config, &busy, &self.limits)?;
         let services: Vec<_> = (0..)
             .zip(&evolved.image.names)
@@ -210,6 +209,9 @@ impl DataPath {
 
     /// Removes links and maps: traffic is no longer translated, all flows are forgotten.
     pub fn remove(self) -> Result<(), DataPathError> {
+        for interface in self.pins.linked_interfaces()? {
+            links::detach(&self.pins, &interface)?;
+        }
         self.pins.remove_all()
     }
 }
@@ -253,6 +255,11 @@ impl Pinned {
     pub fn remove(self) -> Result<(), DataPathError> {
         self.path.remove()
     }
+}
+
+/// Removes what is pinned in `pin_dir` without looking at it: works with any version of it.
+pub fn remove_pinned(pin_dir: &Path) -> Result<(), DataPathError> {
+    PinDir::lock_existing(pin_dir)?.remove_all()
 }
 
 /// Ids of the XDP programs that the links in `pin_dir` carry; empty when there are none.
