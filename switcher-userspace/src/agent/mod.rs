@@ -121,6 +121,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             tracing::error!(%error, "the program's warnings are not shown");
         }
     });
+    // Deadlines that passed without an agent are carried out before the first request (G4). A queue
+    // that is full, or a core that has ended, shows in that request.
+    if let Some(taken_in) = collector.scan() {
+        let _ = taken_in.await;
+    }
     let control = Arc::new(AgentControl {
         core: commands.clone(),
         collector,
