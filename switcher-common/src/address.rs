@@ -141,6 +141,15 @@ impl WideAddress {
         }
     }
 
+    /// `AF_INET` for a mapped address, else `AF_INET6`.
+    #[must_use]
+    pub const fn af(&self) -> u8 {
+        match self.0 {
+            [0, 0, MAPPED, _] => Ipv4::AF,
+            _ => Ipv6::AF,
+        }
+    }
+
     /// To an address of the standard library; a mapped one becomes IPv4.
     #[must_use]
     pub fn to_ip(self) -> core::net::IpAddr {

@@ -101,6 +101,9 @@ reasons! {
     37 NoRoute Drop "no_route";
     /// The maps contradict each other, or a bounds check failed that cannot fail: a defect.
     38 Inconsistent Drop "inconsistent";
+    /// The backend of a color that takes no fresh flows has accepted a new connection on an old
+    /// flow's 5-tuple; its answer is lost, and the client's next SYN chooses afresh.
+    39 ReopenedOnOldColor Drop "reopened_on_old_color";
 
     /// A SYN with the sequence number of the one that began the flow.
     50 SynRetransmit Note "syn_retransmit";

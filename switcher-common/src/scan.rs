@@ -21,12 +21,10 @@ pub enum Table {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ScanRequest {
-    /// A [`Table`] as its number.
-    pub table: u32,
     /// Flows whose silence began before now minus their idle timeout are removed. 0 counts only.
     pub remove_expired: u32,
 }
-shared!(ScanRequest, 8);
+shared!(ScanRequest, 4);
 
 /// What a scan saw in a whole table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -23,15 +23,14 @@ pub fn flow_hash<A: Address>(key: &FlowKey<A>, seed: u64) -> u64 {
     mix(hash ^ ports)
 }
 
-/// Slot of a table of `len` slots for `hash`, the `attempt`-th choice. Multiplication instead of a
-/// remainder (Lemire, "A fast alternative to the modulo reduction", 2016).
+/// Slot of a table of `len` slots for `hash`. Multiplication instead of a remainder (Lemire, "A
+/// fast alternative to the modulo reduction", 2016).
 #[inline(always)]
 #[must_use]
-pub const fn slot(hash: u64, attempt: u32, len: u32) -> u32 {
-    let hash = if attempt == 0 {
-        hash
-    } else {
-        mix(hash.wrapping_add(attempt as u64))
-    };
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the product's upper half is below len"
+)]
+pub const fn slot(hash: u64, len: u32) -> u32 {
     (((hash & 0xffff_ffff) * len as u64) >> 32) as u32
 }

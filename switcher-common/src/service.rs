@@ -131,8 +131,8 @@ pub struct ListenerKey {
     pub port_be: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// `AF_INET` or `AF_INET6`: IPv6 packets to a mapped IPv4 address are not the listener's.
+    pub af: u8,
 }
 shared!(ListenerKey, 20);
 
@@ -140,12 +140,12 @@ impl ListenerKey {
     /// The key under which it is noted that `vip` is the address of some listener.
     #[inline(always)]
     #[must_use]
-    pub const fn any_of(vip: WideAddress) -> Self {
+    pub const fn any_of(vip: WideAddress, af: u8) -> Self {
         Self {
             vip,
             port_be: 0,
             protocol: 0,
-            reserved: 0,
+            af,
         }
     }
 }
@@ -194,6 +194,8 @@ pub struct BackendRecord {
     pub weight: u16,
     /// Id of its listener.
     pub listener: u32,
+    /// Id of the next backend in the ring of its listener and color; its own when it is alone.
+    pub next: u32,
     /// Id of its service.
     pub service: u16,
     /// A [`Color`] as its number.
@@ -201,7 +203,7 @@ pub struct BackendRecord {
     /// 1: configured. 0: free, or removed and kept for its flows.
     pub present: u8,
 }
-shared!(BackendRecord, 28);
+shared!(BackendRecord, 32);
 
 /// The switch state of one service; index is the service's id, of which 0 is never given out.
 ///

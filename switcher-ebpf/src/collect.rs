@@ -9,13 +9,13 @@ use core::ffi::c_void;
 use switcher_common::{
     address::{Ipv4, Ipv6},
     clock::elapsed,
-    flow::{FlowEntry, FlowKey, FlowState, Side},
-    scan::{IdleTicks, ScanRequest, ScanTotals, Table, live_index},
+    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
+    scan::{IdleTicks, ScanRequest, ScanTotals, live_index},
 };
 
 use crate::{
     clock,
-    flow::find,
+    flow::{forget, peer_of},
     maps::{IDLE, SCAN_BACKENDS, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
 };
 
@@ -64,13 +64,12 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
     // SAFETY: one scan runs at a time, and an iterator's program runs on one CPU at a time.
     let totals = unsafe { &mut *totals };
     totals.entries += 1;
-    let peer = find(&key.peer(&entry));
+    let peer = peer_of(&key, &entry, &key.peer(&entry));
     match (entry.side(), peer) {
         // Judged at its forward entry.
         (Side::Reverse, Some(_)) => {}
         (_, peer) => {
-            // SAFETY: a map value; a concurrent write leaves each field valid.
-            let newest = peer.map_or(entry.last_seen, |peer| unsafe { newer(&entry, &*peer) });
+            let newest = peer.map_or(entry.last_seen, |peer| newer(&entry, peer));
             judge(&key, &entry, newest, request, totals);
         }
     }
@@ -98,15 +97,17 @@ fn judge<A: Tables>(
     let Some(idle) = IDLE.get(u32::from(entry.service)) else {
         return;
     };
-    let expired = elapsed(clock::now_ticks_in_iterator(), last_seen) > timeout(key, entry, idle);
+    // A timeout of zero is one that nobody has set yet.
+    let timeout = timeout(key, entry, idle);
+    let silent = elapsed(clock::now_ticks_in_iterator(), last_seen);
+    let expired = timeout != 0 && silent > timeout;
     if expired && request.remove_expired != 0 {
         totals.expired_flows += 1;
-        remove(key, entry, request.table);
+        forget(key, entry);
         return;
     }
     add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
-    let counted_as_forward = matches!(entry.side(), Side::Forward);
-    if !expired && !entry.state().is_over() && counted_as_forward {
+    if !expired && is_live(entry) {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
     }
@@ -122,16 +123,12 @@ fn timeout<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, idle: &IdleTicks) 
     }
 }
 
+/// Whether the flow of a forward entry is in flight. An unpinned one is so once its backend has
+/// answered: until then it may be a stray packet, and strays must not hold up a drain.
 #[inline(always)]
-fn remove<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, table: u32) {
-    let peer = key.peer(entry);
-    for key in [key, &peer] {
-        if table == Table::Established as u32 {
-            let _ = A::established().remove(key);
-        } else {
-            let _ = A::unanswered().remove(key);
-        }
-    }
+fn is_live<A: Tables>(entry: &FlowEntry<A>) -> bool {
+    let stray = entry.flags & FLAG_UNPINNED != 0 && entry.state() == FlowState::Unanswered;
+    entry.side() == Side::Forward && !entry.state().is_over() && !stray
 }
 
 #[inline(always)]

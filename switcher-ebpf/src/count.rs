@@ -3,12 +3,16 @@
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::warn;
 use switcher_common::{
-    address::Address, clock::elapsed, packet::Frame as _, reason::Reason, stats::ColorStats,
+    address::Address,
+    clock::elapsed,
+    flow::FlowEntry,
+    packet::Frame as _,
+    reason::{Reason, Verdict},
+    stats::ColorStats,
 };
 
 use crate::{
     clock,
-    flow::Translation,
     frame::XdpFrame,
     maps::{LOGGED, TRAFFIC, VERDICTS},
 };
@@ -56,10 +60,13 @@ fn log_rarely(ctx: &XdpContext, reason: Reason, what: &str) {
     warn!(ctx, "{} (reason {})", what, reason as u32);
 }
 
-/// Counts a packet that is translated.
+/// Counts a packet that was translated and sent on.
 #[inline(always)]
-pub(crate) fn traffic<A: Address>(translation: &Translation<A>, frame: &XdpFrame<'_>) {
-    if let Some(stats) = stats_of(translation) {
+pub(crate) fn traffic<A: Address>(entry: &FlowEntry<A>, frame: &XdpFrame<'_>, reason: Reason) {
+    if reason.verdict() == Verdict::Drop {
+        return;
+    }
+    if let Some(stats) = stats_of(entry) {
         // SAFETY: per-CPU value.
         unsafe {
             (*stats).packets += 1;
@@ -70,8 +77,8 @@ pub(crate) fn traffic<A: Address>(translation: &Translation<A>, frame: &XdpFrame
 
 /// Counts a recorded flow.
 #[inline(always)]
-pub(crate) fn new_flow<A: Address>(translation: &Translation<A>, unpinned: bool) {
-    if let Some(stats) = stats_of(translation) {
+pub(crate) fn new_flow<A: Address>(entry: &FlowEntry<A>, unpinned: bool) {
+    if let Some(stats) = stats_of(entry) {
         // SAFETY: per-CPU value.
         unsafe {
             (*stats).new_flows += 1;
@@ -81,6 +88,6 @@ pub(crate) fn new_flow<A: Address>(translation: &Translation<A>, unpinned: bool)
 }
 
 #[inline(always)]
-fn stats_of<A: Address>(translation: &Translation<A>) -> Option<*mut ColorStats> {
-    TRAFFIC.get_ptr_mut(ColorStats::index(translation.service, translation.color))
+fn stats_of<A: Address>(entry: &FlowEntry<A>) -> Option<*mut ColorStats> {
+    TRAFFIC.get_ptr_mut(ColorStats::index(entry.service, entry.color()))
 }

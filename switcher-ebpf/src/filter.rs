@@ -22,7 +22,7 @@ fn is_set<A: Address>(address: &A) -> bool {
 /// none of our business.
 #[inline(always)]
 pub(crate) fn without_ports<A: Address>(ip: &IpPacket<A>, reason: Reason) -> Reason {
-    let key = ListenerKey::any_of(ip.dst.wide());
+    let key = ListenerKey::any_of(ip.dst.wide(), A::AF);
     // SAFETY: the value is only tested for presence.
     let to_vip = unsafe { LISTENERS.get(&key) }.is_some();
     match reason {

@@ -1,182 +1,216 @@
 //! Stage "flow": one lookup finds the flow of a packet of either direction and moves it on.
+//!
+//! Entries are copied before they are judged: an element of the LRU may be given to another flow at
+//! any time. What a copy leads to is checked again where it counts ([`peer_of`]).
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use switcher_common::{
-    address::Address,
-    flow::{Advance, FlowEntry, FlowKey, Next, Side},
-    packet::Datagram,
+    flow::{Advance, FlowEntry, FlowKey, FlowState, Next, Segment, Shared, Side},
+    packet::IpPacket,
     reason::Reason,
-    service::Color,
 };
 
-use crate::{count, maps::Tables};
+use crate::{count, maps::Tables, select, work::Work};
 
-/// What a packet of a flow becomes, and what it counts for.
-#[derive(Clone, Copy)]
-pub(crate) struct Translation<A> {
-    /// The 5-tuple after translation.
-    pub to: FlowKey<A>,
-    /// Which half of the 5-tuple changes.
-    pub side: Side,
-    /// Service of the flow.
-    pub service: u16,
-    /// Color of the flow.
-    pub color: Color,
+/// An entry in a table, and which table that is.
+struct Hit<A> {
+    entry: *mut FlowEntry<A>,
+    is_in_lru: bool,
 }
 
-impl<A: Address> Translation<A> {
-    /// The translation that `entry` holds for packets of `key`.
-    #[inline(always)]
-    pub(crate) fn by(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Self {
-        Self {
-            to: key.translated(entry),
-            side: entry.side(),
-            service: entry.service,
-            color: entry.color(),
-        }
-    }
-}
-
-/// Finds the packet's flow and advances it. `None`: there is none, or the packet begins a new
-/// connection on its 5-tuple.
+/// Finds the flow of the packet whose 5-tuple `work` holds, advances it, and leaves its entry in
+/// `work`. `false`: there is none, or the packet begins a new connection on its 5-tuple. The error
+/// is the reason to drop the packet.
 #[inline(always)]
-pub(crate) fn track<A: Tables>(datagram: &Datagram<A>, now: u32) -> Option<Translation<A>> {
-    let key = &datagram.tuple;
-    let entry = find(key)?;
+pub(crate) fn track<A: Tables>(
+    work: &mut Work<A>,
+    ip: &IpPacket<A>,
+    segment: &Segment,
+    now: u32,
+) -> Result<bool, Reason> {
+    let Some(hit) = find(&work.key) else {
+        return Ok(false);
+    };
+    ip.may_travel()?;
     // SAFETY: a map value; the kernel keeps its memory while the program runs. Other CPUs may write
     // single fields at the same time, each of which is valid on its own.
-    let entry = unsafe { &mut *entry };
-    if entry.last_seen != now {
-        entry.last_seen = now;
-    }
-    let advance = Advance::of(entry, key.is_tcp(), &datagram.segment);
+    work.entry = unsafe { *hit.entry };
+    work.set_peer_key();
+    let advance = Advance::of(&work.entry, work.key.is_tcp(), segment, || {
+        peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.acked)
+    });
     match advance.next {
         Next::Keep => {}
         Next::KeepRetransmit => count::note(Reason::SynRetransmit),
-        Next::Update => update(key, entry, &advance),
+        Next::Update | Next::Promote => update(work, &hit, &advance.shared),
         Next::Restore => {
             count::note(Reason::Restored);
-            update(key, entry, &advance);
-        }
-        Next::Promote => {
-            update(key, entry, &advance);
-            // Once the entry is out of the LRU, another CPU may give its memory to another flow.
-            let translation = Translation::by(key, entry);
-            promote(key, entry);
-            return Some(translation);
+            update(work, &hit, &advance.shared);
         }
         Next::Reselect => {
             count::note(Reason::TupleReused);
-            forget(key, entry);
-            return None;
+            forget(&work.key, &work.entry);
+            return Ok(false);
+        }
+        Next::Reopened if select::takes_fresh_flows(&work.entry) => {
+            update(work, &hit, &advance.shared);
+        }
+        Next::Reopened => {
+            forget(&work.key, &work.entry);
+            return Err(Reason::ReopenedOnOldColor);
         }
     }
-    Some(Translation::by(key, entry))
+    let is_new_tick = work.entry.last_seen != now;
+    work.entry.set_progress(now, &advance.progress);
+    // SAFETY: as above.
+    unsafe { (*hit.entry).set_progress(now, &advance.progress) };
+    // A flow that could not move when it was established tries again, once a tick.
+    let is_due = advance.next == Next::Promote || is_new_tick;
+    if hit.is_in_lru && is_due && advance.shared.state == FlowState::Established {
+        work.entry.set_shared(&advance.shared);
+        promote(work);
+    }
+    Ok(true)
 }
 
 /// The entry of `key` in either table.
 #[inline(always)]
-pub(crate) fn find<A: Tables>(key: &FlowKey<A>) -> Option<*mut FlowEntry<A>> {
+fn find<A: Tables>(key: &FlowKey<A>) -> Option<Hit<A>> {
+    let in_table = |entry| Hit {
+        entry,
+        is_in_lru: false,
+    };
     if let Some(entry) = A::established().get_ptr_mut(key) {
-        return Some(entry);
+        return Some(in_table(entry));
     }
     if let Some(entry) = A::unanswered().get_ptr_mut(key) {
-        return Some(entry);
+        return Some(Hit {
+            entry,
+            is_in_lru: true,
+        });
     }
     // Between the two lookups another CPU may have moved the flow to the established table.
-    A::established().get_ptr_mut(key)
+    A::established().get_ptr_mut(key).map(in_table)
 }
 
-/// Writes what `advance` says into both entries of a flow.
+/// The entry of the other direction of the flow of `key` and `entry`, if it is there.
 #[inline(always)]
-fn update<A: Tables>(key: &FlowKey<A>, entry: &mut FlowEntry<A>, advance: &Advance) {
-    write(entry, advance);
-    if let Some(peer) = find(&key.peer(entry)) {
-        // SAFETY: as in `track`.
-        write(unsafe { &mut *peer }, advance);
+pub(crate) fn peer_of<A: Tables>(
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+    peer_key: &FlowKey<A>,
+) -> Option<&'static mut FlowEntry<A>> {
+    let hit = find(peer_key)?;
+    // SAFETY: as in `track`.
+    let peer = unsafe { &mut *hit.entry };
+    entry.is_peer_of(key, peer).then_some(peer)
+}
+
+/// Writes what both entries of a flow hold alike.
+#[inline(always)]
+fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, shared: &Shared) {
+    // SAFETY: as in `track`.
+    unsafe { (*hit.entry).set_shared(shared) };
+    if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
+        peer.set_shared(shared);
     }
-}
-
-#[inline(always)]
-fn write<A: Address>(entry: &mut FlowEntry<A>, advance: &Advance) {
-    entry.state = advance.state as u8;
-    entry.answer_seq = advance.answer_seq;
-    entry.fin_client |= advance.fin_client;
-    entry.fin_backend |= advance.fin_backend;
 }
 
 /// Moves both entries out of the LRU. When the established table is full they stay.
 ///
 /// First in, then out: a packet on another CPU finds the flow in one table or the other.
 #[inline(always)]
-fn promote<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
-    let peer_key = key.peer(entry);
-    let Some(peer) = A::unanswered().get_ptr_mut(&peer_key) else {
-        return;
-    };
-    // SAFETY: as in `track`.
-    let peer = unsafe { &*peer };
-    if A::established()
-        .insert(key, entry, u64::from(BPF_ANY))
-        .is_err()
-    {
-        count::note(Reason::EstablishedFull);
+fn promote<A: Tables>(work: &mut Work<A>) {
+    // Made from the own entry: the LRU may have evicted the peer, or hold another flow's there.
+    work.peer = work.entry.made_peer(&work.key);
+    if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
+        work.peer.next_seq = peer.next_seq;
+        work.peer.acked = peer.acked;
+    }
+    if !establish(&work.key, &work.entry) {
         return;
     }
-    if A::established()
-        .insert(&peer_key, peer, u64::from(BPF_ANY))
-        .is_err()
-    {
-        count::note(Reason::EstablishedFull);
-        let _ = A::established().remove(key);
+    if !establish(&work.peer_key, &work.peer) {
+        let _ = A::established().remove(&work.key);
         return;
     }
-    let _ = A::unanswered().remove(key);
-    let _ = A::unanswered().remove(&peer_key);
+    let _ = A::unanswered().remove(&work.key);
+    let _ = A::unanswered().remove(&work.peer_key);
     count::note(Reason::Promoted);
 }
 
-/// Removes both entries of a flow, wherever they are.
+/// Whether the entry is in the established table now.
 #[inline(always)]
-fn forget<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
-    let peer = key.peer(entry);
-    for key in [key, &peer] {
-        let _ = A::established().remove(key);
-        let _ = A::unanswered().remove(key);
+fn establish<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
+    match A::established().insert(key, entry, u64::from(BPF_NOEXIST)) {
+        Ok(()) | Err(EEXIST) => true,
+        Err(_) => {
+            count::note(Reason::EstablishedFull);
+            false
+        }
     }
 }
 
-/// Records a flow, reverse entry first, so that no reply can be quicker than its entry.
-#[inline(always)]
-pub(crate) fn record<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Result<(), Reason> {
-    let reverse_key = key.peer(entry);
-    A::unanswered()
-        .insert(&reverse_key, entry.reverse(key), u64::from(BPF_NOEXIST))
-        .map_err(|_| Reason::FlowInsertFailed)?;
-    if A::unanswered()
-        .insert(key, entry, u64::from(BPF_ANY))
-        .is_err()
-    {
-        let _ = A::unanswered().remove(&reverse_key);
-        return Err(Reason::FlowInsertFailed);
+const EEXIST: i32 = -17;
+
+/// Removes both entries of a flow, wherever they are. Never inlined: rare, and it needs a stack of
+/// its own.
+#[inline(never)]
+pub(crate) fn forget<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
+    let peer_key = key.peer(entry);
+    if peer_of(key, entry, &peer_key).is_some() {
+        remove(&peer_key);
     }
+    remove(key);
+}
+
+#[inline(always)]
+fn remove<A: Tables>(key: &FlowKey<A>) {
+    let _ = A::established().remove(key);
+    let _ = A::unanswered().remove(key);
+}
+
+/// Records the flow of `work`. When another CPU has just recorded one for the same 5-tuple, that
+/// one counts.
+#[inline(always)]
+pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
+    let flows = A::unanswered();
+    match flows.insert(&work.key, &work.entry, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        Err(EEXIST) => return take_winner(work),
+        Err(_) => return Err(Reason::FlowInsertFailed),
+    }
+    work.peer = work.entry.made_peer(&work.key);
+    flows
+        .insert(&work.peer_key, &work.peer, u64::from(BPF_ANY))
+        .map_err(|_| {
+            let _ = flows.remove(&work.key);
+            Reason::FlowInsertFailed
+        })
+}
+
+#[inline(always)]
+fn take_winner<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
+    let hit = find(&work.key).ok_or(Reason::FlowInsertFailed)?;
+    // SAFETY: as in `track`.
+    work.entry = unsafe { *hit.entry };
     Ok(())
 }
 
-/// Whether the replies of `key` translated by `entry` can be told from those of every live flow. A
-/// leftover of the same client and VIP, or of a closed flow, is taken away.
+/// Whether the replies of the flow of `work` can be told from those of every live flow. A leftover
+/// of the same client and VIP, or of a flow that is over, is taken away.
 #[inline(always)]
-pub(crate) fn claim_reply_tuple<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
-    let reverse_key = key.peer(entry);
-    let Some(owner) = find(&reverse_key) else {
+pub(crate) fn claim_reply_tuple<A: Tables>(work: &Work<A>) -> bool {
+    let Some(hit) = find(&work.peer_key) else {
         return true;
     };
     // SAFETY: as in `track`.
-    let owner = unsafe { &*owner };
-    let same_vip = owner.rewrite_addr == key.dst && owner.rewrite_port_be == key.dst_port_be;
-    if owner.side() as u8 != Side::Reverse as u8 || !(same_vip || owner.state().is_over()) {
+    let owner = unsafe { &*hit.entry };
+    let same_vip =
+        owner.rewrite_addr == work.key.dst && owner.rewrite_port_be == work.key.dst_port_be;
+    if owner.side() != Side::Reverse || !(same_vip || owner.state().is_over()) {
         return false;
     }
-    forget(&reverse_key, owner);
+    forget(&work.peer_key, owner);
     true
 }

@@ -14,11 +14,11 @@ use aya_ebpf::{
 use switcher_common::{
     address::{Address, Ipv4},
     flow::FlowKey,
-    packet::{self, Datagram, Hop},
+    packet::{self, Hop, IpPacket},
     reason::Reason,
 };
 
-use crate::{flow::Translation, frame::XdpFrame};
+use crate::{frame::XdpFrame, work::Work};
 
 /// Where the kernel's routing tables send the translated packet.
 enum Route {
@@ -34,17 +34,15 @@ enum Route {
     Nowhere(Reason),
 }
 
-/// Rewrites the packet and sends it on.
+/// Rewrites the packet as the entry of `work` says, and sends it on.
 #[inline(always)]
 pub(crate) fn send<A: Address>(
     frame: &mut XdpFrame<'_>,
-    datagram: &Datagram<A>,
-    translation: &Translation<A>,
+    ip: &IpPacket<A>,
+    work: &mut Work<A>,
 ) -> Reason {
-    if datagram.ip.ttl <= 1 {
-        return Reason::TtlExceeded;
-    }
-    let (hop, route) = match route(frame, datagram, &translation.to) {
+    work.to = work.key.translated(&work.entry);
+    let (hop, route) = match route(frame, ip, &work.to) {
         Route::Nowhere(reason) => return reason,
         Route::Stack(reason) => (Hop::Stack, Err(reason)),
         Route::Next {
@@ -53,7 +51,7 @@ pub(crate) fn send<A: Address>(
             destination,
         } => (Hop::Program, Ok((ifindex, source, destination))),
     };
-    if packet::translate(frame, datagram, translation.side, &translation.to, hop).is_none() {
+    if packet::translate(frame, ip, work.entry.side(), &work.key, &work.to, hop).is_none() {
         return Reason::Inconsistent;
     }
     let (ifindex, source, destination) = match route {
@@ -72,15 +70,15 @@ pub(crate) fn send<A: Address>(
 }
 
 #[inline(always)]
-fn route<A: Address>(frame: &XdpFrame<'_>, datagram: &Datagram<A>, to: &FlowKey<A>) -> Route {
+fn route<A: Address>(frame: &XdpFrame<'_>, ip: &IpPacket<A>, to: &FlowKey<A>) -> Route {
     // SAFETY: plain integers and unions of them; zero is what the kernel asks for in unused fields.
     let mut fib: FibLookup = unsafe { mem::zeroed() };
     fib.family = A::AF;
     fib.l4_protocol = to.protocol;
     fib.ifindex = frame.ingress_ifindex();
-    fib.__bindgen_anon_1.tot_len = datagram.ip.ip_len;
+    fib.__bindgen_anon_1.tot_len = ip.ip_len;
     if A::AF == Ipv4::AF {
-        fib.__bindgen_anon_2.tos = datagram.ip.tos;
+        fib.__bindgen_anon_2.tos = ip.tos;
         fib.__bindgen_anon_3.ipv4_src = to.src.wide().0[3];
         fib.__bindgen_anon_4.ipv4_dst = to.dst.wide().0[3];
     } else {

@@ -12,6 +12,7 @@ mod forward;
 mod frame;
 mod maps;
 mod select;
+mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
@@ -57,16 +58,22 @@ fn process<A: Tables>(frame: &mut XdpFrame<'_>, ip: &IpPacket<A>) -> Reason {
         Ok(datagram) => datagram,
         Err(reason) => return filter::without_ports(ip, reason),
     };
-    let now = clock::now_ticks();
-    let translation = match flow::track(&datagram, now) {
-        Some(translation) => translation,
-        None => match select::fresh(&datagram, now) {
-            Ok(translation) => translation,
-            Err(reason) => return reason,
-        },
+    let Some(work) = A::work() else {
+        return Reason::Inconsistent;
     };
-    count::traffic(&translation, frame);
-    forward::send(frame, &datagram, &translation)
+    work.key = datagram.tuple;
+    let now = clock::now_ticks();
+    let found = match flow::track(work, ip, &datagram.segment, now) {
+        Ok(true) => Ok(()),
+        Ok(false) => select::fresh(work, ip, &datagram.segment, now),
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = found {
+        return reason;
+    }
+    let reason = forward::send(frame, ip, work);
+    count::traffic(&work.entry, frame, reason);
+    reason
 }
 
 #[panic_handler]

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use switcher_common::{
-    address::{Address, Ipv4, Ipv6},
+    address::{Ipv4, Ipv6},
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
     reason::REASON_SLOTS,
@@ -16,6 +16,8 @@ use switcher_common::{
     service::{BackendRecord, ListenerKey, ListenerRecord, ServiceSwitch},
     stats::ColorStats,
 };
+
+use crate::work::HasWork;
 
 const INNER: usize = BPF_F_INNER_MAP as usize;
 
@@ -87,7 +89,7 @@ pub(crate) static SCAN_BACKENDS: Array<u64, 16> = Array::new();
 pub(crate) static IDLE: Array<IdleTicks, 16> = Array::new();
 
 /// An address family's flow tables.
-pub(crate) trait Tables: Address {
+pub(crate) trait Tables: HasWork {
     /// Flows whose backend has answered: a plain hash map, which never evicts.
     fn established() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
     /// Flows whose backend has not answered yet: an LRU, which a flood may turn over.

@@ -3,41 +3,49 @@
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
-    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowState, Side},
-    packet::Datagram,
+    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Segment, Side},
+    packet::IpPacket,
     reason::Reason,
     select::{flow_hash, slot},
     service::{
-        BackendRecord, Color, LISTENER_PRESENT, LISTENER_PREVIEW, ListenerKey, ListenerRecord,
-        ServiceSwitch, TableRange,
+        Color, LISTENER_PRESENT, LISTENER_PREVIEW, ListenerKey, ListenerRecord, ServiceSwitch,
+        TableRange,
     },
 };
 
 use crate::{
     count,
-    flow::{Translation, claim_reply_tuple, record},
+    flow::{claim_reply_tuple, record},
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, SWITCH, Tables},
+    work::Work,
 };
 
-/// How many backends are tried until one is found whose reply tuple is free. With two backends of
-/// which one is taken, all tries meet the taken one with probability 2^-8.
-const BACKEND_TRIES: u32 = 8;
+/// How many backends are tried until one is found whose reply tuple is free. Each try costs the
+/// verifier a way through the rest of the program.
+const BACKEND_TRIES: u32 = 4;
 
 /// Seed of the flow hash; the same on every node, so that nodes choose alike.
 const FLOW_HASH_SEED: u64 = 0x7377_6974_6368_6572;
 
-/// Selects a backend for a packet without a flow and records the flow.
+/// Selects a backend for a packet without a flow, records the flow, and leaves its entry in `work`.
 #[inline(always)]
-pub(crate) fn fresh<A: Tables>(datagram: &Datagram<A>, now: u32) -> Result<Translation<A>, Reason> {
-    let listener = listener(datagram).ok_or(Reason::NotOurs)?;
+pub(crate) fn fresh<A: Tables>(
+    work: &mut Work<A>,
+    ip: &IpPacket<A>,
+    segment: &Segment,
+    now: u32,
+) -> Result<(), Reason> {
+    let listener = listener(&work.key).ok_or(Reason::NotOurs)?;
+    ip.may_travel()?;
     let switch = SWITCH
         .get_value(0, &u32::from(listener.service))
         .ok_or(Reason::Inconsistent)?;
-    let begins = datagram.can_begin_flow();
+    let begins = !work.key.is_tcp() || segment.is_initial_syn();
     let color = color(&listener, switch, begins);
-    let table = listener.tables[color as usize];
-    let template = FlowEntry {
-        syn_seq: datagram.segment.seq,
+    work.entry = FlowEntry {
+        syn_seq: segment.seq,
+        next_seq: segment.end_seq(),
+        acked: segment.ack,
         last_seen: now,
         created: now,
         service: listener.service,
@@ -47,26 +55,41 @@ pub(crate) fn fresh<A: Tables>(datagram: &Datagram<A>, now: u32) -> Result<Trans
         flags: flags(&listener, begins),
         ..FlowEntry::zeroed()
     };
-    let entry = assign_backend(datagram, table, template)?;
-    let translation = Translation::by(&datagram.tuple, &entry);
-    // A RST in the middle of nowhere is delivered, and begins nothing.
-    if begins || !datagram.segment.is_rst() {
-        record(&datagram.tuple, &entry)?;
-        count::new_flow(&translation, !begins);
-    }
+    assign_backend(work, listener.tables[color as usize])?;
     if !begins {
         count::note(Reason::Unpinned);
+        // A RST in the middle of nowhere is delivered, and begins nothing.
+        if segment.is_rst() {
+            return Ok(());
+        }
     }
-    Ok(translation)
+    record(work)?;
+    count::new_flow(&work.entry, !begins);
+    Ok(())
+}
+
+/// Whether fresh flows may go to the color of `entry` now.
+#[inline(always)]
+pub(crate) fn takes_fresh_flows<A: Address>(entry: &FlowEntry<A>) -> bool {
+    let Some(switch) = SWITCH.get_value(0, &u32::from(entry.service)) else {
+        return false;
+    };
+    let active = Color::from_bit(switch.active);
+    let fresh = if entry.is_preview() {
+        active.other()
+    } else {
+        active
+    };
+    entry.color() == fresh
 }
 
 #[inline(always)]
-fn listener<A: Address>(datagram: &Datagram<A>) -> Option<ListenerRecord> {
+fn listener<A: Address>(packet: &FlowKey<A>) -> Option<ListenerRecord> {
     let key = ListenerKey {
-        vip: datagram.tuple.dst.wide(),
-        port_be: datagram.tuple.dst_port_be,
-        protocol: datagram.tuple.protocol,
-        reserved: 0,
+        vip: packet.dst.wide(),
+        port_be: packet.dst_port_be,
+        protocol: packet.protocol,
+        af: A::AF,
     };
     // SAFETY: a 4-byte value that is written once, when the listener is made.
     let id = unsafe { LISTENERS.get(&key) }?;
@@ -98,33 +121,27 @@ fn flags(listener: &ListenerRecord, begins: bool) -> u8 {
     preview | unpinned
 }
 
-/// `template` with the first backend of the flow's slots whose replies can be told apart.
+/// Gives the entry of `work` the backend of the flow's slot, or the next one of its ring whose
+/// replies can be told apart.
 #[inline(always)]
-fn assign_backend<A: Tables>(
-    datagram: &Datagram<A>,
-    table: TableRange,
-    template: FlowEntry<A>,
-) -> Result<FlowEntry<A>, Reason> {
+fn assign_backend<A: Tables>(work: &mut Work<A>, table: TableRange) -> Result<(), Reason> {
     if table.len == 0 {
         return Err(Reason::NoBackend);
     }
-    let hash = flow_hash(&datagram.tuple, FLOW_HASH_SEED);
-    let mut entry = template;
-    for attempt in 0..BACKEND_TRIES {
-        let at = table.start.wrapping_add(slot(hash, attempt, table.len));
-        let (id, backend) = backend(at).ok_or(Reason::Inconsistent)?;
-        entry.backend = id;
-        entry.rewrite_addr = A::narrow(&backend.address);
-        entry.rewrite_port_be = backend.port_be;
-        if claim_reply_tuple(&datagram.tuple, &entry) {
-            return Ok(entry);
+    let at = slot(flow_hash(&work.key, FLOW_HASH_SEED), table.len);
+    let mut id = *MAGLEV
+        .get(table.start.wrapping_add(at))
+        .ok_or(Reason::Inconsistent)?;
+    for _ in 0..BACKEND_TRIES {
+        let backend = BACKENDS.get(id).ok_or(Reason::Inconsistent)?;
+        work.entry.backend = id;
+        work.entry.rewrite_addr = A::narrow(&backend.address);
+        work.entry.rewrite_port_be = backend.port_be;
+        work.set_peer_key();
+        if claim_reply_tuple(work) {
+            return Ok(());
         }
+        id = backend.next;
     }
     Err(Reason::ReplyTupleTaken)
-}
-
-#[inline(always)]
-fn backend(slot: u32) -> Option<(u32, &'static BackendRecord)> {
-    let id = *MAGLEV.get(slot)?;
-    Some((id, BACKENDS.get(id)?))
 }

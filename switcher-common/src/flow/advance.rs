@@ -6,9 +6,9 @@
 //!      │  first reply (UDP, unpinned): promoted ──────▲   └─ RST, both FINs ► Closing
 //!      └─ RST ► Refused ◄─ RST ─┘ (from where the handshake goes on as if nothing had been)
 //! ```
-//! RST and FIN only shorten the timeout, and later data restores the flow: whoever can forge them
-//! without knowing the sequence numbers (RFC 5961) ends nothing. A flow that was never established
-//! is restored by its handshake alone: data proves nothing of a backend.
+//! A RST counts only with a sequence number that its sender alone can know (RFC 5961, section 3), a
+//! FIN only at the end of its direction's data. Others travel on and change nothing; so whoever
+//! forges them ends no pin and moves none.
 
 use super::{FLAG_UNPINNED, FlowEntry, FlowState, Side};
 use crate::address::Address;
@@ -35,6 +35,14 @@ pub const RST: u8 = 0x04;
 /// ACK.
 pub const ACK: u8 = 0x10;
 
+/// A SYN may carry data (TCP Fast Open, RFC 7413), at most a segment; its SYN-ACK may acknowledge it.
+const MAX_SYN_PAYLOAD: u32 = 1_500;
+/// With Fast Open a client's first ACK may acknowledge data that came with the SYN-ACK or after it.
+const MAX_FIRST_ACK_AHEAD: u32 = 65_536;
+/// How far one segment may move a direction's end: the largest segment, and as much lost before it.
+/// The larger this is, the cheaper it is to guess a number that is believed.
+const MAX_SEQ_AHEAD: u32 = 131_072;
+
 impl Segment {
     /// A SYN that begins a connection: no ACK, no RST.
     #[inline(always)]
@@ -59,54 +67,103 @@ impl Segment {
     const fn is_fin(&self) -> bool {
         self.flags & FIN != 0
     }
+
+    #[inline(always)]
+    const fn has_ack(&self) -> bool {
+        self.flags & ACK != 0
+    }
+
+    /// Sequence number behind its last byte; SYN and FIN count as one each.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end_seq(&self) -> u32 {
+        let flags = (self.flags & SYN != 0) as u32 + (self.flags & FIN != 0) as u32;
+        self.seq
+            .wrapping_add(self.payload_len as u32)
+            .wrapping_add(flags)
+    }
+
+    /// Whether it acknowledges the SYN with `syn_seq`.
+    #[inline(always)]
+    const fn acknowledges_syn(&self, syn_seq: u32) -> bool {
+        self.has_ack() && self.ack.wrapping_sub(syn_seq).wrapping_sub(1) <= MAX_SYN_PAYLOAD
+    }
 }
 
 /// What to do with the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing but the time of its newest packet.
+    /// Nothing but its own entry's [`Progress`].
     Keep,
     /// As `Keep`; the packet repeats the SYN that began the flow.
     KeepRetransmit,
-    /// Write the new values into both entries.
+    /// Write [`Advance::shared`] into both entries.
     Update,
     /// As `Update`; the flow had seemed over.
     Restore,
-    /// Move both entries to the established table.
+    /// As `Update`, and move both entries to the established table.
     Promote,
     /// A new connection on the 5-tuple: forget the flow and choose afresh.
     Reselect,
+    /// The backend has accepted a new connection on the 5-tuple of a flow that had not ended: as
+    /// `Update` if fresh flows may go to its color, else the flow is forgotten and the answer lost,
+    /// and the client's next SYN chooses afresh.
+    Reopened,
 }
 
-/// The outcome of [`Advance::of`]: what both entries of the flow hold from now on.
+/// What both entries of a flow hold alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// State.
+    pub state: FlowState,
+    /// Sequence number of the client's newest SYN.
+    pub syn_seq: u32,
+    /// Sequence number of the SYN-ACK.
+    pub answer_seq: u32,
+    /// 1 after a FIN of the client.
+    pub fin_client: u8,
+    /// 1 after a FIN of the backend.
+    pub fin_backend: u8,
+}
+
+/// How far one direction has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Sequence number behind the last byte that was sent.
+    pub next_seq: u32,
+    /// The newest acknowledgement number that was sent.
+    pub acked: u32,
+}
+
+/// The outcome of [`Advance::of`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advance {
     /// What to do.
     pub next: Next,
-    /// New state.
-    pub state: FlowState,
-    /// New sequence number of the SYN-ACK.
-    pub answer_seq: u32,
-    /// New value of `fin_client`.
-    pub fin_client: u8,
-    /// New value of `fin_backend`.
-    pub fin_backend: u8,
+    /// What both entries hold from now on.
+    pub shared: Shared,
+    /// What the packet's own entry holds from now on.
+    pub progress: Progress,
 }
 
 impl Advance {
-    /// Advances the flow of `entry` by a packet of `entry`'s direction.
+    /// Advances the flow of `entry` by a packet of `entry`'s direction. `peer_acked` looks up what
+    /// the other direction has acknowledged; it is asked for a RST only.
     #[inline(always)]
     #[must_use]
-    pub fn of<A: Address>(entry: &FlowEntry<A>, is_tcp: bool, segment: &Segment) -> Self {
+    pub fn of<A: Address>(
+        entry: &FlowEntry<A>,
+        is_tcp: bool,
+        segment: &Segment,
+        peer_acked: impl FnOnce() -> Option<u32>,
+    ) -> Self {
         let same = Self {
             next: Next::Keep,
-            state: entry.state(),
-            answer_seq: entry.answer_seq,
-            fin_client: entry.fin_client,
-            fin_backend: entry.fin_backend,
+            shared: entry.shared(),
+            progress: entry.progress(),
         };
         if is_tcp {
-            same.tcp(entry, segment)
+            same.tcp(entry, segment, peer_acked)
         } else {
             same.udp(entry)
         }
@@ -114,37 +171,86 @@ impl Advance {
 
     #[inline(always)]
     fn udp<A: Address>(self, entry: &FlowEntry<A>) -> Self {
-        match (self.state, entry.side()) {
+        match (self.shared.state, entry.side()) {
             (FlowState::Unanswered, Side::Reverse) => self.promoted(),
             _ => self,
         }
     }
 
     #[inline(always)]
-    fn tcp<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
-        let quiet =
-            segment.flags & (FIN | SYN | RST) == 0 && self.fin_client & self.fin_backend == 0;
-        if quiet && self.state as u8 == FlowState::Established as u8 {
-            return self;
-        }
+    fn tcp<A: Address>(
+        self,
+        entry: &FlowEntry<A>,
+        segment: &Segment,
+        peer_acked: impl FnOnce() -> Option<u32>,
+    ) -> Self {
         if segment.is_rst() {
-            return self.closed();
+            return if self.believes_rst(entry, segment, peer_acked) {
+                self.closed()
+            } else {
+                self
+            };
+        }
+        let advance = self.with_progress(segment);
+        let over = self.shared.fin_client & self.shared.fin_backend != 0;
+        if segment.flags & (FIN | SYN) == 0 && !over && self.is_established() {
+            return advance;
         }
         match entry.side() {
             Side::Forward if segment.is_initial_syn() => self.client_syn(entry, segment),
-            Side::Forward => self.client_segment(segment),
-            Side::Reverse => self.backend_segment(entry, segment),
+            Side::Forward => advance.client_segment(segment),
+            Side::Reverse => advance.backend_segment(entry, segment),
         }
+    }
+
+    #[inline(always)]
+    const fn is_established(&self) -> bool {
+        matches!(self.shared.state, FlowState::Established)
+    }
+
+    /// A RST is its sender's when it has the number behind all that it sent, or the one that the
+    /// other side has acknowledged. The first answer to a SYN has no number yet; it acknowledges.
+    #[inline(always)]
+    fn believes_rst<A: Address>(
+        &self,
+        entry: &FlowEntry<A>,
+        segment: &Segment,
+        peer_acked: impl FnOnce() -> Option<u32>,
+    ) -> bool {
+        let refuses_syn = matches!(
+            (self.shared.state, entry.side()),
+            (FlowState::Unanswered, Side::Reverse)
+        ) && segment.acknowledges_syn(entry.syn_seq);
+        refuses_syn || segment.seq == entry.next_seq || peer_acked() == Some(segment.seq)
+    }
+
+    /// Moves the direction's numbers on, unless they are out of its reach.
+    #[inline(always)]
+    const fn with_progress(mut self, segment: &Segment) -> Self {
+        let end = segment.end_seq();
+        let ahead = end.wrapping_sub(self.progress.next_seq);
+        if ahead != 0 && ahead <= MAX_SEQ_AHEAD {
+            self.progress.next_seq = end;
+        }
+        if segment.has_ack() {
+            self.progress.acked = segment.ack;
+        }
+        self
     }
 
     /// A SYN of the client: the one that began the flow again, or a new connection.
     #[inline(always)]
-    fn client_syn<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
-        let repeats = segment.seq == entry.syn_seq && entry.flags & FLAG_UNPINNED == 0;
-        match self.state {
-            _ if repeats => self.with(Next::KeepRetransmit),
-            // To its backend, which answers by challenge ACK (RFC 5961, section 4).
-            FlowState::Established => self,
+    fn client_syn<A: Address>(mut self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
+        if segment.seq == entry.syn_seq && entry.flags & FLAG_UNPINNED == 0 {
+            return self.with(Next::KeepRetransmit);
+        }
+        match self.shared.state {
+            // To its backend, which answers by challenge ACK (RFC 5961, section 4), or, when it
+            // knows nothing of the old connection, by a SYN-ACK.
+            FlowState::Established => {
+                self.shared.syn_seq = segment.seq;
+                self.with(Next::Update)
+            }
             FlowState::Unanswered
             | FlowState::Answered
             | FlowState::Closing
@@ -154,11 +260,12 @@ impl Advance {
 
     #[inline(always)]
     fn client_segment(self, segment: &Segment) -> Self {
-        let fits = segment.ack == self.answer_seq.wrapping_add(1);
-        match self.state {
+        let answer_end = self.shared.answer_seq.wrapping_add(1);
+        let fits = segment.has_ack() && segment.ack.wrapping_sub(answer_end) <= MAX_FIRST_ACK_AHEAD;
+        match self.shared.state {
             FlowState::Answered if fits => self.promoted().with_fin(Side::Forward, segment),
             // Refused after its answer; without one the number is still zero.
-            FlowState::Refused if fits && self.answer_seq != 0 => {
+            FlowState::Refused if fits && self.shared.answer_seq != 0 => {
                 self.promoted().with_fin(Side::Forward, segment)
             }
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused => self,
@@ -170,21 +277,21 @@ impl Advance {
 
     #[inline(always)]
     fn backend_segment<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
-        match self.state {
+        let answers = segment.is_syn_ack() && segment.acknowledges_syn(entry.syn_seq);
+        match self.shared.state {
             FlowState::Unanswered | FlowState::Refused if entry.flags & FLAG_UNPINNED != 0 => {
                 self.promoted().with_fin(Side::Reverse, segment)
             }
-            FlowState::Unanswered | FlowState::Refused
-                if segment.is_syn_ack() && segment.ack == entry.syn_seq.wrapping_add(1) =>
-            {
-                Self {
-                    next: Next::Update,
-                    state: FlowState::Answered,
-                    answer_seq: segment.seq,
-                    ..self
-                }
+            // Each answer counts anew: SYN cookies change their number.
+            FlowState::Unanswered | FlowState::Answered | FlowState::Refused if answers => {
+                self.answered(Next::Update, segment)
             }
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused => self,
+            FlowState::Established | FlowState::Closing
+                if answers && segment.seq != self.shared.answer_seq =>
+            {
+                self.answered(Next::Reopened, segment)
+            }
             FlowState::Established | FlowState::Closing => {
                 self.with_fin(Side::Reverse, segment).or_restored(segment)
             }
@@ -196,57 +303,84 @@ impl Advance {
         Self { next, ..self }
     }
 
+    /// The backend has answered a SYN: half-open, its numbers begin here.
+    #[inline(always)]
+    const fn answered(self, next: Next, segment: &Segment) -> Self {
+        Self {
+            next,
+            shared: Shared {
+                state: FlowState::Answered,
+                answer_seq: segment.seq,
+                fin_client: 0,
+                fin_backend: 0,
+                ..self.shared
+            },
+            progress: Progress {
+                next_seq: segment.end_seq(),
+                acked: segment.ack,
+            },
+        }
+    }
+
     #[inline(always)]
     const fn promoted(self) -> Self {
         Self {
             next: Next::Promote,
-            state: FlowState::Established,
+            shared: Shared {
+                state: FlowState::Established,
+                ..self.shared
+            },
             ..self
         }
     }
 
     #[inline(always)]
     fn closed(self) -> Self {
-        let state = match self.state {
-            FlowState::Closing | FlowState::Refused => return self,
-            FlowState::Established => FlowState::Closing,
-            FlowState::Unanswered | FlowState::Answered => FlowState::Refused,
-        };
+        match self.shared.state {
+            FlowState::Closing | FlowState::Refused => self,
+            FlowState::Established => self.in_state(Next::Update, FlowState::Closing),
+            FlowState::Unanswered | FlowState::Answered => {
+                self.in_state(Next::Update, FlowState::Refused)
+            }
+        }
+    }
+
+    #[inline(always)]
+    const fn in_state(self, next: Next, state: FlowState) -> Self {
         Self {
-            next: Next::Update,
-            state,
+            next,
+            shared: Shared {
+                state,
+                ..self.shared
+            },
             ..self
         }
     }
 
-    /// Notes a FIN; closes the flow when both sides have sent one.
+    /// Notes a FIN at the end of its direction; closes the flow when both sides have sent one.
     #[inline(always)]
     fn with_fin(mut self, side: Side, segment: &Segment) -> Self {
-        if segment.is_fin() {
+        if segment.is_fin() && segment.end_seq() == self.progress.next_seq {
             let fin = match side {
-                Side::Forward => &mut self.fin_client,
-                Side::Reverse => &mut self.fin_backend,
+                Side::Forward => &mut self.shared.fin_client,
+                Side::Reverse => &mut self.shared.fin_backend,
             };
             if *fin == 0 {
                 *fin = 1;
-                if let Next::Keep = self.next {
+                if self.next == Next::Keep {
                     self.next = Next::Update;
                 }
             }
         }
-        let both = self.fin_client & self.fin_backend != 0;
-        if both && (segment.is_fin() || segment.payload_len == 0) {
+        let both = self.shared.fin_client & self.shared.fin_backend != 0;
+        let last = segment.is_fin() || segment.payload_len == 0;
+        if both && last && self.is_established() {
             // A promotion writes the state as well; it stays one.
-            let next = match (self.next, self.state) {
-                (Next::Promote, _) => Next::Promote,
-                (_, FlowState::Closing) => Next::Keep,
+            let next = match self.next {
+                Next::Promote => Next::Promote,
                 _ => Next::Update,
             };
-            return Self {
-                next,
-                state: FlowState::Closing,
-                ..self
-            };
+            return self.in_state(next, FlowState::Closing);
         }
         self
     }
@@ -255,212 +389,12 @@ impl Advance {
     #[inline(always)]
     fn or_restored(self, segment: &Segment) -> Self {
         let data = segment.payload_len > 0 && !segment.is_fin();
-        match self.state {
-            FlowState::Closing if data => Self {
-                next: Next::Restore,
-                state: FlowState::Established,
-                ..self
-            },
+        match self.shared.state {
+            FlowState::Closing if data => self.in_state(Next::Restore, FlowState::Established),
             _ => self,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::address::Ipv4;
-
-    const PSH_ACK: u8 = 0x18;
-
-    fn entry(state: FlowState, side: Side) -> FlowEntry<Ipv4> {
-        FlowEntry {
-            state: state as u8,
-            side: side as u8,
-            syn_seq: 100,
-            answer_seq: if state == FlowState::Unanswered {
-                0
-            } else {
-                500
-            },
-            ..FlowEntry::default()
-        }
-    }
-
-    fn segment(flags: u8, seq: u32, ack: u32, payload_len: u16) -> Segment {
-        Segment {
-            flags,
-            seq,
-            ack,
-            payload_len,
-        }
-    }
-
-    fn tcp(state: FlowState, side: Side, segment: Segment) -> (Next, FlowState) {
-        let advance = Advance::of(&entry(state, side), true, &segment);
-        (advance.next, advance.state)
-    }
-
-    #[test]
-    fn the_handshake_promotes_only_when_both_numbers_fit() {
-        use FlowState::{Answered, Established, Unanswered};
-        use Side::{Forward, Reverse};
-        let rows = [
-            (
-                "a SYN-ACK that fits",
-                Unanswered,
-                Reverse,
-                segment(SYN | ACK, 500, 101, 0),
-                (Next::Update, Answered),
-            ),
-            (
-                "a SYN-ACK for another SYN",
-                Unanswered,
-                Reverse,
-                segment(SYN | ACK, 500, 99, 0),
-                (Next::Keep, Unanswered),
-            ),
-            (
-                "an ACK before any answer",
-                Unanswered,
-                Forward,
-                segment(ACK, 101, 501, 0),
-                (Next::Keep, Unanswered),
-            ),
-            (
-                "an ACK that fits",
-                Answered,
-                Forward,
-                segment(ACK, 101, 501, 0),
-                (Next::Promote, Established),
-            ),
-            (
-                "a forged ACK",
-                Answered,
-                Forward,
-                segment(ACK, 101, 7, 0),
-                (Next::Keep, Answered),
-            ),
-        ];
-        for (what, state, side, segment, expected) in rows {
-            assert_eq!(tcp(state, side, segment), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_repeated_syn_keeps_its_flow_and_a_new_one_selects_afresh_unless_established() {
-        use FlowState::{Answered, Closing, Established, Unanswered};
-        for state in [Unanswered, Answered, Established, Closing] {
-            let same = tcp(state, Side::Forward, segment(SYN, 100, 0, 0));
-            assert_eq!(same, (Next::KeepRetransmit, state));
-        }
-        for state in [Unanswered, Answered, Closing] {
-            let new = tcp(state, Side::Forward, segment(SYN, 101, 0, 0));
-            assert_eq!(new.0, Next::Reselect, "{state:?}");
-        }
-        let established = tcp(Established, Side::Forward, segment(SYN, 101, 0, 0));
-        assert_eq!(established, (Next::Keep, Established));
-    }
-
-    #[test]
-    fn rst_shortens_and_data_restores() {
-        use FlowState::{Closing, Established};
-        for side in [Side::Forward, Side::Reverse] {
-            assert_eq!(
-                tcp(Established, side, segment(RST, 0, 0, 0)),
-                (Next::Update, Closing)
-            );
-            assert_eq!(
-                tcp(Closing, side, segment(PSH_ACK, 0, 0, 10)),
-                (Next::Restore, Established)
-            );
-            assert_eq!(
-                tcp(Closing, side, segment(ACK, 0, 0, 0)),
-                (Next::Keep, Closing)
-            );
-        }
-    }
-
-    #[test]
-    fn a_rst_before_the_flow_is_established_is_undone_by_the_handshake_and_by_nothing_else() {
-        use FlowState::{Answered, Established, Refused, Unanswered};
-        use Side::{Forward, Reverse};
-        for state in [Unanswered, Answered] {
-            for side in [Forward, Reverse] {
-                let rst = tcp(state, side, segment(RST, 0, 0, 0));
-                assert_eq!(rst, (Next::Update, Refused), "{state:?}");
-            }
-        }
-        for side in [Forward, Reverse] {
-            let data = tcp(Refused, side, segment(PSH_ACK, 0, 0, 10));
-            assert_eq!(data, (Next::Keep, Refused), "{side:?}");
-        }
-        let syn_ack = tcp(Refused, Reverse, segment(SYN | ACK, 500, 101, 0));
-        assert_eq!(syn_ack, (Next::Update, Answered));
-        let ack = tcp(Refused, Forward, segment(ACK, 101, 501, 0));
-        assert_eq!(ack, (Next::Promote, Established));
-        let never_answered = FlowEntry {
-            answer_seq: 0,
-            ..entry(Refused, Forward)
-        };
-        let ack = Advance::of(&never_answered, true, &segment(ACK, 101, 1, 0));
-        assert_eq!((ack.next, ack.state), (Next::Keep, Refused));
-        let new = tcp(Refused, Forward, segment(SYN, 101, 0, 0));
-        assert_eq!(new.0, Next::Reselect);
-    }
-
-    #[test]
-    fn one_fin_leaves_the_flow_in_flight_and_the_second_closes_it() {
-        let mut flow = entry(FlowState::Established, Side::Forward);
-        let first = Advance::of(&flow, true, &segment(FIN | ACK, 0, 0, 0));
-        assert_eq!(
-            (first.next, first.state, first.fin_client),
-            (Next::Update, FlowState::Established, 1)
-        );
-        flow.fin_client = 1;
-        flow.side = Side::Reverse as u8;
-        let second = Advance::of(&flow, true, &segment(FIN | ACK, 0, 0, 0));
-        assert_eq!(
-            (second.next, second.state),
-            (Next::Update, FlowState::Closing)
-        );
-    }
-
-    #[test]
-    fn fins_that_two_cpus_noted_at_once_close_the_flow_at_its_next_packet() {
-        let flow = FlowEntry {
-            fin_client: 1,
-            fin_backend: 1,
-            ..entry(FlowState::Established, Side::Forward)
-        };
-        let ack = Advance::of(&flow, true, &segment(ACK, 0, 0, 0));
-        assert_eq!((ack.next, ack.state), (Next::Update, FlowState::Closing));
-    }
-
-    #[test]
-    fn a_first_reply_promotes_udp_and_unpinned_flows_but_a_rst_does_not() {
-        let udp = entry(FlowState::Unanswered, Side::Reverse);
-        assert_eq!(
-            Advance::of(&udp, false, &Segment::default()).next,
-            Next::Promote
-        );
-        let udp = entry(FlowState::Unanswered, Side::Forward);
-        assert_eq!(
-            Advance::of(&udp, false, &Segment::default()).next,
-            Next::Keep
-        );
-        let unpinned = FlowEntry {
-            flags: FLAG_UNPINNED,
-            ..entry(FlowState::Unanswered, Side::Reverse)
-        };
-        assert_eq!(
-            Advance::of(&unpinned, true, &segment(ACK, 0, 0, 0)).next,
-            Next::Promote
-        );
-        let refused = Advance::of(&unpinned, true, &segment(RST, 0, 0, 0));
-        assert_eq!(
-            (refused.next, refused.state),
-            (Next::Update, FlowState::Refused)
-        );
-    }
-}
+mod tests;

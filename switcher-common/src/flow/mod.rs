@@ -8,7 +8,7 @@ mod advance;
 
 use bytemuck::{Pod, Zeroable};
 
-pub use advance::{ACK, Advance, FIN, Next, RST, SYN, Segment};
+pub use advance::{ACK, Advance, FIN, Next, Progress, RST, SYN, Segment, Shared};
 
 use crate::{
     address::{Address, Ipv4, Ipv6},
@@ -39,10 +39,14 @@ pub struct FlowKey<A> {
 pub struct FlowEntry<A> {
     /// What the packet's destination (forward) or source (reverse) becomes.
     pub rewrite_addr: A,
-    /// Sequence number of the SYN that began the flow, in host byte order; TCP only.
+    /// Sequence number of the client's newest SYN, in host byte order; TCP only.
     pub syn_seq: u32,
     /// Sequence number of the SYN-ACK, in host byte order; TCP from [`FlowState::Answered`] on.
     pub answer_seq: u32,
+    /// Sequence number behind the last byte that this direction sent; TCP only.
+    pub next_seq: u32,
+    /// Newest acknowledgement number that this direction sent; TCP only.
+    pub acked: u32,
     /// Tick of the direction's newest packet.
     pub last_seen: u32,
     /// Tick at which the flow began.
@@ -80,14 +84,14 @@ unsafe impl Pod for FlowEntry<Ipv4> {}
 unsafe impl Pod for FlowEntry<Ipv6> {}
 crate::shared!(FlowKey<Ipv4>, 16);
 crate::shared!(FlowKey<Ipv6>, 40);
-crate::shared!(FlowEntry<Ipv4>, 36);
-crate::shared!(FlowEntry<Ipv6>, 48);
+crate::shared!(FlowEntry<Ipv4>, 44);
+crate::shared!(FlowEntry<Ipv6>, 56);
 const _: () = {
     // The sum of the fields' sizes is the struct's size: no padding.
     assert!(size_of::<FlowKey<Ipv4>>() == 2 * 4 + 2 * 2 + 1 + 3);
     assert!(size_of::<FlowKey<Ipv6>>() == 2 * 16 + 2 * 2 + 1 + 3);
-    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 5 * 4 + 2 * 2 + 6 + 2);
-    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 5 * 4 + 2 * 2 + 6 + 2);
+    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 7 * 4 + 2 * 2 + 6 + 2);
+    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 7 * 4 + 2 * 2 + 6 + 2);
 };
 
 /// Flow of a preview listener: not in flight, not drained.
@@ -224,16 +228,77 @@ impl<A: Address> FlowEntry<A> {
         self.flags & FLAG_PREVIEW != 0
     }
 
-    /// The entry of the other direction: `key` is the forward key, `self` its entry.
+    /// What both directions hold alike.
     #[inline(always)]
     #[must_use]
-    pub fn reverse(&self, key: &FlowKey<A>) -> Self {
+    pub const fn shared(&self) -> Shared {
+        Shared {
+            state: self.state(),
+            syn_seq: self.syn_seq,
+            answer_seq: self.answer_seq,
+            fin_client: self.fin_client,
+            fin_backend: self.fin_backend,
+        }
+    }
+
+    /// Sets what both directions hold alike. FINs only add up: two CPUs may note one each.
+    #[inline(always)]
+    pub const fn set_shared(&mut self, shared: &Shared) {
+        self.state = shared.state as u8;
+        self.syn_seq = shared.syn_seq;
+        self.answer_seq = shared.answer_seq;
+        let begins_anew = matches!(shared.state, FlowState::Answered);
+        self.fin_client = shared.fin_client | if begins_anew { 0 } else { self.fin_client };
+        self.fin_backend = shared.fin_backend | if begins_anew { 0 } else { self.fin_backend };
+    }
+
+    /// How far this direction has come.
+    #[inline(always)]
+    #[must_use]
+    pub const fn progress(&self) -> Progress {
+        Progress {
+            next_seq: self.next_seq,
+            acked: self.acked,
+        }
+    }
+
+    /// Notes a packet of this direction.
+    #[inline(always)]
+    pub const fn set_progress(&mut self, now: u32, progress: &Progress) {
+        self.last_seen = now;
+        self.next_seq = progress.next_seq;
+        self.acked = progress.acked;
+    }
+
+    /// The entry of the other direction, made from this one, of which `key` is the key. How far that
+    /// direction has come is not known here.
+    #[inline(always)]
+    #[must_use]
+    pub fn made_peer(&self, key: &FlowKey<A>) -> Self {
+        let (rewrite_addr, rewrite_port_be, side) = match self.side() {
+            Side::Forward => (key.dst, key.dst_port_be, Side::Reverse),
+            Side::Reverse => (key.src, key.src_port_be, Side::Forward),
+        };
         Self {
-            rewrite_addr: key.dst,
-            rewrite_port_be: key.dst_port_be,
-            side: Side::Reverse as u8,
+            rewrite_addr,
+            rewrite_port_be,
+            side: side as u8,
+            next_seq: 0,
+            acked: 0,
             ..*self
         }
+    }
+
+    /// Whether `peer`, found under this entry's peer key, belongs to the same flow: it leads back
+    /// to `key`. After an eviction another flow's entry may lie there.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_peer_of(&self, key: &FlowKey<A>, peer: &Self) -> bool {
+        let expected = self.made_peer(key);
+        peer.side == expected.side
+            && peer.backend == self.backend
+            && peer.rewrite_port_be == expected.rewrite_port_be
+            && peer.rewrite_addr == expected.rewrite_addr
     }
 }
 
@@ -262,6 +327,9 @@ mod tests {
         let reverse_key = key().peer(&forward);
         assert_eq!((reverse_key.src, reverse_key.src_port_be), (Ipv4(9), 8));
         assert_eq!((reverse_key.dst, reverse_key.dst_port_be), (Ipv4(1), 3));
-        assert_eq!(reverse_key.peer(&forward.reverse(&key())), key());
+        let reverse = forward.made_peer(&key());
+        assert_eq!(reverse_key.peer(&reverse), key());
+        assert_eq!(reverse.made_peer(&reverse_key), forward);
+        assert!(forward.is_peer_of(&key(), &reverse));
     }
 }

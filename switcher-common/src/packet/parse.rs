@@ -51,12 +51,22 @@ pub enum Packet {
 /// A TCP segment or UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<A> {
-    /// The packet that carries it.
-    pub ip: IpPacket<A>,
     /// Its 5-tuple.
     pub tuple: FlowKey<A>,
     /// What its flow's state depends on.
     pub segment: Segment,
+}
+
+impl<A> IpPacket<A> {
+    /// An error when its time to live ends here.
+    #[inline(always)]
+    pub const fn may_travel(&self) -> Result<(), Reason> {
+        if self.ttl <= 1 {
+            Err(Reason::TtlExceeded)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 impl<A: Address> Datagram<A> {
@@ -64,7 +74,7 @@ impl<A: Address> Datagram<A> {
     #[inline(always)]
     #[must_use]
     pub const fn can_begin_flow(&self) -> bool {
-        self.ip.protocol != Protocol::Tcp as u8 || self.segment.is_initial_syn()
+        !self.tuple.is_tcp() || self.segment.is_initial_syn()
     }
 }
 
@@ -218,7 +228,6 @@ fn datagram<A: Address>(
     segment: Segment,
 ) -> Datagram<A> {
     Datagram {
-        ip: *ip,
         tuple: FlowKey {
             src: ip.src,
             dst: ip.dst,

@@ -5,7 +5,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use super::{Datagram, Ethernet, Frame, Tcp};
+use super::{Ethernet, Frame, IpPacket, Tcp};
 use crate::{
     address::Address,
     checksum::Delta,
@@ -22,19 +22,19 @@ pub enum Hop {
     Stack,
 }
 
-/// Replaces the 5-tuple of `datagram` by `to`, of which only the `side`'s address and port differ.
+/// Replaces the 5-tuple `from` of `ip` by `to`, of which only the `side`'s address and port differ.
 /// `None` when a header is not where the parser found it; then the frame may be half rewritten and
 /// must be dropped.
 #[inline(always)]
 #[must_use]
 pub fn translate<A: Address, F: Frame + ?Sized>(
     frame: &mut F,
-    datagram: &Datagram<A>,
+    ip: &IpPacket<A>,
     side: Side,
+    from: &FlowKey<A>,
     to: &FlowKey<A>,
     hop: Hop,
 ) -> Option<()> {
-    let from = &datagram.tuple;
     let addresses = match side {
         Side::Forward => Delta::none().address(&from.dst, &to.dst),
         Side::Reverse => Delta::none().address(&from.src, &to.src),
@@ -43,23 +43,23 @@ pub fn translate<A: Address, F: Frame + ?Sized>(
         Side::Forward => addresses.word(from.dst_port_be, to.dst_port_be),
         Side::Reverse => addresses.word(from.src_port_be, to.src_port_be),
     };
-    transport(frame, datagram, to, ports)?;
+    transport(frame, ip, to, ports)?;
     if A::AF == crate::address::Ipv4::AF {
-        ipv4(frame, datagram.ip.ip_offset, side, to, addresses, hop)
+        ipv4(frame, ip.ip_offset, side, to, addresses, hop)
     } else {
-        ipv6(frame, datagram.ip.ip_offset, side, to, hop)
+        ipv6(frame, ip.ip_offset, side, to, hop)
     }
 }
 
 #[inline(always)]
 fn transport<A: Address, F: Frame + ?Sized>(
     frame: &mut F,
-    datagram: &Datagram<A>,
+    ip: &IpPacket<A>,
     to: &FlowKey<A>,
     delta: Delta,
 ) -> Option<()> {
-    let offset = datagram.ip.transport_offset;
-    if datagram.ip.protocol == Protocol::Tcp as u8 {
+    let offset = ip.transport_offset;
+    if ip.protocol == Protocol::Tcp as u8 {
         let header = frame.header_mut::<Tcp>(offset)?;
         header.source = to.src_port_be.to_ne_bytes();
         header.destination = to.dst_port_be.to_ne_bytes();

@@ -22,9 +22,9 @@ use crate::{
         Peer,
         types::{ApiError, ChangeReply, ErrorCode, FlipRequest},
     },
-    config::Config,
+    config::{Config, ServiceConfig},
     datapath::{Attached, DataPath, DataPathError, Replaced, Scan},
-    switching::{Conditions, FlipOrder, Observation, Refusal, Switchboard},
+    switching::{Conditions, FlipOrder, Observation, Refusal, Service, Switchboard},
 };
 
 /// What the core is asked to do.
@@ -73,6 +73,20 @@ pub(super) fn encode(board: &Switchboard, ids: &BTreeMap<String, u16>) -> Vec<Se
         }
     }
     states
+}
+
+/// Idle timeouts of a service's UDP flows in milliseconds, by color. A draining color's flows count
+/// as finished after a shorter silence (G10).
+pub(super) fn udp_idle_ms(config: &ServiceConfig, state: &Service) -> [u64; 2] {
+    let draining = state.running_drain().map(|drain| drain.color);
+    Color::ALL.map(|color| {
+        let span = if draining == Some(color) {
+            config.drain_udp_idle.min(config.idle.udp)
+        } else {
+            config.idle.udp
+        };
+        span.as_millis()
+    })
 }
 
 /// A scan in the state machine's terms.
@@ -213,8 +227,7 @@ impl Core {
         })
     }
 
-    /// A draining color's UDP flows count as finished after a shorter silence (G10).
-    pub(super) fn set_idle_timeouts(&mut self) {
+    fn set_idle_timeouts(&mut self) {
         for service in &self.config.services {
             let (Some(&id), Some(state)) = (
                 self.ids.get(&service.name),
@@ -222,15 +235,7 @@ impl Core {
             ) else {
                 continue;
             };
-            let draining = state.running_drain().map(|drain| drain.color);
-            let udp_ms = Color::ALL.map(|color| {
-                let span = if draining == Some(color) {
-                    service.drain_udp_idle.min(service.idle.udp)
-                } else {
-                    service.idle.udp
-                };
-                span.as_millis()
-            });
+            let udp_ms = udp_idle_ms(service, state);
             if let Err(error) = self.path.set_idle(id, service, udp_ms) {
                 tracing::error!(%error, service = service.name, "idle timeouts are not set");
             }

@@ -9,21 +9,28 @@ use crate::{
     api::types::{ApiError, ChangeReply, ErrorCode},
     cli::DetachArgs,
     config::{Config, defaults},
-    datapath::{DataPathError, Pinned},
+    datapath::{self, DataPathError, Pinned},
 };
 
 /// Detaches as `args` say. Refuses while flows are in flight, unless forced.
 pub fn detach(args: DetachArgs) -> anyhow::Result<ChangeReply> {
-    let mut pinned = match Pinned::open(&pin_dir(args.pin_dir, args.config)?) {
-        Ok(pinned) => pinned,
-        Err(DataPathError::NotLoaded { .. }) => return Ok(reply(false)),
-        Err(error) => bail!(data_path(&error)),
+    let pin_dir = pin_dir(args.pin_dir, args.config)?;
+    let detached = if args.force {
+        datapath::remove_pinned(&pin_dir)
+    } else {
+        match Pinned::open(&pin_dir) {
+            Ok(mut pinned) => {
+                refuse_while_in_flight(&mut pinned)?;
+                pinned.remove()
+            }
+            Err(error) => Err(error),
+        }
     };
-    if !args.force {
-        refuse_while_in_flight(&mut pinned)?;
+    match detached {
+        Ok(()) => Ok(reply(true)),
+        Err(DataPathError::NotLoaded { .. }) => Ok(reply(false)),
+        Err(error) => bail!(data_path(&error)),
     }
-    pinned.remove().map_err(|error| data_path(&error))?;
-    Ok(reply(true))
 }
 
 fn pin_dir(named: Option<PathBuf>, config: Option<PathBuf>) -> anyhow::Result<PathBuf> {

@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
+use switcher_common::service::ServiceSwitch;
 use tokio::sync::{mpsc, watch};
 
 use super::{
     adopt::{self, Kernel},
     clock,
     collector::Collector,
-    core::{Command, Core, data_path, encode},
+    core::{Command, Core, data_path, encode, udp_idle_ms},
     state_file::StateFile,
     view::View,
 };
@@ -102,7 +103,17 @@ fn prepare(
             .iter()
             .map(|(id, name)| (name.clone(), *id))
             .collect();
-        path.switch(&encode(&board, &ids)).map(drop)
+        for service in &config.services {
+            if let (Some(&id), Some(state)) =
+                (ids.get(&service.name), board.services.get(&service.name))
+            {
+                path.set_idle(id, service, udp_idle_ms(service, state))?;
+            }
+        }
+        // Services that are about to be removed keep their state while packets can see them.
+        let before = path.switch_states()?;
+        path.switch(&overlaid(before, encode(&board, &ids)))
+            .map(drop)
     })
     .map_err(kernel_error)?;
     // The store above was a barrier for everything that an earlier agent did.
@@ -124,6 +135,16 @@ fn prepare(
         board,
         ids,
     })
+}
+
+/// `states` over `before`, where they say anything.
+fn overlaid(mut before: Vec<ServiceSwitch>, states: Vec<ServiceSwitch>) -> Vec<ServiceSwitch> {
+    for (old, new) in before.iter_mut().zip(states) {
+        if new != ServiceSwitch::default() {
+            *old = new;
+        }
+    }
+    before
 }
 
 fn kernel_state(path: &DataPath) -> Result<Kernel, DataPathError> {

@@ -154,8 +154,7 @@ pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
     })
 }
 
-/// Takes a link off what it is attached to, before this returns. Removing its last pin does so too,
-/// but some time later, in the background.
+/// Takes a link off what it is attached to.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed_attr();
     attr.link_detach.link_fd = raw(link);

@@ -21,7 +21,7 @@ pub enum DataPathError {
         dir: PathBuf,
     },
     /// The pins are of another layout.
-    #[error("the data path pinned in {} has layout {found}, this version of switcher speaks layout {expected}; run the version that loaded it, or `switcher detach --force` with that version, which ends its flows", dir.display())]
+    #[error("the data path pinned in {} has layout {found}, this version of switcher speaks layout {expected}; run the version that loaded it, or `switcher detach --force`, which ends its flows", dir.display())]
     Layout {
         /// The directory.
         dir: PathBuf,

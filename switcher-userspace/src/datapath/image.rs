@@ -26,6 +26,15 @@ pub(super) struct Image {
     pub(super) listeners: BTreeMap<ListenerKey, u32>,
     pub(super) records: Vec<ListenerRecord>,
     pub(super) backends: Vec<BackendRecord>,
+    /// Slots of all tables, up to the last one that a record refers to.
+    pub(super) maglev: Vec<u32>,
+}
+
+/// What flows refer to, which must not get another meaning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Busy {
+    pub(super) backends: HashSet<u32>,
+    pub(super) services: HashSet<u16>,
 }
 
 /// Slots of one table, to be written before the image becomes visible.
@@ -54,16 +63,23 @@ impl Image {
     /// Whether it already says what `config` wants.
     pub(super) fn matches(&self, config: &Config, limits: &Limits) -> bool {
         // Ids are stable, so an image that matches evolves into itself.
-        evolve(self, config, &HashSet::new(), limits)
+        evolve(self, config, &Busy::default(), limits)
             .is_ok_and(|evolved| evolved.image == *self && evolved.slots.is_empty())
+    }
+
+    /// The slots of a table; `None` when they are not all there.
+    fn slots(&self, range: TableRange) -> Option<&[u32]> {
+        let start = range.start as usize;
+        self.maglev
+            .get(start..start.checked_add(range.len as usize)?)
     }
 }
 
-/// The image for `config`. `busy` holds the backends that flows refer to.
+/// The image for `config`.
 pub(super) fn evolve(
     old: &Image,
     config: &Config,
-    busy: &HashSet<u32>,
+    busy: &Busy,
     limits: &Limits,
 ) -> Result<Evolved, DataPathError> {
     let mut evolution = Evolution::new(old, busy, limits);
@@ -84,12 +100,12 @@ struct Evolution<'a> {
     listener_ids: BTreeSet<u32>,
     backend_ids: BTreeSet<u32>,
     known_backends: HashMap<(u32, u8, WideAddress, u16), u32>,
-    /// Tables whose slots are still to be placed.
-    pending: Vec<(u32, Color, Vec<Member>)>,
+    /// Tables that are still to be placed.
+    pending: Vec<(u32, Color, Vec<u32>)>,
 }
 
 impl<'a> Evolution<'a> {
-    fn new(old: &'a Image, busy: &HashSet<u32>, limits: &'a Limits) -> Self {
+    fn new(old: &'a Image, busy: &Busy, limits: &'a Limits) -> Self {
         let mut new = Image {
             names: vec![FREE_NAME; old.names.len()],
             backends: old.backends.clone(),
@@ -112,7 +128,7 @@ impl<'a> Evolution<'a> {
     }
 
     /// Takes all ids that are in use, or still referred to.
-    fn reserve(&mut self, busy: &HashSet<u32>) {
+    fn reserve(&mut self, busy: &Busy) {
         for (id, backend) in (0..).zip(&self.old.backends) {
             if backend.present != 0 {
                 let key = (
@@ -123,7 +139,7 @@ impl<'a> Evolution<'a> {
                 );
                 self.known_backends.insert(key, id);
             }
-            if backend.present != 0 || busy.contains(&id) {
+            if backend.present != 0 || busy.backends.contains(&id) {
                 self.backend_ids.insert(id);
                 self.listener_ids.insert(backend.listener);
                 self.service_ids.insert(u32::from(backend.service));
@@ -134,6 +150,16 @@ impl<'a> Evolution<'a> {
             .filter(|(_, name)| name.text().is_some());
         self.service_ids.extend(named.map(|(id, _)| id));
         self.listener_ids.extend(self.old.listeners.values());
+        self.service_ids
+            .extend(busy.services.iter().copied().map(u32::from));
+        // An apply that was cut short may have left tables that nothing else tells of.
+        for record in &self.old.records {
+            let slots = record
+                .tables
+                .iter()
+                .filter_map(|range| self.old.slots(*range));
+            self.backend_ids.extend(slots.flatten());
+        }
         for backend in &mut self.new.backends {
             backend.present = 0;
         }
@@ -154,11 +180,12 @@ impl<'a> Evolution<'a> {
     }
 
     fn listener(&mut self, service: u16, config: &ListenerConfig) -> Result<(), DataPathError> {
+        let vip = WideAddress::from_ip(config.vip);
         let key = ListenerKey {
-            vip: WideAddress::from_ip(config.vip),
+            vip,
             port_be: config.port.to_be(),
             protocol: config.protocol as u8,
-            reserved: 0,
+            af: vip.af(),
         };
         let id = match self.old.listeners.get(&key) {
             Some(&id) => id,
@@ -167,7 +194,7 @@ impl<'a> Evolution<'a> {
         self.new.listeners.insert(key, id);
         self.new
             .listeners
-            .insert(ListenerKey::any_of(key.vip), NO_LISTENER);
+            .insert(ListenerKey::any_of(vip, vip.af()), NO_LISTENER);
         let preview = if config.preview { LISTENER_PREVIEW } else { 0 };
         let mut record = ListenerRecord {
             service,
@@ -175,11 +202,14 @@ impl<'a> Evolution<'a> {
             ..ListenerRecord::default()
         };
         for color in Color::ALL {
-            let (members, unchanged) = self.members(service, id, color, config)?;
-            if unchanged {
-                record.tables[color as usize] = self.old_range(id, color);
+            let members = self.members(service, id, color, config)?;
+            self.link_ring(&members);
+            let slots = maglev::fill(&members);
+            let kept = self.old_range(id, color);
+            if self.old.slots(kept) == Some(&slots) {
+                record.tables[color as usize] = kept;
             } else {
-                self.pending.push((id, color, members));
+                self.pending.push((id, color, slots));
             }
         }
         *at(&mut self.new.records, id, ListenerRecord::default()) = record;
@@ -191,39 +221,46 @@ impl<'a> Evolution<'a> {
         record.map_or_else(TableRange::default, |record| record.tables[color as usize])
     }
 
-    /// The backends of a color, and whether the old table serves them already.
+    /// The backends of a color, in an order that every node agrees on.
     fn members(
         &mut self,
         service: u16,
         listener: u32,
         color: Color,
         config: &ListenerConfig,
-    ) -> Result<(Vec<Member>, bool), DataPathError> {
+    ) -> Result<Vec<Member>, DataPathError> {
         let mut members = Vec::new();
         for backend in config.backends(color) {
-            let mut record = BackendRecord {
+            let record = BackendRecord {
                 address: WideAddress::from_ip(backend.address),
                 port_be: backend.port.to_be(),
                 weight: backend.weight,
                 listener,
+                next: 0,
                 service,
                 color: color as u8,
                 present: 1,
             };
-            let id = self.backend(&mut record)?;
             members.push(Member {
-                id,
+                id: self.backend(&record)?,
                 address: record.address,
                 port_be: record.port_be,
                 weight: record.weight,
             });
         }
-        let mut wanted: Vec<_> = members.iter().map(|m| (m.id, m.weight)).collect();
-        wanted.sort_unstable();
-        Ok((members, wanted == self.old_members(listener, color)))
+        members.sort_by_key(|member| (member.address, member.port_be));
+        Ok(members)
     }
 
-    fn backend(&mut self, record: &mut BackendRecord) -> Result<u32, DataPathError> {
+    /// Each backend knows the next one, which is tried when its own replies are taken.
+    fn link_ring(&mut self, members: &[Member]) {
+        let next = members.iter().cycle().skip(1);
+        for (member, next) in members.iter().zip(next) {
+            at(&mut self.new.backends, member.id, BackendRecord::default()).next = next.id;
+        }
+    }
+
+    fn backend(&mut self, record: &BackendRecord) -> Result<u32, DataPathError> {
         let key = (
             record.listener,
             record.color,
@@ -238,14 +275,6 @@ impl<'a> Evolution<'a> {
         Ok(id)
     }
 
-    fn old_members(&self, listener: u32, color: Color) -> Vec<(u32, u16)> {
-        (0..)
-            .zip(&self.old.backends)
-            .filter(|(_, b)| b.present != 0 && b.listener == listener && b.color == color as u8)
-            .map(|(id, b)| (id, b.weight))
-            .collect()
-    }
-
     /// Places the new tables into slots that neither the old nor the new image uses.
     fn finish(mut self) -> Result<Evolved, DataPathError> {
         let mut gaps = Gaps::new(self.limits.maglev_slots);
@@ -253,8 +282,7 @@ impl<'a> Evolution<'a> {
             record.tables.iter().for_each(|range| gaps.take(*range));
         }
         let mut slots = Vec::new();
-        for (listener, color, members) in std::mem::take(&mut self.pending) {
-            let ids = maglev::fill(&members);
+        for (listener, color, ids) in std::mem::take(&mut self.pending) {
             let range = gaps.place(ids.len())?;
             let record = at(&mut self.new.records, listener, ListenerRecord::default());
             record.tables[color as usize] = range;
@@ -265,11 +293,26 @@ impl<'a> Evolution<'a> {
                 });
             }
         }
+        self.new.maglev = merged(&self.old.maglev, &slots);
         Ok(Evolved {
             image: self.new,
             slots,
         })
     }
+}
+
+/// `old` with `tables` written over it.
+fn merged(old: &[u32], tables: &[Slots]) -> Vec<u32> {
+    let mut all = old.to_vec();
+    for table in tables {
+        let start = table.start as usize;
+        let end = start + table.ids.len();
+        if all.len() < end {
+            all.resize(end, 0);
+        }
+        all[start..end].copy_from_slice(&table.ids);
+    }
+    all
 }
 
 /// The lowest id from 1 to `limit` that is not taken.
@@ -330,7 +373,11 @@ impl Gaps {
         if start.saturating_add(len) > self.limit {
             return Err(full);
         }
-        let range = TableRange { start, len };
+        let range = if len == 0 {
+            TableRange::default()
+        } else {
+            TableRange { start, len }
+        };
         self.take(range);
         Ok(range)
     }

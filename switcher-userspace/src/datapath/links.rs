@@ -1,6 +1,6 @@
 //! Attaching the dispatcher to interfaces, by links that are pinned and outlive the agent.
 
-use std::{fs, os::fd::AsFd as _, path::Path};
+use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
@@ -11,7 +11,7 @@ use super::{
     bpf,
     error::{Attempt as _, DataPathError},
     load::xdp_mut,
-    pins::{PinDir, pinned_links},
+    pins::{PinDir, pinned_links, remove_link},
 };
 use crate::config::AttachMode;
 
@@ -75,13 +75,12 @@ pub(super) fn attach(
 
 /// Takes the dispatcher off `interface`, if its link is pinned; it is off when this returns.
 pub(super) fn detach(pins: &PinDir, interface: &str) -> Result<(), DataPathError> {
-    let pin = pins.link(interface);
-    let link = match bpf::open_pinned(&pin) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        link => link.attempt(format!("opening the link of {interface}"))?,
-    };
-    bpf::detach_link(link.as_fd()).attempt(format!("detaching from {interface}"))?;
-    fs::remove_file(&pin).attempt(format!("removing the link of {interface}"))
+    match remove_link(&pins.link(interface)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).attempt(format!("taking the program off {interface}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the pinned link of `interface` is attached to the interface of that name as it is now.

@@ -141,10 +141,11 @@ pub(super) fn load(pins: &PinDir, limits: &Limits) -> Result<(Ebpf, bool), DataP
         Meta::read(pins)?.check(limits, pins)?;
     }
     let mut ebpf = load_object(limits, adopt.then_some(pins))?;
+    // First the verifier's word, then the pins: a refused program leaves nothing behind.
+    load_programs(&mut ebpf)?;
     if !adopt {
         pin_new_maps(pins, &mut ebpf, limits)?;
     }
-    load_programs(&mut ebpf)?;
     Ok((ebpf, adopt))
 }
 

@@ -19,8 +19,11 @@ pub(super) struct Member {
     pub(super) weight: u16,
 }
 
-/// Slots per backend: with 100, removing one of N equal backends moves little more than 1/N of all.
-const SLOTS_PER_BACKEND: usize = 100;
+/// Slots per backend: with 1 000, removing one of N equal backends moves at most 1/N + 1 % of all
+/// slots (with 100 it was up to 1/N + 3 %).
+const SLOTS_PER_BACKEND: usize = 1_000;
+/// Of two backends each removal leaves one, which gets all slots: a small table does as well.
+const SLOTS_OF_TWO: usize = 211;
 /// Largest table; the prime below 2^16.
 const MAX_SLOTS: usize = 65_521;
 
@@ -28,6 +31,7 @@ const MAX_SLOTS: usize = 65_521;
 pub(super) fn slots(backends: usize) -> usize {
     match backends {
         0 | 1 => backends,
+        2 => SLOTS_OF_TWO,
         _ => next_prime(backends.saturating_mul(SLOTS_PER_BACKEND).min(MAX_SLOTS)),
     }
 }

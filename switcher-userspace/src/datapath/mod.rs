@@ -209,9 +209,6 @@ impl DataPath {
 
     /// Removes links and maps: traffic is no longer translated, all flows are forgotten.
     pub fn remove(self) -> Result<(), DataPathError> {
-        for interface in self.pins.linked_interfaces()? {
-            links::detach(&self.pins, &interface)?;
-        }
         self.pins.remove_all()
     }
 }

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -137,7 +138,7 @@ impl PinDir {
     pub(super) fn remove_all(&self) -> Result<(), DataPathError> {
         let maps = maps_dir(&self.root);
         let gone = self.staging();
-        remove_flat_dir(&self.links())
+        self.remove_links()
             .and_then(|()| {
                 if maps.is_dir() {
                     fs::rename(&maps, &gone)
@@ -148,6 +149,13 @@ impl PinDir {
             .and_then(|()| remove_flat_dir(&gone))
             .and_then(|()| fs::remove_dir(&self.root))
             .map_err(|source| self.error(source))
+    }
+
+    fn remove_links(&self) -> io::Result<()> {
+        for link in pinned_links(&self.root)? {
+            remove_link(&link)?;
+        }
+        fs::remove_dir(self.links())
     }
 
     fn error(&self, source: io::Error) -> DataPathError {
@@ -166,6 +174,13 @@ where
         .and_then(Map::from_map_data)
         .and_then(T::try_from)
         .attempt(format!("opening the pinned map {name}"))
+}
+
+/// Takes a pinned link off and removes its pin. By removing the pin alone the kernel would take it off
+/// too, but some time later, in the background.
+pub(super) fn remove_link(pin: &Path) -> io::Result<()> {
+    bpf::detach_link(bpf::open_pinned(pin)?.as_fd())?;
+    fs::remove_file(pin)
 }
 
 /// Paths of the pinned links below a pin directory, which need not be locked.

@@ -1,7 +1,6 @@
 //! Scanning the flow tables by the in-kernel iterator: counts what is live, removes what expired.
 
 use std::{
-    collections::HashSet,
     os::fd::{AsFd as _, OwnedFd},
     time::Instant,
 };
@@ -18,6 +17,7 @@ use switcher_common::{
 use super::{
     bpf,
     error::{Attempt as _, DataPathError},
+    image::Busy,
     load::iter_mut,
     pins::PinDir,
 };
@@ -67,8 +67,8 @@ pub struct Scanner {
     totals: Array<MapData, ScanTotals>,
     live: Array<MapData, u64>,
     live_raw: MapData,
-    backends: Array<MapData, u64>,
     backends_raw: MapData,
+    backends_len: u32,
     /// Unanswered first: a flow that is promoted meanwhile is then seen twice, never missed.
     passes: [Pass; 4],
 }
@@ -103,8 +103,8 @@ impl Scanner {
             totals: pins.open("SCAN_TOTALS")?,
             live: pins.open("SCAN_LIVE")?,
             live_raw: pins.open_data("SCAN_LIVE")?,
-            backends: pins.open("SCAN_BACKENDS")?,
             backends_raw: pins.open_data("SCAN_BACKENDS")?,
+            backends_len: pins.open::<Array<MapData, u64>>("SCAN_BACKENDS")?.len(),
         })
     }
 
@@ -112,7 +112,7 @@ impl Scanner {
     pub fn scan(&mut self, services: u16, remove_expired: bool) -> Result<Scan, DataPathError> {
         let began_at = Instant::now();
         clear(&self.live_raw, self.live.len())?;
-        clear(&self.backends_raw, self.backends.len())?;
+        clear(&self.backends_raw, self.backends_len)?;
         let mut entries = [0; 2];
         let mut expired_flows = 0;
         for pass in &self.passes {
@@ -135,15 +135,23 @@ impl Scanner {
         })
     }
 
-    /// Backends that some flow referred to in the newest scan.
-    pub(super) fn busy_backends(&self) -> Result<HashSet<u32>, DataPathError> {
-        let mut busy = HashSet::new();
-        for (id, flows) in (0..).zip(self.backends.iter()) {
-            if flows.attempt("reading the scan's counters")? > 0 {
-                busy.insert(id);
-            }
-        }
-        Ok(busy)
+    /// Scans for what flows refer to; removes nothing.
+    pub(super) fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
+        let scan = self.scan(highest_service, false)?;
+        let flows: Vec<u64> = bpf::lookup_batch(self.backends_raw.fd().as_fd(), self.backends_len)
+            .attempt("reading the scan's counters")?;
+        let is_busy = |service: &u16| {
+            let live = scan.in_flight(*service);
+            live.blue + live.green + scan.preview_flows(*service) > 0
+        };
+        Ok(Busy {
+            backends: (0..)
+                .zip(flows)
+                .filter(|(_, flows)| *flows > 0)
+                .map(|(id, _)| id)
+                .collect(),
+            services: (0..=highest_service).filter(is_busy).collect(),
+        })
     }
 }
 
@@ -154,7 +162,6 @@ fn run(
     remove_expired: bool,
 ) -> Result<ScanTotals, DataPathError> {
     let ask = ScanRequest {
-        table: pass.table as u32,
         remove_expired: u32::from(remove_expired),
     };
     request

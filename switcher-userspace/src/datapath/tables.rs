@@ -1,6 +1,6 @@
 //! Reading the configuration out of the maps, and making a new one visible by one store.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::{collections::BTreeMap, marker::PhantomData, os::fd::AsFd as _};
 
 use aya::maps::{Array, HashMap, MapData};
 use switcher_common::{
@@ -24,9 +24,9 @@ use crate::config::ServiceConfig;
 pub(super) struct Tables {
     config: Doubled<ListenerRecord>,
     listeners: HashMap<MapData, ListenerKey, u32>,
-    backends: MapData,
-    maglev: MapData,
-    names: MapData,
+    backends: ArrayMap<BackendRecord>,
+    maglev: ArrayMap<u32>,
+    names: ArrayMap<Name>,
     filter: Array<MapData, u64>,
     idle: Array<MapData, IdleTicks>,
     image: Image,
@@ -37,18 +37,23 @@ impl Tables {
     pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
         let config = Doubled::config(pins)?;
         let listeners = pins.open("LISTENERS")?;
+        let records = config.read()?;
+        let backends = ArrayMap::open(pins, "BACKENDS")?;
+        let maglev = ArrayMap::open(pins, "MAGLEV")?;
+        let names = ArrayMap::open(pins, "SERVICE_NAMES")?;
         let image = Image {
-            names: read_all(&pins.open::<Array<MapData, Name>>("SERVICE_NAMES")?)?,
+            names: names.read(names.len)?,
             listeners: read_listeners(&listeners)?,
-            records: config.read()?,
-            backends: read_all(&pins.open::<Array<MapData, BackendRecord>>("BACKENDS")?)?,
+            backends: backends.read(backends.len)?,
+            maglev: maglev.read(used_slots(&records))?,
+            records,
         };
         Ok(Self {
             config,
             listeners,
-            backends: pins.open_data("BACKENDS")?,
-            maglev: pins.open_data("MAGLEV")?,
-            names: pins.open_data("SERVICE_NAMES")?,
+            backends,
+            maglev,
+            names,
             filter: pins.open("FILTER")?,
             idle: pins.open("IDLE")?,
             image,
@@ -64,23 +69,13 @@ impl Tables {
     /// removal of what nobody looks at any more.
     pub(super) fn install(&mut self, evolved: Evolved) -> Result<(), DataPathError> {
         let Evolved { image, slots } = evolved;
-        write_changed(
-            &self.names,
-            &self.image.names,
-            &image.names,
-            "the service names",
-        )?;
-        write_changed(
-            &self.backends,
-            &self.image.backends,
-            &image.backends,
-            "the backends",
-        )?;
+        self.names.write_changed(&self.image.names, &image.names)?;
+        self.backends
+            .write_changed(&self.image.backends, &image.backends)?;
         self.add_to_filter(&image)?;
         for table in &slots {
             let keys: Vec<u32> = (table.start..).take(table.ids.len()).collect();
-            bpf::update_batch(self.maglev.fd().as_fd(), &keys, &table.ids)
-                .attempt("writing a Maglev table")?;
+            self.maglev.write(&keys, &table.ids)?;
         }
         for (key, id) in &image.listeners {
             if self.image.listeners.get(key) != Some(id) {
@@ -166,22 +161,53 @@ fn read_listeners(
         .attempt("reading the listeners' addresses")
 }
 
-fn read_all<V: aya::Pod>(map: &Array<MapData, V>) -> Result<Vec<V>, DataPathError> {
-    map.iter()
-        .collect::<Result<_, _>>()
-        .attempt("reading the configuration's maps")
+/// Slots up to the last one that a record refers to.
+fn used_slots(records: &[ListenerRecord]) -> u32 {
+    let tables = records.iter().flat_map(|record| record.tables);
+    tables
+        .map(|range| range.start.saturating_add(range.len))
+        .max()
+        .unwrap_or(0)
 }
 
-/// Writes the elements in which `new` differs from `old`.
-fn write_changed<V: bytemuck::Pod + PartialEq>(
-    map: &MapData,
-    old: &[V],
-    new: &[V],
-    what: &str,
-) -> Result<(), DataPathError> {
-    let changed = (0..)
-        .zip(new)
-        .filter(|(id, value)| old.get(*id as usize) != Some(value));
-    let (ids, values): (Vec<u32>, Vec<V>) = changed.map(|(id, value)| (id, *value)).unzip();
-    bpf::update_batch(map.fd().as_fd(), &ids, &values).attempt(format!("writing {what}"))
+/// An array that is read and written many elements at a time.
+struct ArrayMap<V> {
+    name: &'static str,
+    map: MapData,
+    len: u32,
+    value: PhantomData<V>,
+}
+
+impl<V: bytemuck::Pod + PartialEq> ArrayMap<V> {
+    fn open(pins: &PinDir, name: &'static str) -> Result<Self, DataPathError> {
+        let map = pins.open_data(name)?;
+        let info = map
+            .info()
+            .attempt(format!("asking for the size of {name}"))?;
+        Ok(Self {
+            name,
+            map,
+            len: info.max_entries(),
+            value: PhantomData,
+        })
+    }
+
+    fn read(&self, len: u32) -> Result<Vec<V>, DataPathError> {
+        bpf::lookup_batch(self.map.fd().as_fd(), len.min(self.len))
+            .attempt(format!("reading the map {}", self.name))
+    }
+
+    fn write(&self, ids: &[u32], values: &[V]) -> Result<(), DataPathError> {
+        bpf::update_batch(self.map.fd().as_fd(), ids, values)
+            .attempt(format!("writing the map {}", self.name))
+    }
+
+    /// Writes the elements in which `new` differs from `old`.
+    fn write_changed(&self, old: &[V], new: &[V]) -> Result<(), DataPathError> {
+        let changed = (0..)
+            .zip(new)
+            .filter(|(id, value)| old.get(*id as usize) != Some(value));
+        let (ids, values): (Vec<u32>, Vec<V>) = changed.map(|(id, value)| (id, *value)).unzip();
+        self.write(&ids, &values)
+    }
 }

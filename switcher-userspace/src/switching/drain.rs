@@ -5,6 +5,9 @@ use switcher_common::service::Color;
 
 use super::Now;
 
+/// Scans in a row without a live flow that end a drain.
+const EMPTY_SCANS: u32 = 2;
+
 /// A drain that runs or has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +25,9 @@ pub struct Drain {
     pub barrier_boot_ms: Option<u64>,
     /// Live flows at the newest scan after the barrier.
     pub in_flight: Option<u64>,
+    /// Scans in a row that found none. The kernel's iterator may miss an element when the one that
+    /// it stands on is removed; two scans do not miss the same.
+    pub empty_scans: u32,
     /// How it ended, if it has.
     pub ended: Option<End>,
 }
@@ -58,6 +64,7 @@ impl Drain {
             deadline: now.plus_ms(timeout_ms),
             barrier_boot_ms: None,
             in_flight: None,
+            empty_scans: 0,
             ended: None,
         }
     }
@@ -71,7 +78,12 @@ impl Drain {
             return None;
         }
         self.in_flight = Some(in_flight);
-        if in_flight > 0 && now.boot_ms < self.deadline.boot_ms {
+        self.empty_scans = if in_flight == 0 {
+            self.empty_scans + 1
+        } else {
+            0
+        };
+        if self.empty_scans < EMPTY_SCANS && now.boot_ms < self.deadline.boot_ms {
             return None;
         }
         let end = End {

@@ -154,6 +154,10 @@ fn base_is_the_color_before_the_first_undrained_flip_until_the_last_drain_ends()
     assert_eq!(web.services["web"].base, Color::Blue, "overlapping flip");
     web = flip(&web, Color::Green, START.plus_ms(20));
     assert_eq!(web.services["web"].base, Color::Blue, "overlapping flip");
+    assert!(
+        web.observe(&saw(START.boot_ms + 25, 0, 5), START.plus_ms(30))
+            .is_empty()
+    );
     let ended = web.observe(&saw(START.boot_ms + 30, 0, 5), START.plus_ms(40));
     assert_eq!(ended.len(), 1);
     assert_eq!(web.services["web"].base, Color::Green);
@@ -187,7 +191,11 @@ fn only_a_scan_that_began_after_the_barrier_ends_a_drain() {
         web.observe(&saw(barrier.boot_ms - 1, 0, 0), START.plus_ms(30))
             .is_empty()
     );
-    let ended = web.observe(&saw(barrier.boot_ms, 0, 0), START.plus_ms(30));
+    assert!(
+        web.observe(&saw(barrier.boot_ms, 0, 0), START.plus_ms(30))
+            .is_empty()
+    );
+    let ended = web.observe(&saw(barrier.boot_ms + 1, 0, 0), START.plus_ms(31));
     assert_eq!(ended.first().map(|e| e.end.flows_left), Some(0));
 }
 

@@ -1,0 +1,90 @@
+//! Calling the packet logic on plain bytes, for both families alike.
+
+use std::net::IpAddr;
+
+use switcher_common::address::{Address, WideAddress};
+use switcher_common::flow::{FlowKey, Segment, Side};
+use switcher_common::packet::{Datagram, Frame, Hop, Packet, network, translate, transport};
+use switcher_common::reason::Reason;
+
+/// What the parser says of a frame with a 5-tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    V4(Datagram<switcher_common::address::Ipv4>),
+    V6(Datagram<switcher_common::address::Ipv6>),
+}
+
+/// Both steps of the parser.
+pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, Reason> {
+    match network(frame)? {
+        Packet::V4(ip) => transport(frame, &ip).map(Parsed::V4),
+        Packet::V6(ip) => transport(frame, &ip).map(Parsed::V6),
+    }
+}
+
+/// What both families' datagrams have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) src: (IpAddr, u16),
+    pub(crate) dst: (IpAddr, u16),
+    pub(crate) protocol: u8,
+    pub(crate) segment: Segment,
+    pub(crate) ip_offset: usize,
+    pub(crate) transport_offset: usize,
+    pub(crate) ip_len: u16,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+}
+
+impl Parsed {
+    pub(crate) fn facts(&self) -> Facts {
+        match self {
+            Self::V4(datagram) => facts(datagram),
+            Self::V6(datagram) => facts(datagram),
+        }
+    }
+
+    /// Replaces the `side`'s endpoint in `frame`.
+    pub(crate) fn translate(
+        &self,
+        frame: &mut [u8],
+        side: Side,
+        to: (IpAddr, u16),
+        hop: Hop,
+    ) -> Option<()> {
+        match self {
+            Self::V4(datagram) => translate(frame, datagram, side, &key(datagram, side, to), hop),
+            Self::V6(datagram) => translate(frame, datagram, side, &key(datagram, side, to), hop),
+        }
+    }
+}
+
+fn facts<A: Address>(datagram: &Datagram<A>) -> Facts {
+    let (ip, tuple) = (&datagram.ip, &datagram.tuple);
+    Facts {
+        src: (tuple.src.wide().to_ip(), u16::from_be(tuple.src_port_be)),
+        dst: (tuple.dst.wide().to_ip(), u16::from_be(tuple.dst_port_be)),
+        protocol: tuple.protocol,
+        segment: datagram.segment,
+        ip_offset: ip.ip_offset,
+        transport_offset: ip.transport_offset,
+        ip_len: ip.ip_len,
+        ttl: ip.ttl,
+        tos: ip.tos,
+    }
+}
+
+fn key<A: Address>(datagram: &Datagram<A>, side: Side, to: (IpAddr, u16)) -> FlowKey<A> {
+    let mut key = datagram.tuple;
+    let (address, port) = (A::narrow(&WideAddress::from_ip(to.0)), to.1.to_be());
+    match side {
+        Side::Forward => (key.dst, key.dst_port_be) = (address, port),
+        Side::Reverse => (key.src, key.src_port_be) = (address, port),
+    }
+    key
+}
+
+/// The length of a frame, as the data path sees it.
+pub(crate) fn len(frame: &[u8]) -> usize {
+    Frame::len(frame)
+}

@@ -1,0 +1,60 @@
+//! The memory that a packet is worked on in: too large for the stack of 512 bytes.
+//!
+//! One per CPU and family. Only the XDP program uses it, which no other run of itself interrupts on
+//! its CPU; iterators, which it does interrupt, use their stacks.
+
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use switcher_common::{
+    address::{Address, Ipv4, Ipv6},
+    flow::{FlowEntry, FlowKey},
+};
+
+/// What is known of a packet's flow.
+#[repr(C)]
+pub(crate) struct Work<A> {
+    /// The packet's 5-tuple.
+    pub key: FlowKey<A>,
+    /// Its entry: a copy, or the one to be recorded.
+    pub entry: FlowEntry<A>,
+    /// Key of the other direction's entry.
+    pub peer_key: FlowKey<A>,
+    /// The other direction's entry, while one is being made.
+    pub peer: FlowEntry<A>,
+    /// The packet's 5-tuple after translation.
+    pub to: FlowKey<A>,
+}
+
+#[btf_map]
+static WORK4: PerCpuArray<Work<Ipv4>, 1> = PerCpuArray::new();
+#[btf_map]
+static WORK6: PerCpuArray<Work<Ipv6>, 1> = PerCpuArray::new();
+
+/// An address family's working memory.
+pub(crate) trait HasWork: Address {
+    /// This CPU's.
+    fn work() -> Option<&'static mut Work<Self>>;
+}
+
+impl HasWork for Ipv4 {
+    #[inline(always)]
+    fn work() -> Option<&'static mut Work<Self>> {
+        // SAFETY: this CPU's own, and taken once in a run of the program.
+        WORK4.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+}
+
+impl HasWork for Ipv6 {
+    #[inline(always)]
+    fn work() -> Option<&'static mut Work<Self>> {
+        // SAFETY: as above.
+        WORK6.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+}
+
+impl<A: Address> Work<A> {
+    /// Derives the other direction's key from the entry.
+    #[inline(always)]
+    pub(crate) fn set_peer_key(&mut self) {
+        self.peer_key = self.key.peer(&self.entry);
+    }
+}
