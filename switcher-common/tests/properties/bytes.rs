@@ -2,23 +2,23 @@
 
 use std::net::IpAddr;
 
-use switcher_common::address::{Address, WideAddress};
+use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::flow::{FlowKey, Segment, Side};
-use switcher_common::packet::{Datagram, Frame, Hop, Packet, network, translate, transport};
+use switcher_common::packet::{Datagram, Hop, IpPacket, Packet, network, translate, transport};
 use switcher_common::reason::Reason;
 
 /// What the parser says of a frame with a 5-tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    V4(Datagram<switcher_common::address::Ipv4>),
-    V6(Datagram<switcher_common::address::Ipv6>),
+    V4(IpPacket<Ipv4>, Datagram<Ipv4>),
+    V6(IpPacket<Ipv6>, Datagram<Ipv6>),
 }
 
 /// Both steps of the parser.
 pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, Reason> {
     match network(frame)? {
-        Packet::V4(ip) => transport(frame, &ip).map(Parsed::V4),
-        Packet::V6(ip) => transport(frame, &ip).map(Parsed::V6),
+        Packet::V4(ip) => transport(frame, &ip).map(|datagram| Parsed::V4(ip, datagram)),
+        Packet::V6(ip) => transport(frame, &ip).map(|datagram| Parsed::V6(ip, datagram)),
     }
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct Facts {
 impl Parsed {
     pub(crate) fn facts(&self) -> Facts {
         match self {
-            Self::V4(datagram) => facts(datagram),
-            Self::V6(datagram) => facts(datagram),
+            Self::V4(ip, datagram) => facts(ip, datagram),
+            Self::V6(ip, datagram) => facts(ip, datagram),
         }
     }
 
@@ -53,14 +53,18 @@ impl Parsed {
         hop: Hop,
     ) -> Option<()> {
         match self {
-            Self::V4(datagram) => translate(frame, datagram, side, &key(datagram, side, to), hop),
-            Self::V6(datagram) => translate(frame, datagram, side, &key(datagram, side, to), hop),
+            Self::V4(ip, Datagram { tuple, .. }) => {
+                translate(frame, ip, side, tuple, &key(tuple, side, to), hop)
+            }
+            Self::V6(ip, Datagram { tuple, .. }) => {
+                translate(frame, ip, side, tuple, &key(tuple, side, to), hop)
+            }
         }
     }
 }
 
-fn facts<A: Address>(datagram: &Datagram<A>) -> Facts {
-    let (ip, tuple) = (&datagram.ip, &datagram.tuple);
+fn facts<A: Address>(ip: &IpPacket<A>, datagram: &Datagram<A>) -> Facts {
+    let tuple = &datagram.tuple;
     Facts {
         src: (tuple.src.wide().to_ip(), u16::from_be(tuple.src_port_be)),
         dst: (tuple.dst.wide().to_ip(), u16::from_be(tuple.dst_port_be)),
@@ -74,17 +78,12 @@ fn facts<A: Address>(datagram: &Datagram<A>) -> Facts {
     }
 }
 
-fn key<A: Address>(datagram: &Datagram<A>, side: Side, to: (IpAddr, u16)) -> FlowKey<A> {
-    let mut key = datagram.tuple;
+fn key<A: Address>(tuple: &FlowKey<A>, side: Side, to: (IpAddr, u16)) -> FlowKey<A> {
+    let mut key = *tuple;
     let (address, port) = (A::narrow(&WideAddress::from_ip(to.0)), to.1.to_be());
     match side {
         Side::Forward => (key.dst, key.dst_port_be) = (address, port),
         Side::Reverse => (key.src, key.src_port_be) = (address, port),
     }
     key
-}
-
-/// The length of a frame, as the data path sees it.
-pub(crate) fn len(frame: &[u8]) -> usize {
-    Frame::len(frame)
 }

@@ -2,6 +2,7 @@
 //! checksums in full. Seeds are fixed, so that a run says the same everywhere; more cases are had
 //! with `PROPTEST_CASES`, other ones with `PROPTEST_RNG_SEED`.
 
+mod advance;
 mod bytes;
 mod parse;
 mod rewrite;

@@ -8,7 +8,7 @@ use switcher_common::flow::Segment;
 use switcher_common::flow::Side;
 use switcher_common::packet::Hop;
 
-use crate::bytes::{Facts, len, parse};
+use crate::bytes::{Facts, parse};
 use crate::shape::{Shape, config, packets};
 
 /// Some bytes of a good frame are replaced, and its end may be missing.
@@ -37,7 +37,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 fn check(frame: &[u8], facts: &Facts) -> Result<(), TestCaseError> {
     let end = facts.ip_offset + usize::from(facts.ip_len);
     prop_assert!(
-        end <= len(frame),
+        end <= frame.len(),
         "the packet ends behind the frame: {facts:?}"
     );
     let header = if facts.protocol == 6 { 20 } else { 8 };

@@ -21,7 +21,7 @@ pub(crate) fn config() -> ProptestConfig {
         cases: if std::env::var_os("PROPTEST_CASES").is_some() {
             default.cases
         } else {
-            4_000
+            1_000
         },
         rng_seed: fixed,
         // Found cases become tests of their own.

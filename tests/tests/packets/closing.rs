@@ -105,10 +105,11 @@ fn g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none() -> Result<()> {
             talk.send(rig, "RST towards the backend", &towards_backend, &[])?;
             let towards_client = Packet::tcp(talk.backend, talk.client, RST, 77, 0);
             talk.reply(rig, "RST towards the client", &towards_client, &[])?;
-            // The next data restores the flow, if it had seemed over.
-            let data = talk.of_client(PSH | ACK).payload(b"still here");
-            rig.run(&data.bytes()?)?;
-            assert_eq!(talk.flow(rig)?, established, "after forged RSTs and data");
+            assert_eq!(talk.flow(rig)?, established, "after forged RSTs");
+            assert_eq!(in_flight(rig)?, 1, "it is in flight as before");
+            talk.goes_on(rig, "after forged RSTs")?;
+            let rst = talk.of_client(RST);
+            talk.send(rig, "a RST of its own", &rst, &[])?;
             rig.flip(Color::Blue)?;
         }
         Ok(())

@@ -201,3 +201,25 @@ fn g11_ipv6_extension_headers_before_tcp_pass_untouched() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn g11_an_ipv4_vip_in_ipv6_form_is_no_vip() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for (v4, v6) in [(Kind::TCP[0], Kind::TCP[1]), (Kind::UDP[0], Kind::UDP[1])] {
+            let vip = rig.vip(v4);
+            let IpAddr::V4(address) = vip.ip() else {
+                anyhow::bail!("{vip} is not IPv4")
+            };
+            let mapped = (address.to_ipv6_mapped(), vip.port()).into();
+            // A backend's address is among those that are looked at more closely.
+            for from in [rig.client(Family::V6, 4000), rig.backend(v6, Color::Blue)] {
+                let packet = first(v6, from, mapped);
+                let passed = Expected::untouched(Reason::NotOurs);
+                rig.expect(&format!("{from} to {mapped}"), &packet, &passed)?;
+            }
+        }
+        rig.expect_flows("nothing of it is a flow", 0)
+    })
+}

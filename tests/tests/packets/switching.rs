@@ -13,7 +13,7 @@ use switcher_tests::skip_unless_lab;
 
 use crate::flows::Flow;
 use crate::packet::{ACK, FIN, PSH, Packet, SYN};
-use crate::rig::{Rig, first};
+use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
 
@@ -117,7 +117,11 @@ fn g2_a_new_syn_on_an_established_flow_goes_to_its_backend_and_changes_nothing()
             assert_eq!(flow, before, "after a forged SYN");
             talk.goes_on(rig, "after a forged SYN")?;
             talk.send(rig, "FIN", &talk.of_client(FIN | ACK), &[])?;
-            talk.send(rig, "a SYN when half closed", &forged, &[])?;
+            let another = Packet {
+                seq: 654_321,
+                ..talk.first()
+            };
+            talk.send(rig, "a SYN when half closed", &another, &[])?;
             assert_eq!(talk.flow(rig)?.color, Blue, "half closed is not over");
         }
         Ok(())
@@ -176,6 +180,50 @@ fn g8_a_new_sequence_number_on_a_half_open_flow_selects_afresh() -> Result<()> {
             }
         }
         rig.expect_flows("the old ones are gone", 4)
+    })
+}
+
+/// A client that lost its connection, in a crash say, dials again from the same port, and its old
+/// backend knows nothing of a connection either.
+#[test]
+fn g3_what_an_old_backend_accepts_anew_is_no_fresh_connection_on_the_old_color() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            rig.flip(Blue)?;
+            let mut talk = Talk::open(rig, kind, 4000, Blue)?;
+            let dial = |seq| Packet {
+                seq,
+                ..talk.first()
+            };
+            let accept = |seq: u32| Packet {
+                seq: seq + 70_000,
+                ack: seq + 1,
+                ..talk.answer()
+            };
+            let (first, second) = (dial(200_000), dial(400_000));
+            let (first_answer, second_answer) = (accept(200_000), accept(400_000));
+            // While its color takes fresh connections, that is as good as any.
+            talk.send(rig, "a new SYN", &first, &[])?;
+            talk.reply(rig, "its SYN-ACK", &first_answer, &[])?;
+            assert_eq!(talk.flow(rig)?.state, FlowState::Answered);
+            let ack = Packet {
+                seq: 200_001,
+                ack: first_answer.seq + 1,
+                ..talk.acknowledgement()
+            };
+            talk.send(rig, "the ACK", &ack, &[])?;
+            assert_eq!(talk.flow(rig)?.state, FlowState::Established);
+            rig.flip(Green)?;
+            talk.send(rig, "a new SYN after the flip", &second, &[])?;
+            let dropped = Expected::untouched(Reason::ReopenedOnOldColor);
+            rig.expect("its SYN-ACK of the old color", &second_answer, &dropped)?;
+            let expected = rig.to_backend(&second, Green)?;
+            rig.expect("the SYN again", &second, &expected)?;
+            assert_eq!(talk.flow(rig)?.color, Green);
+        }
+        rig.expect_flows("one for each family", 2)
     })
 }
 
