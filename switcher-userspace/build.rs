@@ -39,6 +39,10 @@ fn find_tools() -> Result<(PathBuf, Toolchain), String> {
     let root = project_root()?;
     watch_inputs(&root);
     let toolchain = Toolchain::locate(&root)?;
+    println!("cargo::rerun-if-env-changed={}", toolchain::MUTANT_VARIABLE);
+    if let Some(mutant) = toolchain::mutant() {
+        println!("cargo::rustc-cfg=mutant=\"{mutant}\"");
+    }
     // Whoever runs the set-up after a failure must not meet the remembered failure.
     println!("cargo::rerun-if-changed={}", toolchain.stamp().display());
     toolchain.check_ready()?;
@@ -50,9 +54,6 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<(), String> {
     let target_dir = out_dir.join("ebpf-target");
     let mut cargo = toolchain.ebpf_cargo("build", &target_dir);
     cargo.args(["--package", PACKAGE]).current_dir(root);
-    if let Some(feature) = mutant_feature(root)? {
-        cargo.args(["--features", &feature]);
-    }
     let status = cargo
         .status()
         .map_err(|error| format!("cannot run cargo for {PACKAGE}: {error}"))?;
@@ -94,22 +95,6 @@ fn watch_inputs(root: &Path) {
     for name in ["SWITCHER_MUTANT", "SWITCHER_TOOLCHAIN_DIR"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-}
-
-/// The feature of the eBPF crate that takes a promise out, if the mutant is one of that crate's.
-fn mutant_feature(root: &Path) -> Result<Option<String>, String> {
-    let Ok(name) = env::var("SWITCHER_MUTANT") else {
-        return Ok(None);
-    };
-    let manifest = root.join(PACKAGE).join("Cargo.toml");
-    let text = fs::read_to_string(&manifest)
-        .map_err(|error| format!("cannot read {}: {error}", manifest.display()))?;
-    let feature = format!("mutant-{name}");
-    let declared = text
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .any(|(key, _)| key.trim() == feature);
-    Ok(declared.then_some(feature))
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -32,6 +32,14 @@ pub(crate) fn track<A: Tables>(
         return Ok(false);
     };
     ip.may_travel()?;
+    if cfg!(mutant = "no-pin") && matches!(ip.protocol, 6) && !segment.is_initial_syn() {
+        // SAFETY: as below.
+        let entry = unsafe { *hit.entry };
+        if entry.side() == Side::Forward && !select::takes_fresh_flows(&entry) {
+            forget(&work.key, &entry);
+            return Ok(false);
+        }
+    }
     // SAFETY: a map value; the kernel keeps its memory while the program runs. Other CPUs may write
     // single fields at the same time, each of which is valid on its own.
     work.entry = unsafe { *hit.entry };
@@ -121,6 +129,9 @@ fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, shared: &Shared) {
 /// First in, then out: a packet on another CPU finds the flow in one table or the other.
 #[inline(always)]
 fn promote<A: Tables>(work: &mut Work<A>) {
+    if cfg!(mutant = "never-promote") {
+        return;
+    }
     // Made from the own entry: the LRU may have evicted the peer, or hold another flow's there.
     work.peer = work.entry.made_peer(&work.key);
     if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {

@@ -41,6 +41,9 @@ pub fn switcher(ctx: XdpContext) -> u32 {
         Err(reason) => reason,
     };
     count::verdict(&ctx, reason);
+    if cfg!(mutant = "foreign-dropped") && reason as u32 == Reason::NotOurs as u32 {
+        return xdp_action::XDP_DROP;
+    }
     match reason.verdict() {
         Verdict::Pass | Verdict::Note => xdp_action::XDP_PASS,
         Verdict::Tx => xdp_action::XDP_TX,

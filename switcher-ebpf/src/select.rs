@@ -103,7 +103,7 @@ fn listener<A: Address>(packet: &FlowKey<A>) -> Option<ListenerRecord> {
 fn color(listener: &ListenerRecord, switch: &ServiceSwitch, begins: bool) -> Color {
     if listener.flags & LISTENER_PREVIEW != 0 {
         Color::from_bit(switch.active).other()
-    } else if begins {
+    } else if begins || cfg!(mutant = "no-base-color") {
         Color::from_bit(switch.active)
     } else {
         Color::from_bit(switch.base)

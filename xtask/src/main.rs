@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod build;
 mod demo;
 mod lint;
+mod mutants;
 mod process;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Command {
     Lint,
     /// Run lint and all tests
     Test(test::Options),
+    /// Take out one promise after the other, and see a test fail for each (needs root)
+    Mutants(mutants::Options),
     /// Build and run the demo (needs root)
     Demo(demo::Options),
 }
@@ -54,6 +57,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build => build::run(&root),
         Command::Lint => lint::run(&root),
         Command::Test(options) => test::run(&root, &options),
+        Command::Mutants(options) => mutants::run(&root, &options),
         Command::Demo(options) => demo::run(&root, &options),
     }
 }

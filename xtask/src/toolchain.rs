@@ -140,13 +140,29 @@ impl Toolchain {
             .envs(EBPF_PROFILE)
             // The pinned compiler is a stable one; this makes it accept -Zbuild-std.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", EBPF_RUSTFLAGS.join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", ebpf_rustflags())
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", self.linker())
             // Empty, not unset: also overrides a wrapper from the user's cargo configuration.
             .env("RUSTC_WRAPPER", "")
             .env("RUSTC_WORKSPACE_WRAPPER", "");
         command
     }
+}
+
+/// Names the promise that a build is to leave out (`cargo xtask mutants`).
+pub(crate) const MUTANT_VARIABLE: &str = "SWITCHER_MUTANT";
+
+/// The mutant that is asked for, if any.
+pub(crate) fn mutant() -> Option<String> {
+    env::var(MUTANT_VARIABLE)
+        .ok()
+        .filter(|name| !name.is_empty())
+}
+
+fn ebpf_rustflags() -> String {
+    let mut flags = EBPF_RUSTFLAGS.map(str::to_owned).to_vec();
+    flags.extend(mutant().map(|name| format!("--cfg=mutant=\"{name}\"")));
+    flags.join("\x1f")
 }
 
 /// The cargo that runs this program, so that no other one is picked up from the PATH.

@@ -221,7 +221,10 @@ impl Advance {
             (self.shared.state, entry.side()),
             (FlowState::Unanswered, Side::Reverse)
         ) && segment.acknowledges_syn(entry.syn_seq);
-        refuses_syn || segment.seq == entry.next_seq || peer_acked() == Some(segment.seq)
+        cfg!(mutant = "every-rst-believed")
+            || refuses_syn
+            || segment.seq == entry.next_seq
+            || peer_acked() == Some(segment.seq)
     }
 
     /// Moves the direction's numbers on, unless they are out of its reach.
@@ -241,17 +244,19 @@ impl Advance {
     /// A SYN of the client: the one that began the flow again, or a new connection.
     #[inline(always)]
     fn client_syn<A: Address>(mut self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
-        if segment.seq == entry.syn_seq && entry.flags & FLAG_UNPINNED == 0 {
+        let repeats = segment.seq == entry.syn_seq && entry.flags & FLAG_UNPINNED == 0;
+        if repeats && !cfg!(mutant = "retransmit-reselects") {
             return self.with(Next::KeepRetransmit);
         }
         match self.shared.state {
             // To its backend, which answers by challenge ACK (RFC 5961, section 4), or, when it
             // knows nothing of the old connection, by a SYN-ACK.
-            FlowState::Established => {
+            FlowState::Established if !cfg!(mutant = "syn-moves-pin") => {
                 self.shared.syn_seq = segment.seq;
                 self.with(Next::Update)
             }
-            FlowState::Unanswered
+            FlowState::Established
+            | FlowState::Unanswered
             | FlowState::Answered
             | FlowState::Closing
             | FlowState::Refused => self.with(Next::Reselect),

@@ -117,6 +117,11 @@ impl Core {
                     arrived,
                     reply,
                 } => {
+                    if cfg!(mutant = "no-barrier") {
+                        self.answer_early(&request, reply);
+                        self.flip(&request, peer, arrived);
+                        continue;
+                    }
                     // A client that has left gets no answer; the change stands all the same.
                     let _ = reply.send(self.flip(&request, peer, arrived));
                 }
@@ -124,6 +129,13 @@ impl Core {
                 Command::Stop => return,
             }
         }
+    }
+
+    /// The mutant of G3: the answer comes before the store, as if nobody waited for the programs
+    /// that still run with the old state.
+    fn answer_early(&self, request: &FlipRequest, reply: oneshot::Sender<ChangeReply>) {
+        let _ = reply.send(self.reply(request, true));
+        std::thread::sleep(Duration::from_millis(30));
     }
 
     fn flip(&mut self, request: &FlipRequest, peer: Peer, arrived: Instant) -> ChangeReply {
@@ -154,7 +166,11 @@ impl Core {
                 ..self.reply(request, false)
             });
         }
-        let replaced = self.switch_to(next)?;
+        let replaced = if cfg!(mutant = "three-stores") {
+            self.switch_one_by_one(&next)?
+        } else {
+            self.switch_to(next)?
+        };
         let reply = ChangeReply {
             visible_us: Some(micros(replaced.stored_at - arrived)),
             barrier_us: Some(micros(replaced.barrier_at - arrived)),
@@ -214,6 +230,18 @@ impl Core {
         self.collector.pace(self.board.is_draining());
         self.publish(None);
         Ok(replaced)
+    }
+
+    /// The mutant of G1: each service by a store of its own.
+    fn switch_one_by_one(&mut self, next: &Switchboard) -> Result<Replaced, ApiError> {
+        let mut step = self.board.clone();
+        for (name, service) in &next.services {
+            step.services.insert(name.clone(), service.clone());
+            self.path
+                .switch(&encode(&step, &self.ids))
+                .map_err(|error| data_path(&error))?;
+        }
+        self.switch_to(next.clone())
     }
 
     fn persist(&self) -> Result<(), ApiError> {

@@ -136,6 +136,9 @@ impl Meta {
 
 /// Loads the program over the pinned maps if there are any, else over new ones, which it pins.
 pub(super) fn load(pins: &PinDir, limits: &Limits) -> Result<(Ebpf, bool), DataPathError> {
+    if cfg!(mutant = "pins-forgotten") && pins.has_maps() {
+        pins.remove_maps()?;
+    }
     let adopt = pins.has_maps();
     if adopt {
         Meta::read(pins)?.check(limits, pins)?;

@@ -136,18 +136,20 @@ impl PinDir {
 
     /// Removes links first, so that no packet meets a half-removed data path, then the maps.
     pub(super) fn remove_all(&self) -> Result<(), DataPathError> {
-        let maps = maps_dir(&self.root);
-        let gone = self.staging();
-        self.remove_links()
-            .and_then(|()| {
-                if maps.is_dir() {
-                    fs::rename(&maps, &gone)
-                } else {
-                    Ok(())
-                }
-            })
+        self.remove_links().map_err(|source| self.error(source))?;
+        self.remove_maps()?;
+        fs::remove_dir(&self.root).map_err(|source| self.error(source))
+    }
+
+    /// Removes the maps, which are gone as a whole first.
+    pub(super) fn remove_maps(&self) -> Result<(), DataPathError> {
+        let (maps, gone) = (maps_dir(&self.root), self.staging());
+        let renamed = match fs::rename(&maps, &gone) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        renamed
             .and_then(|()| remove_flat_dir(&gone))
-            .and_then(|()| fs::remove_dir(&self.root))
             .map_err(|source| self.error(source))
     }
 

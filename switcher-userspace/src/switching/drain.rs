@@ -77,6 +77,11 @@ impl Drain {
         {
             return None;
         }
+        let in_flight = if cfg!(mutant = "drain-without-scan") {
+            0
+        } else {
+            in_flight
+        };
         self.in_flight = Some(in_flight);
         self.empty_scans = if in_flight == 0 {
             self.empty_scans + 1
