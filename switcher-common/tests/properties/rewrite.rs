@@ -153,10 +153,14 @@ proptest! {
     #[test]
     fn a_udp_checksum_is_never_made_zero_and_zero_is_never_made_a_checksum(
         old in any::<u16>(),
-        new in any::<u16>(),
-        checksum in any::<u16>(),
+        any_new in any::<u16>(),
+        checksum in prop_oneof![any::<u16>(), Just(0), Just(0xffff)],
+        to_zero in any::<bool>(),
     ) {
+        // HC' = ~(~HC + ~m + m') is zero where m' = HC + m.
+        let new = if to_zero { full_sum(&[checksum, old]) } else { any_new };
         let updated = Delta::none().word(old, new).apply_udp(checksum);
         prop_assert_eq!(updated == 0, checksum == 0);
+        prop_assert!(!to_zero || checksum == 0 || updated == 0xffff);
     }
 }
