@@ -1,9 +1,18 @@
 //! End to end: real clients and servers through the real agent and program, in the lab.
 
+mod adoption;
 mod bad_config;
 mod bad_node;
 mod bad_pins;
+mod commands;
+mod detach;
+mod drains;
 mod flip;
+mod flows;
+mod interface;
+mod lifecycle;
+mod mixed;
+mod reconfigured;
 mod refusal;
 
 use anyhow::Result;
