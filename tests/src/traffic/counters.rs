@@ -14,6 +14,31 @@ pub fn tcp_retrans_segs(host: &Host) -> Result<u64> {
         .with_context(|| format!("reading {path} on host {}", host.name()))
 }
 
+/// Packets that the host's interfaces dropped, since it exists: on the virtual links of a lab that
+/// is the machine being too busy, unless an XDP program sends where it must not.
+pub fn link_drops(host: &Host) -> Result<u64> {
+    let path = "/proc/thread-self/net/dev";
+    host.run(|| std::fs::read_to_string(path))
+        .map_err(Into::into)
+        .and_then(|text| text.lines().skip(2).map(dropped).sum())
+        .with_context(|| format!("reading {path} on host {}", host.name()))
+}
+
+/// `name: bytes packets errs drop ...`, eight numbers received, then as many sent.
+fn dropped(line: &str) -> Result<u64> {
+    let (name, numbers) = line.split_once(':').context("no interface")?;
+    let numbers: Vec<&str> = numbers.split_whitespace().collect();
+    [3, 11]
+        .into_iter()
+        .map(|column| {
+            let number = numbers.get(column).context("a column is missing")?;
+            number
+                .parse::<u64>()
+                .with_context(|| format!("{number} on {name}"))
+        })
+        .sum()
+}
+
 /// A line of names is followed by one of values.
 fn tcp_counter(text: &str, name: &str) -> Result<u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp:"));
@@ -30,7 +55,14 @@ fn tcp_counter(text: &str, name: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::tcp_counter;
+    use super::{dropped, tcp_counter};
+
+    #[test]
+    fn drops_of_both_directions_are_added() {
+        let line = "  eth0: 1 2 3 40 5 6 7 8 9 10 11 2 13 14 15 16";
+        assert_eq!(dropped(line).ok(), Some(42));
+        assert!(dropped("eth0: 1 2").is_err());
+    }
 
     #[test]
     fn a_counter_is_found_by_its_name() {

@@ -19,7 +19,7 @@ mod record;
 mod udp_load;
 
 pub use client::{Client, Load};
-pub use counters::tcp_retrans_segs;
+pub use counters::{link_drops, tcp_retrans_segs};
 pub use echo_load::LongLived;
 pub use echo_server::EchoServer;
 pub use fleet::{Backends, ECHO_PORT, HTTP_PORT};

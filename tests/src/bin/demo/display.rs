@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     env,
-    fmt::Write as _,
     io::{IsTerminal as _, Write as _, stderr},
     time::Instant,
 };
@@ -15,6 +14,9 @@ use crate::{load::Totals, plan::Service};
 
 /// Characters of a bar.
 const BAR: usize = 30;
+
+/// The block's width.
+const COLUMNS: u16 = 80;
 
 /// A picture of the moment.
 #[derive(Clone, Debug)]
@@ -50,7 +52,7 @@ impl Display {
         let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self {
             began,
-            live: stderr().is_terminal() && !dumb,
+            live: stderr().is_terminal() && !dumb && is_wide_enough(),
             colored: env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             before: None,
             block: Vec::new(),
@@ -167,16 +169,24 @@ impl Display {
 }
 
 fn last_flip(frame: &Frame) -> String {
-    let mut line = String::from("  last flip: ");
-    // Writing to a String does not fail.
-    let _ = match frame.first_new_ms {
-        Some(ms) => write!(line, "first new connection after {ms:.1} ms"),
-        None => write!(line, "none yet"),
-    };
-    for (service, ms) in &frame.drain_ms {
-        let _ = write!(line, ", {} drained in {ms} ms", service.name());
+    let first = frame
+        .first_new_ms
+        .map_or_else(|| "...".to_owned(), |ms| format!("{ms:.1} ms"));
+    let drains = Service::THAT_DRAIN.map(|service| {
+        let ms = frame.drain_ms.get(&service);
+        let ms = ms.map_or_else(|| "...".to_owned(), |ms| format!("{ms} ms"));
+        format!("{} {ms}", service.name())
+    });
+    if frame.flip == 0 {
+        return "  last flip: none yet".to_owned();
     }
-    line
+    let drains = drains.join(", ");
+    format!("  last flip: first new connection {first}; drained: {drains}")
+}
+
+/// Lines that wrap cannot be drawn anew.
+fn is_wide_enough() -> bool {
+    rustix::termios::tcgetwinsize(stderr()).is_ok_and(|size| size.ws_col >= COLUMNS)
 }
 
 /// Moves up over `lines` lines and clears from there.

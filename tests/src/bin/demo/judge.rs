@@ -25,6 +25,10 @@ pub(crate) struct Evidence {
     pub(crate) stopped: Instant,
     /// TCP segments that were sent again.
     pub(crate) retransmitted: u64,
+    /// Packets that the lab's links dropped.
+    pub(crate) link_drops: u64,
+    /// Packets by verdict and reason.
+    pub(crate) verdicts: BTreeMap<String, u64>,
     pub(crate) interrupted: bool,
     /// Why the show ended early.
     pub(crate) error: Option<String>,
@@ -158,6 +162,16 @@ impl Evidence {
             )
         };
         NAMES.map(of).into()
+    }
+
+    /// From `connect()` to the end of the answer, over all new HTTP connections, shortest first.
+    pub(crate) fn new_connection_ms(&self) -> Vec<f64> {
+        let took = self
+            .fresh(is_web)
+            .map(|it| (it.answered - it.began).as_secs_f64() * 1e3);
+        let mut took: Vec<f64> = took.collect();
+        took.sort_by(f64::total_cmp);
+        took
     }
 
     /// Long-lived connections that carried no answer after the last flip, broken ones left out.

@@ -1,6 +1,6 @@
 //! The load: from both clients, over both IP versions, to all services.
 
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
 use switcher_common::service::{Color, PerColor};
 use switcher_tests::{
@@ -20,6 +20,8 @@ const LOADS_OF_A_KIND: u32 = 4;
 const UDP_RATE: u32 = 60;
 /// Time between two messages of a long-lived connection.
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(8);
+/// Shortest life of an HTTP connection that is kept.
+const KEPT: Duration = Duration::from_secs(1);
 /// Long-lived connections of one client and IP version at the beginning.
 const LONG_LIVED: usize = 3;
 
@@ -28,7 +30,7 @@ const LONG_LIVED: usize = 3;
 pub(crate) enum Kind {
     /// HTTP, a connection for each request.
     HttpNew,
-    /// HTTP, connections that are kept for a second.
+    /// HTTP, connections that are kept for one to two seconds.
     HttpKept,
     /// TCP connections that outlive all flips.
     LongLived,
@@ -136,7 +138,15 @@ impl<'lab> Loads<'lab> {
             .in_lab()
             .target(self.lab, source.family);
         let client = Client::new(host(self.lab, source.client));
-        let load = begin(&client, target, source.kind, connections);
+        // Not all end at the same time, so that each flip meets some that have just begun.
+        let lifetime = KEPT * (4 + u32::try_from(self.running.len()).unwrap_or(0) % 4) / 4;
+        let load = match source.kind {
+            Kind::HttpNew => client.http_new(target, http_new()),
+            Kind::HttpKept => client.http_keepalive(target, kept(lifetime)),
+            Kind::LongLived => client.long_lived(target, long_lived(connections)),
+            Kind::UdpShort => client.udp_flows(target, UdpFlows::per_second(UDP_RATE)),
+            Kind::UdpKept => client.udp_flows(target, udp_kept()),
+        };
         self.running.push((source, load));
     }
 
@@ -189,37 +199,28 @@ fn host(lab: &Lab, client: usize) -> &Host {
     }
 }
 
-fn begin(client: &Client, target: SocketAddr, kind: Kind, connections: usize) -> Load {
-    match kind {
-        Kind::HttpNew => client.http_new(target, http_new()),
-        Kind::HttpKept => client.http_keepalive(
-            target,
-            KeepAlive {
-                connections: 2,
-                ..KeepAlive::default()
-            },
-        ),
-        Kind::LongLived => {
-            let interval = MESSAGE_INTERVAL;
-            client.long_lived(
-                target,
-                LongLived {
-                    connections,
-                    interval,
-                    ..LongLived::default()
-                },
-            )
-        }
-        Kind::UdpShort => client.udp_flows(target, UdpFlows::per_second(UDP_RATE)),
-        // A second long: such a flow meets most flips, and ends soon enough for the drain.
-        Kind::UdpKept => client.udp_flows(
-            target,
-            UdpFlows {
-                datagrams: 100,
-                interval: Duration::from_millis(10),
-                ..UdpFlows::per_second(2)
-            },
-        ),
+fn kept(lifetime: Duration) -> KeepAlive {
+    KeepAlive {
+        connections: 2,
+        lifetime,
+        ..KeepAlive::default()
+    }
+}
+
+fn long_lived(connections: usize) -> LongLived {
+    LongLived {
+        connections,
+        interval: MESSAGE_INTERVAL,
+        ..LongLived::default()
+    }
+}
+
+/// A second long: such a flow meets most flips, and ends soon enough for the drain.
+fn udp_kept() -> UdpFlows {
+    UdpFlows {
+        datagrams: 100,
+        interval: Duration::from_millis(10),
+        ..UdpFlows::per_second(2)
     }
 }
 

@@ -23,25 +23,24 @@ use self::{plan::Plan, report::Report};
 
 fn main() -> ExitCode {
     let plan = Plan::parse();
-    match run(plan) {
-        Ok(report) => finish(plan, &report),
-        Err(error) => fail(
+    let written = match requirements() {
+        Err(skip) => fail(
             plan,
-            &format!("{error:#}"),
-            "see what was said above, and run it again",
+            &skip.reason,
+            "run `cargo xtask demo`, which asks sudo for what it needs, or run this program as root",
         ),
-    }
-    .unwrap_or_else(|error| {
+        Ok(()) => match perform(plan) {
+            Ok(report) => finish(plan, &report),
+            Err(error) => fail(plan, &format!("{error:#}"), "mend that, and run it again"),
+        },
+    };
+    written.unwrap_or_else(|error| {
         eprintln!("demo: cannot write to standard output: {error}");
         ExitCode::FAILURE
     })
 }
 
-fn run(plan: Plan) -> Result<Report> {
-    requirements().context(
-        "the demo makes network namespaces and loads an XDP program; \
-         `cargo xtask demo` asks sudo itself, or run the built program as root",
-    )?;
+fn perform(plan: Plan) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

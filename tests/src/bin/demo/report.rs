@@ -7,7 +7,7 @@ use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::Family;
 
 use crate::{
-    judge::{Evidence, FlipReport, NAMES},
+    judge::{Evidence, FlipReport, NAMES, rounded},
     load::{Kind, Record},
     plan::{MIN_FLIPS, MIN_LONG_LIVED, MIN_NEW_FLOWS, MIN_REQUESTS, Plan, Service},
 };
@@ -57,6 +57,10 @@ pub(crate) struct Report {
     pub(crate) mixed: usize,
     /// HTTP connections.
     pub(crate) connections: u64,
+    /// What a new HTTP connection and its first answer took, at the median ...
+    pub(crate) new_connection_ms_median: Option<f64>,
+    /// ... and for all but one of a hundred.
+    pub(crate) new_connection_ms_p99: Option<f64>,
     /// UDP flows.
     pub(crate) udp_flows: u64,
     /// Numbered datagrams.
@@ -65,6 +69,10 @@ pub(crate) struct Report {
     pub(crate) udp_lost: u64,
     /// TCP segments that clients and backends had to send again.
     pub(crate) tcp_retrans_segs: u64,
+    /// Packets that the lab's own links dropped.
+    pub(crate) link_drops: u64,
+    /// Packets by what the switcher did with them.
+    pub(crate) verdicts: BTreeMap<String, u64>,
     /// Each flip.
     pub(crate) per_flip: Vec<FlipReport>,
     /// New flows of the whole run.
@@ -103,6 +111,7 @@ impl Report {
                 .filter_map(|it| it.drain_ms.get(&service).copied())
                 .collect()
         };
+        let took = evidence.new_connection_ms();
         let long_lived = evidence.records.iter().map(|it| it.stats.connections.len());
         let mut report = Self {
             ok: false,
@@ -120,10 +129,14 @@ impl Report {
             datagram_drain_ms: drains(Service::Datagram),
             mixed: evidence.mixed(),
             connections: evidence.sum(&HTTP, fresh),
+            new_connection_ms_median: share(&took, 50),
+            new_connection_ms_p99: share(&took, 99),
             udp_flows: evidence.sum(&UDP, fresh),
             udp_sent: evidence.sum(&UDP, |it| it.stats.requests),
             udp_lost: evidence.sum(&UDP, |it| it.stats.lost),
             tcp_retrans_segs: evidence.retransmitted,
+            link_drops: evidence.link_drops,
+            verdicts: evidence.verdicts.clone(),
             per_family: per_family(evidence),
             per_flip,
             errors: errors(evidence),
@@ -145,8 +158,30 @@ impl Report {
     }
 
     fn what_is_wrong(&self, evidence: &Evidence) -> Vec<String> {
+        let clients = self.what_clients_saw(evidence);
+        let mut wrong: Vec<String> = clients
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if self.udp_lost + self.tcp_retrans_segs > 0 && self.link_drops > 0 {
+            let drops = self.link_drops;
+            wrong.push(format!(
+                "{drops} packets were dropped on the lab's own links: is the machine too busy?"
+            ));
+        }
+        wrong.extend(self.verdicts.iter().filter_map(unwanted));
+        wrong
+    }
+
+    fn what_clients_saw(&self, evidence: &Evidence) -> [(u64, &'static str); 8] {
         let counted = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let wrong = [
+        let silent = if self.interrupted {
+            0
+        } else {
+            evidence.silent()
+        };
+        [
             (self.failed, "requests or connection attempts failed"),
             (
                 self.broken,
@@ -166,18 +201,14 @@ impl Report {
                 "connections got the old color after their client had seen the new one",
             ),
             (
-                counted(evidence.silent()),
+                counted(silent),
                 "long-lived connections carried nothing after the last flip",
             ),
             (
                 evidence.sum(&ALL, |it| it.stats.fresh_forgotten),
                 "connections could not be judged: the record is full",
             ),
-        ];
-        let wrong = wrong.into_iter().filter(|(count, _)| *count > 0);
-        wrong
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect()
+        ]
     }
 
     fn what_is_missing(&self, plan: Plan, evidence: &Evidence) -> Vec<String> {
@@ -219,6 +250,17 @@ impl Report {
     }
 }
 
+/// What a verdict of the switcher means that must not occur here.
+fn unwanted((verdict, count): (&String, &u64)) -> Option<String> {
+    match verdict.split_once(':')? {
+        ("drop", reason) => Some(format!(
+            "{count} packets were dropped by the switcher: {reason}"
+        )),
+        ("note", "unpinned") => Some(format!("{count} packets of running connections met no pin")),
+        _ => None,
+    }
+}
+
 /// Notes what had too few new flows.
 fn few(when: &str, flows: &BTreeMap<&'static str, u64>, missing: &mut Vec<String>) {
     for (name, count) in flows.iter().filter(|(_, count)| **count < MIN_NEW_FLOWS) {
@@ -226,6 +268,14 @@ fn few(when: &str, flows: &BTreeMap<&'static str, u64>, missing: &mut Vec<String
             "{count} new flows of {name} {when}, at least {MIN_NEW_FLOWS} must be"
         ));
     }
+}
+
+/// What `percent` of the values, which are in order, do not exceed.
+fn share(values: &[f64], percent: usize) -> Option<f64> {
+    values
+        .get(values.len() * percent / 100)
+        .copied()
+        .map(rounded)
 }
 
 fn fresh(record: &Record) -> u64 {

@@ -1,6 +1,10 @@
 //! The flips, and what is watched between them.
 
-use std::{collections::BTreeMap, process::Stdio, time::Instant};
+use std::{
+    collections::BTreeMap,
+    process::{Output, Stdio},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -107,11 +111,10 @@ impl<'a, 'lab> Show<'a, 'lab> {
         let reply: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         ensure!(
             output.status.success() && reply["changed"] == true,
-            "flip {} to {} failed ({}): {reply} {}",
+            "flip {} to {} failed: {}",
             self.flips.len() + 1,
             to.name(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
+            reason(&output, &reply)
         );
         self.first_new_ms = None;
         let micros = |field: &str| reply[field].as_u64().unwrap_or_default();
@@ -244,9 +247,9 @@ async fn drained(service: Service, mut command: Command) -> Result<(Service, u64
     let drain = &answer["drain"];
     if !output.status.success() || drain["ended"] != "drained" {
         bail!(
-            "the drain of {name} did not end as it should ({}): {answer} {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
+            "the drain of {name} did not end as it should: {}; {} flows in flight",
+            reason(&output, &answer),
+            drain["in_flight"]
         );
     }
     let ms = drain["elapsed_ms"].as_u64();
@@ -254,6 +257,17 @@ async fn drained(service: Service, mut command: Command) -> Result<(Service, u64
         service,
         ms.with_context(|| format!("no elapsed_ms in {answer}"))?,
     ))
+}
+
+/// Why a command failed, in its own words.
+fn reason(output: &Output, answer: &Value) -> String {
+    answer["error"]["message"].as_str().map_or_else(
+        || {
+            let words = String::from_utf8_lossy(&output.stderr);
+            format!("{}, {answer} {words}", output.status)
+        },
+        str::to_owned,
+    )
 }
 
 fn in_flight(status: &Value, service: Service) -> [u64; 2] {

@@ -1,12 +1,16 @@
 //! Sets everything up, lets the show run, takes everything down, and judges.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use switcher_tests::{
     lab::{Lab, cancel},
     node::Node,
-    traffic::{Backends, tcp_retrans_segs},
+    traffic::{Backends, link_drops, tcp_retrans_segs},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +67,7 @@ async fn perform(
     display: &mut Display,
     cancel: &CancellationToken,
 ) -> Result<Evidence> {
-    let before = retransmitted(lab)?;
+    let (before, drops_before) = (retransmitted(lab)?, lost_on_links(lab)?);
     let started = Instant::now();
     let mut loads = Loads::start(lab).await;
     let mut show = Show::new(plan, node, &mut loads, display);
@@ -86,6 +90,8 @@ async fn perform(
         started,
         stopped,
         retransmitted: retransmitted(lab)? - before,
+        link_drops: lost_on_links(lab)? - drops_before,
+        verdicts: verdicts(node),
         interrupted,
         error: error.map(|error| format!("{error:#}")),
     })
@@ -95,6 +101,29 @@ async fn perform(
 fn retransmitted(lab: &Lab) -> Result<u64> {
     let hosts = [lab.client(), lab.client2(), lab.blue(), lab.green()];
     hosts.into_iter().map(tcp_retrans_segs).sum()
+}
+
+/// Packets that the lab's own links dropped.
+fn lost_on_links(lab: &Lab) -> Result<u64> {
+    let hosts = [
+        lab.node(),
+        lab.client(),
+        lab.client2(),
+        lab.blue(),
+        lab.green(),
+    ];
+    hosts.into_iter().map(link_drops).sum()
+}
+
+/// What the program did with packets, by reason; empty where the agent no longer answers.
+fn verdicts(node: &Node<'_>) -> BTreeMap<String, u64> {
+    let status = node.status().unwrap_or_default();
+    let verdicts = status["verdicts"].as_array().cloned().unwrap_or_default();
+    let pair = |it: &Value| {
+        let name = format!("{}:{}", it["verdict"].as_str()?, it["reason"].as_str()?);
+        Some((name, it["packets"].as_u64()?))
+    };
+    verdicts.iter().filter_map(pair).collect()
 }
 
 fn show_log(node: &Node<'_>) {

@@ -112,6 +112,14 @@ fn flips(report: &Report) -> String {
          \x20 after it and answered by the new color. Old connections end by themselves; a UDP flow counts\n\
          \x20 as ended after a second of silence. The flows of stream never end, so they stay on their color.\n",
     );
+    if let Some(ms) = report.new_connection_ms_median {
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "  A new connection and its answer take {ms:.1} ms by themselves (median of all), and one begins\n  \
+             every 2 ms: `first new connection` contains both."
+        );
+    }
     text
 }
 
