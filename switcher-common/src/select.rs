@@ -27,10 +27,6 @@ pub fn flow_hash<A: Address>(key: &FlowKey<A>, seed: u64) -> u64 {
 /// fast alternative to the modulo reduction", 2016).
 #[inline(always)]
 #[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the product's upper half is below len"
-)]
 pub const fn slot(hash: u64, len: u32) -> u32 {
     (((hash & 0xffff_ffff) * len as u64) >> 32) as u32
 }

@@ -35,7 +35,7 @@ pub(crate) fn verdict(ctx: &XdpContext, reason: Reason) {
     note(reason);
     match reason {
         Reason::Inconsistent => {
-            log_rarely(ctx, reason, "maps contradict each other, packet dropped")
+            log_rarely(ctx, reason, "maps contradict each other, packet dropped");
         }
         Reason::FlowInsertFailed => log_rarely(ctx, reason, "flow not recorded, packet dropped"),
         Reason::NoBackend => log_rarely(ctx, reason, "no backend for a listener, packet dropped"),

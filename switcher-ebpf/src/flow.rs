@@ -32,18 +32,15 @@ pub(crate) fn track<A: Tables>(
         return Ok(false);
     };
     ip.may_travel()?;
-    if cfg!(mutant = "no-pin") && matches!(ip.protocol, 6) && !segment.is_initial_syn() {
-        // SAFETY: as below.
-        let entry = unsafe { *hit.entry };
-        if entry.side() == Side::Forward && !select::takes_fresh_flows(&entry) {
-            forget(&work.key, &entry);
-            return Ok(false);
-        }
-    }
     // SAFETY: a map value; the kernel keeps its memory while the program runs. Other CPUs may write
     // single fields at the same time, each of which is valid on its own.
     work.entry = unsafe { *hit.entry };
     work.set_peer_key();
+    let is_pinned = !cfg!(mutant = "no-pin") || select::takes_fresh_flows(&work.entry);
+    if !is_pinned && work.entry.side() == Side::Forward {
+        forget(&work.key, &work.entry);
+        return Ok(false);
+    }
     let advance = Advance::of(&work.entry, work.key.is_tcp(), segment, || {
         peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.acked)
     });

@@ -20,6 +20,10 @@ use switcher_common::{
 
 use crate::{frame::XdpFrame, work::Work};
 
+/// Size of the helper's argument, as the kernel checks it.
+const FIB_LOOKUP_BYTES: i32 = 64;
+const _: () = assert!(size_of::<FibLookup>() == FIB_LOOKUP_BYTES as usize);
+
 /// Where the kernel's routing tables send the translated packet.
 enum Route {
     /// Out of an interface, to a resolved neighbour.
@@ -86,14 +90,7 @@ fn route<A: Address>(frame: &XdpFrame<'_>, ip: &IpPacket<A>, to: &FlowKey<A>) ->
         fib.__bindgen_anon_4.ipv6_dst = to.dst.wide().0;
     }
     // SAFETY: the pointers are valid for the call, the length is that of the struct.
-    let result = unsafe {
-        bpf_fib_lookup(
-            frame.raw().cast(),
-            &raw mut fib,
-            size_of::<FibLookup>() as i32,
-            0,
-        )
-    };
+    let result = unsafe { bpf_fib_lookup(frame.raw().cast(), &raw mut fib, FIB_LOOKUP_BYTES, 0) };
     match u32::try_from(result) {
         Ok(BPF_FIB_LKUP_RET_SUCCESS) => Route::Next {
             ifindex: fib.ifindex,
