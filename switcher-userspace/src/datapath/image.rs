@@ -382,3 +382,6 @@ impl Gaps {
         Ok(range)
     }
 }
+
+#[cfg(test)]
+mod tests;
