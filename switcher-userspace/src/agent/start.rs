@@ -97,8 +97,10 @@ fn prepare(
     let kernel = kernel_state(path).map_err(kernel_error)?;
     let on_disk = file.read()?;
     let mut board = adopt::board(config, &kernel, on_disk.as_ref(), boot_id, clock::now());
+    // First what may be refused: new links meet the data path as it is.
+    let attached = attach(path, config).map_err(kernel_error)?;
     let mut ids = BTreeMap::new();
-    path.apply(config, &mut scanner, |path, services| {
+    let applied = path.apply(config, &mut scanner, |path, services| {
         ids = services
             .iter()
             .map(|(id, name)| (name.clone(), *id))
@@ -112,14 +114,17 @@ fn prepare(
         }
         // Services that are about to be removed keep their state while packets can see them.
         let before = path.switch_states()?;
-        path.switch(&overlaid(before, encode(&board, &ids)))
+        path.switch(&overlaid(before, &encode(&board, &ids), &ids))
             .map(drop)
-    })
-    .map_err(kernel_error)?;
+    });
+    if let Err(error) = applied {
+        path.undo_attach(&attached).map_err(kernel_error)?;
+        return Err(kernel_error(error));
+    }
+    path.detach_others(&config.agent).map_err(kernel_error)?;
     // The store above was a barrier for everything that an earlier agent did.
     board.barrier_passed(clock::now());
     let facts = path.facts().map_err(kernel_error)?;
-    attach(path, config).map_err(kernel_error)?;
     path.enable().map_err(kernel_error)?;
     file.write(&board)?;
     tracing::info!(
@@ -137,11 +142,17 @@ fn prepare(
     })
 }
 
-/// `states` over `before`, where they say anything.
-fn overlaid(mut before: Vec<ServiceSwitch>, states: Vec<ServiceSwitch>) -> Vec<ServiceSwitch> {
-    for (old, new) in before.iter_mut().zip(states) {
-        if new != ServiceSwitch::default() {
-            *old = new;
+/// The `states` of the node and of the services in `ids`, over those `before`.
+fn overlaid(
+    mut before: Vec<ServiceSwitch>,
+    states: &[ServiceSwitch],
+    ids: &BTreeMap<String, u16>,
+) -> Vec<ServiceSwitch> {
+    const NODE: u16 = 0;
+    for id in ids.values().chain([&NODE]) {
+        let id = usize::from(*id);
+        if let (Some(old), Some(new)) = (before.get_mut(id), states.get(id)) {
+            *old = *new;
         }
     }
     before
@@ -163,12 +174,13 @@ fn kernel_state(path: &DataPath) -> Result<Kernel, DataPathError> {
     })
 }
 
-fn attach(path: &mut DataPath, config: &Config) -> Result<(), DataPathError> {
-    for (interface, attached) in path.attach(&config.agent)? {
+fn attach(path: &mut DataPath, config: &Config) -> Result<Vec<(String, Attached)>, DataPathError> {
+    let done = path.attach(&config.agent)?;
+    for (interface, attached) in &done {
         match attached {
             Attached::Already => tracing::info!(interface, "still attached"),
             Attached::Now(mode) => tracing::info!(interface, mode = mode.name(), "attached"),
         }
     }
-    Ok(())
+    Ok(done)
 }

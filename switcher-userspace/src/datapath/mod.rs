@@ -136,8 +136,8 @@ impl DataPath {
         program::enable(&mut self.ebpf, &self.pins)
     }
 
-    /// Attaches to all of `interfaces` and takes the links of all others off. When one interface
-    /// fails, those that this call attached are detached again.
+    /// Attaches to all configured interfaces. When one fails, those that this call attached are
+    /// detached again.
     pub fn attach(
         &mut self,
         config: &AgentConfig,
@@ -147,21 +147,29 @@ impl DataPath {
             match links::attach(&mut self.ebpf, &self.pins, interface, config.mode) {
                 Ok(attached) => done.push((interface.clone(), attached)),
                 Err(error) => {
-                    for (name, attached) in &done {
-                        if matches!(attached, Attached::Now(_)) {
-                            links::detach(&self.pins, name)?;
-                        }
-                    }
+                    self.undo_attach(&done)?;
                     return Err(error);
                 }
             }
         }
+        Ok(done)
+    }
+
+    /// Detaches what [`Self::attach`] has just attached.
+    pub fn undo_attach(&self, done: &[(String, Attached)]) -> Result<(), DataPathError> {
+        done.iter()
+            .filter(|(_, attached)| matches!(attached, Attached::Now(_)))
+            .try_for_each(|(interface, _)| links::detach(&self.pins, interface))
+    }
+
+    /// Takes the links of all interfaces off that are not configured any more.
+    pub fn detach_others(&self, config: &AgentConfig) -> Result<(), DataPathError> {
         for interface in self.pins.linked_interfaces()? {
             if !config.interfaces.contains(&interface) {
                 links::detach(&self.pins, &interface)?;
             }
         }
-        Ok(done)
+        Ok(())
     }
 
     /// Attaches again where an interface went away and came back. Interfaces that are not there are

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use switcher_common::service::{Color, PerColor};
 use switcher_tests::{
-    lab::{Family, Lab},
+    lab::{Family, Lab, add_link},
     node::{LabService, Node, configuration},
     skip_unless_lab,
     traffic::{Client, ECHO_PORT, HTTP_PORT, HttpNew, Load, LongLived, Stats},
 };
 
-use crate::mixed::LIMIT;
+use crate::{mixed::LIMIT, refusal::Refused};
 
 /// Port of the listener that is added to `web`.
 const ADDED_PORT: u16 = 81;
@@ -175,6 +175,50 @@ fn flows_stay(node: &Node<'_>, lasting: [Load; 2]) -> Result<()> {
     for load in lasting {
         let stats = load.finish();
         ensure!(stats.is_clean(), "existing flows: {:?}", stats.samples);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_a_pinned_data_path_as_it_was() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, _backends) = crate::lab()?;
+    let web = LabService::web(0);
+    let mut node = Node::start(&lab, std::slice::from_ref(&web))?;
+    node.stop_agent()?;
+    // Native mode takes no frame that is larger than a page.
+    add_link(lab.node(), "big", lab.client(), "big", 9000)?;
+    let text = configuration(&lab, &[web.clone(), shop()]);
+    node.reconfigure(&text.replace("\"c1\", ", "\"c1\", \"big\", "))?;
+    Refused::start(&lab, &node).must_end(8, &["attaching to big"])?;
+    requests(&lab, &web, Family::V4, Color::Blue).context("the service that was there")?;
+    let target = shop().target(&lab, Family::V4);
+    let load = Client::new(lab.client2()).http_new(target, HttpNew::per_second(100));
+    load.wait_until(LIMIT, |stats| stats.answered + stats.failed >= 10)?;
+    let answered = load.finish().answered;
+    ensure!(answered == 0, "the refused configuration is half applied");
+    Ok(())
+}
+
+#[test]
+fn a_service_in_the_place_of_a_removed_one_starts_with_its_own_color() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, _backends) = crate::lab()?;
+    let (web, stream) = (LabService::web(0), LabService::stream(1));
+    let mut node = Node::start(&lab, &[web, stream.clone()])?;
+    node.flip(&["web"], Color::Green)?;
+    for services in [vec![stream.clone()], vec![stream.clone(), shop()]] {
+        node.stop_agent()?;
+        node.reconfigure(&configuration(&lab, &services))?;
+        node.start_agent()?;
+    }
+    let service = node.service("shop")?;
+    ensure!(
+        service["active"] == "blue" && service["generation"] == 0,
+        "{service}"
+    );
+    for family in Family::ALL {
+        requests(&lab, &shop(), family, Color::Blue)?;
     }
     Ok(())
 }
