@@ -24,7 +24,7 @@ use crate::{
     },
     config::{Config, ServiceConfig},
     datapath::{Attached, DataPath, DataPathError, Replaced, Scan},
-    switching::{Conditions, FlipOrder, Observation, Refusal, Service, Switchboard},
+    switching::{Conditions, DrainEnded, FlipOrder, Observation, Refusal, Service, Switchboard},
 };
 
 /// What the core is asked to do.
@@ -55,6 +55,8 @@ pub(super) struct Core {
     pub(super) file: StateFile,
     pub(super) collector: Collector,
     pub(super) view: watch::Sender<Arc<View>>,
+    /// The disk does not have the newest state yet.
+    pub(super) is_unsaved: bool,
 }
 
 /// The switch state as the kernel's map holds it, by service id.
@@ -185,7 +187,8 @@ impl Core {
             reason = request.reason.as_deref().unwrap_or(""),
             "flipped"
         );
-        self.persist().map(|()| reply)
+        let error = self.persist_and_publish().err();
+        Ok(ChangeReply { error, ..reply })
     }
 
     fn order(&self, request: &FlipRequest) -> FlipOrder {
@@ -228,7 +231,6 @@ impl Core {
         self.board = next;
         self.set_idle_timeouts();
         self.collector.pace(self.board.is_draining());
-        self.publish(None);
         Ok(replaced)
     }
 
@@ -244,15 +246,21 @@ impl Core {
         self.switch_to(next.clone())
     }
 
-    fn persist(&self) -> Result<(), ApiError> {
-        self.file.write(&self.board).map_err(|error| {
+    /// Writes the state to disk, then shows it to readers. What the disk did not take is tried
+    /// again with the next scan.
+    fn persist_and_publish(&mut self) -> Result<(), ApiError> {
+        let written = self.file.write(&self.board).map_err(|error| {
             tracing::error!(%error, "the switch state is in the kernel, but not on disk");
+            // The change stands, so none of the codes that promise otherwise.
             ApiError::new(
-                error.code,
+                ErrorCode::Internal,
                 format!("the change is in the kernel, but would not survive a reboot: {error}"),
                 error.next_step,
             )
-        })
+        });
+        self.is_unsaved = written.is_err();
+        self.publish(None);
+        written
     }
 
     fn set_idle_timeouts(&mut self) {
@@ -281,17 +289,12 @@ impl Core {
         let ended = next.observe(&seen, clock::now());
         if ended.is_empty() {
             self.board = next;
-        } else if let Err(error) = self.end_drains(next) {
-            tracing::error!(%error, "a drain's end is not recorded; the next scan tries again");
         } else {
-            for drain in ended {
-                tracing::info!(
-                    service = drain.service,
-                    color = drain.color.name(),
-                    flows_left = drain.end.flows_left,
-                    "drain ended"
-                );
-            }
+            self.end_drains(next, &ended);
+        }
+        if self.is_unsaved {
+            // Logged where it fails.
+            let _ = self.persist_and_publish();
         }
         self.publish(Some(scanned.scan));
         for waiting in scanned.waiting {
@@ -299,9 +302,20 @@ impl Core {
         }
     }
 
-    fn end_drains(&mut self, next: Switchboard) -> Result<(), ApiError> {
-        self.switch_to(next)?;
-        self.persist()
+    fn end_drains(&mut self, next: Switchboard, ended: &[DrainEnded]) {
+        if let Err(error) = self.switch_to(next) {
+            tracing::error!(%error, "drains have ended, but the base color is not set; the next scan tries again");
+            return;
+        }
+        self.is_unsaved = true;
+        for drain in ended {
+            tracing::info!(
+                service = drain.service,
+                color = drain.color.name(),
+                flows_left = drain.end.flows_left,
+                "drain ended"
+            );
+        }
     }
 
     fn reattach(&mut self) {

@@ -74,6 +74,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         file,
         collector: collector.clone(),
         view,
+        is_unsaved: false,
     };
     Ok(Started {
         core,

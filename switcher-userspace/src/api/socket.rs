@@ -115,7 +115,7 @@ async fn clear_stale(path: &Path) -> Result<(), ApiError> {
     }
     if answers(path).await {
         return Err(ApiError::new(
-            ErrorCode::Refused,
+            ErrorCode::Conflict,
             format!(
                 "cannot bind the API socket {}: another agent answers on it",
                 path.display()
@@ -150,7 +150,7 @@ fn failure(path: &Path, attempted: &str, error: &io::Error) -> ApiError {
             "name a shorter path in `socket` of [agent]",
         ),
         ErrorKind::AddrInUse => (
-            ErrorCode::Refused,
+            ErrorCode::Conflict,
             "see which other agent starts on this socket",
         ),
         _ => (ErrorCode::Internal, "check the path in `socket` of [agent]"),

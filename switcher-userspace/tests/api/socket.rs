@@ -40,7 +40,7 @@ async fn a_stale_socket_is_replaced() {
 async fn a_socket_that_an_agent_answers_on_is_left_alone() {
     let served = Served::start();
     let error = ApiSocket::bind(&served.socket()).await.unwrap_err();
-    assert_eq!(error.code, ErrorCode::Refused);
+    assert_eq!(error.code, ErrorCode::Conflict);
     assert!(error.message.contains("another agent answers"), "{error}");
     assert!(Client::new(&served.socket()).version().await.is_ok());
 }

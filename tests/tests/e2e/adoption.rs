@@ -52,7 +52,7 @@ fn a_drain_goes_on_under_the_next_agent_and_ends() -> Result<()> {
     let (done, code) = node.json(&["drain", "stream", "--wait", "--timeout", "10s"])?;
     ensure!(code == 0 && done["drain"]["ended"] == "drained", "{done}");
     // The end is on disk as well.
-    node.stop_agent()?;
+    node.kill_agent()?;
     node.start_agent()?;
     let last = node.service("stream")?["drain"].clone();
     ensure!(

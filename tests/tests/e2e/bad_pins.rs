@@ -35,7 +35,7 @@ fn a_second_agent_on_the_same_pin_directory_is_refused_and_the_first_goes_on() -
         .must_end(4, &["another agent", &pins, "stop"])?;
     // With the very same file it is the socket that tells.
     let socket = node.socket().display().to_string();
-    Refused::start(&lab, &node).must_end(3, &["another agent", &socket, "stop"])?;
+    Refused::start(&lab, &node).must_end(4, &["another agent", &socket, "stop"])?;
     node.status().context("the first agent")?;
     node.stop_agent()
 }
