@@ -71,7 +71,11 @@ impl Service {
     pub(crate) fn in_lab(self) -> LabService {
         match self {
             Self::Web => LabService::web(0),
-            Self::Stream => LabService::stream(1),
+            // Its connections outlive the drain, which ends at its deadline and leaves them alone.
+            Self::Stream => LabService {
+                options: "drain_timeout = \"2s\"".to_owned(),
+                ..LabService::stream(1)
+            },
             Self::Datagram => LabService::datagram(2),
         }
     }

@@ -110,7 +110,8 @@ fn flips(report: &Report) -> String {
     text.push_str(
         "  All times count from the start of the command. `First new connection`: the first one begun\n\
          \x20 after it and answered by the new color. Old connections end by themselves; a UDP flow counts\n\
-         \x20 as ended after a second of silence. The flows of stream never end, so they stay on their color.\n",
+         \x20 as ended after a second of silence. The connections of stream never end: after 2 s the drain\n\
+         \x20 leaves them alone, on the color on which they began.\n",
     );
     if let Some(ms) = report.new_connection_ms_median {
         // Writing to a String does not fail.
