@@ -7,6 +7,7 @@ mod bad_pins;
 mod commands;
 mod detach;
 mod drains;
+mod extras;
 mod flip;
 mod flows;
 mod interface;
