@@ -247,10 +247,11 @@ impl LoadTask {
     }
 }
 
-/// Ticks of at least a microsecond that never come in a burst after a delay.
+/// Ticks of at least a microsecond. After a delay the missed ones are left out: there is no burst,
+/// and loads that began at different moments do not fall into step.
 pub(super) fn ticks(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval(period.max(Duration::from_micros(1)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
 }
 

@@ -7,13 +7,13 @@ use switcher_tests::{
     lab::{Family, Host, Lab},
     traffic::{Client, HttpNew, KeepAlive, Load, LongLived, Stats, UdpFlows},
 };
-use tokio::time::sleep;
+use tokio::time::interval;
 
 use crate::plan::Service;
 
 /// New HTTP connections begin this long after each other, over all clients and IP versions: the
 /// resolution of the time to the first one on the new color.
-const SPACING: Duration = Duration::from_millis(2);
+pub(crate) const SPACING: Duration = Duration::from_micros(1_500);
 /// Clients times IP versions.
 const LOADS_OF_A_KIND: u32 = 4;
 /// New UDP flows per second of one client and IP version.
@@ -92,6 +92,7 @@ impl<'lab> Loads<'lab> {
             running: Vec::new(),
             later: 0,
         };
+        let mut moments = interval(SPACING);
         for kind in [
             Kind::LongLived,
             Kind::HttpKept,
@@ -106,7 +107,7 @@ impl<'lab> Loads<'lab> {
                     kind,
                 };
                 loads.begin(source, LONG_LIVED);
-                sleep(SPACING).await;
+                moments.tick().await;
             }
         }
         loads
@@ -226,7 +227,7 @@ fn udp_kept() -> UdpFlows {
 
 fn http_new() -> HttpNew {
     let period = SPACING * LOADS_OF_A_KIND;
-    let rate = 1_000 / u32::try_from(period.as_millis()).unwrap_or(1_000);
+    let rate = 1_000_000 / u32::try_from(period.as_micros()).unwrap_or(1_000_000);
     HttpNew {
         per_second: NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN),
         ..HttpNew::per_second(1)

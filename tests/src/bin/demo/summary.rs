@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{plan::Service, report::Report};
+use crate::{load::SPACING, plan::Service, report::Report};
 
 /// The summary.
 pub(crate) fn text(report: &Report) -> String {
@@ -113,12 +113,13 @@ fn flips(report: &Report) -> String {
          \x20 as ended after a second of silence. The connections of stream never end: after 2 s the drain\n\
          \x20 leaves them alone, on the color on which they began.\n",
     );
+    let spacing = SPACING.as_secs_f64() * 1e3;
     if let Some(ms) = report.new_connection_ms_median {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
             "  A new connection and its answer take {ms:.1} ms by themselves (median of all), and one begins\n  \
-             every 2 ms: `first new connection` contains both."
+             every {spacing:.1} ms: `first new connection` contains both."
         );
     }
     text
