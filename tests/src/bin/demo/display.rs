@@ -181,7 +181,7 @@ fn last_flip(frame: &Frame) -> String {
         return "  last flip: none yet".to_owned();
     }
     let drains = drains.join(", ");
-    format!("  last flip: first new connection {first}; drained: {drains}")
+    format!("  last flip: first new {first}; drained: {drains}")
 }
 
 /// Lines that wrap cannot be drawn anew.
