@@ -126,7 +126,10 @@ impl<'lab> Node<'lab> {
             .context("cannot open the agent's log")?;
         let mut command = self.command();
         command.args(["agent", "--config"]).arg(&self.config);
+        command.stdout(log.try_clone().context("cannot share the agent's log")?);
         command.stderr(log);
+        // A Ctrl-C is the harness's to handle.
+        command.process_group(0);
         self.agent = Some(self.lab.node().start_child(command)?);
         Ok(())
     }

@@ -31,7 +31,9 @@ pub(super) fn boot_ms() -> u64 {
 
 /// The instant on the wall clock.
 pub(super) fn wall(now: Now) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(now.wall_ms)
+    UNIX_EPOCH
+        .checked_add(Duration::from_millis(now.wall_ms))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// Identifies this boot of the kernel.

@@ -2,7 +2,11 @@
 //! flip. More often while something drains, less often on large tables.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
     thread,
     time::Duration,
 };
@@ -19,11 +23,8 @@ const MAX_WAITING: usize = 256;
 pub(super) enum Order {
     /// Scan now, and answer when the agent has taken the scan in.
     Scan(oneshot::Sender<()>),
-    /// Whether something drains.
-    Pace {
-        /// It does.
-        draining: bool,
-    },
+    /// The pace has changed.
+    Pace,
 }
 
 /// A finished scan on its way to the agent's core.
@@ -40,6 +41,7 @@ pub(super) struct Scanned {
 #[derive(Clone)]
 pub(super) struct Collector {
     orders: SyncSender<Order>,
+    draining: Arc<AtomicBool>,
 }
 
 impl Collector {
@@ -50,16 +52,19 @@ impl Collector {
         core: tokio::sync::mpsc::Sender<Command>,
     ) -> std::io::Result<Self> {
         let (orders, received) = sync_channel(MAX_WAITING);
+        let draining = Arc::new(AtomicBool::new(false));
+        let pace = draining.clone();
         thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || run(scanner, highest_service, &received, &core))?;
-        Ok(Self { orders })
+            .spawn(move || run(scanner, highest_service, &received, &core, &pace))?;
+        Ok(Self { orders, draining })
     }
 
     /// Tells the pace.
     pub(super) fn pace(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
         // A full queue means that a scan is due at once anyway.
-        let _ = self.orders.try_send(Order::Pace { draining });
+        let _ = self.orders.try_send(Order::Pace);
     }
 
     /// Asks for a scan; ready when its result is published. `None` when too many wait.
@@ -77,18 +82,21 @@ fn run(
     highest_service: u16,
     orders: &Receiver<Order>,
     core: &tokio::sync::mpsc::Sender<Command>,
+    draining: &AtomicBool,
 ) {
-    let mut draining = false;
     let mut pause = Duration::ZERO;
     loop {
         let mut waiting = Vec::new();
-        if !collect_orders(orders, pause, &mut draining, &mut waiting) {
+        if !collect_orders(orders, pause, &mut waiting) {
             return;
         }
         let began_boot_ms = clock::boot_ms();
         match scanner.scan(highest_service, true) {
             Ok(scan) => {
-                pause = pause_after(scan.ended_at - scan.began_at, draining);
+                pause = pause_after(
+                    scan.ended_at - scan.began_at,
+                    draining.load(Ordering::Relaxed),
+                );
                 let result = Scanned {
                     scan,
                     began_boot_ms,
@@ -110,7 +118,6 @@ fn run(
 fn collect_orders(
     orders: &Receiver<Order>,
     pause: Duration,
-    draining: &mut bool,
     waiting: &mut Vec<oneshot::Sender<()>>,
 ) -> bool {
     let first = match orders.recv_timeout(pause) {
@@ -121,7 +128,7 @@ fn collect_orders(
     for order in std::iter::once(first).chain(orders.try_iter()) {
         match order {
             Order::Scan(done) => waiting.push(done),
-            Order::Pace { draining: now } => *draining = now,
+            Order::Pace => {}
         }
     }
     true

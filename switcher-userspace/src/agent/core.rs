@@ -2,7 +2,7 @@
 //! makes each true in the kernel, then on disk, then visible to readers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,8 +14,8 @@ use super::{
     clock,
     collector::{Collector, Scanned},
     gate::ConfiguredGate,
-    state_file::StateFile,
     view::View,
+    writer::{Writer, Written},
 };
 use crate::{
     api::{
@@ -42,6 +42,8 @@ pub(super) enum Command {
     },
     /// The collector has finished a scan.
     Scanned(Scanned),
+    /// The writer has tried the disk.
+    Written(Written),
     /// End the thread; the data path stays.
     Stop,
 }
@@ -52,11 +54,22 @@ pub(super) struct Core {
     pub(super) path: DataPath,
     pub(super) board: Switchboard,
     pub(super) ids: BTreeMap<String, u16>,
-    pub(super) file: StateFile,
+    pub(super) writer: Writer,
     pub(super) collector: Collector,
     pub(super) view: watch::Sender<Arc<View>>,
-    /// The disk does not have the newest state yet.
+    /// Answers that wait for the disk, in the order of their states' numbers.
+    pub(super) unanswered: VecDeque<Unanswered>,
+    /// Number of the newest state that the disk has answered for.
+    pub(super) written: u64,
+    /// The disk has refused the newest state; it is tried again.
     pub(super) is_unsaved: bool,
+}
+
+/// An answer that is given when the state that it tells of is on disk.
+pub(super) struct Unanswered {
+    number: u64,
+    answer: ChangeReply,
+    reply: oneshot::Sender<ChangeReply>,
 }
 
 /// The switch state as the kernel's map holds it, by service id.
@@ -121,16 +134,17 @@ impl Core {
                 } => {
                     if cfg!(mutant = "no-barrier") {
                         self.answer_early(&request, reply);
-                        self.flip(&request, peer, arrived);
+                        self.flip(&request, peer, arrived, oneshot::channel().0);
                         continue;
                     }
-                    // A client that has left gets no answer; the change stands all the same.
-                    let _ = reply.send(self.flip(&request, peer, arrived));
+                    self.flip(&request, peer, arrived, reply);
                 }
                 Command::Scanned(scanned) => self.take_scan(scanned),
-                Command::Stop => return,
+                Command::Written(written) => self.take_written(&written),
+                Command::Stop => break,
             }
         }
+        self.writer.finish();
     }
 
     /// The mutant of G3: the answer comes before the store, as if nobody waited for the programs
@@ -140,14 +154,35 @@ impl Core {
         std::thread::sleep(Duration::from_millis(30));
     }
 
-    fn flip(&mut self, request: &FlipRequest, peer: Peer, arrived: Instant) -> ChangeReply {
-        match self.try_flip(request, peer, arrived) {
-            Ok(reply) => reply,
+    /// Flips, or says why not. An answer that tells of a change, or of one that the disk may not
+    /// have yet, waits for the disk.
+    fn flip(
+        &mut self,
+        request: &FlipRequest,
+        peer: Peer,
+        arrived: Instant,
+        reply: oneshot::Sender<ChangeReply>,
+    ) {
+        let answer = match self.try_flip(request, peer, arrived) {
+            Ok(answer) => answer,
             Err(error) => ChangeReply {
                 error: Some(error),
                 ..self.reply(request, false)
             },
+        };
+        let is_settled = self.unanswered.is_empty() && !self.is_unsaved;
+        let tells_no_change = !answer.changed && (is_settled || answer.error.is_some());
+        if request.dry_run || tells_no_change {
+            // A client that has left gets no answer.
+            let _ = reply.send(answer);
+            return;
         }
+        let number = self.writer.write(&self.board);
+        self.unanswered.push_back(Unanswered {
+            number,
+            answer,
+            reply,
+        });
     }
 
     fn try_flip(
@@ -168,11 +203,7 @@ impl Core {
                 ..self.reply(request, false)
             });
         }
-        let replaced = if cfg!(mutant = "three-stores") {
-            self.switch_one_by_one(&next)?
-        } else {
-            self.switch_to(next)?
-        };
+        let replaced = self.switch_to(next)?;
         let reply = ChangeReply {
             visible_us: Some(micros(replaced.stored_at - arrived)),
             barrier_us: Some(micros(replaced.barrier_at - arrived)),
@@ -187,8 +218,27 @@ impl Core {
             reason = request.reason.as_deref().unwrap_or(""),
             "flipped"
         );
-        let error = self.persist_and_publish().err();
-        Ok(ChangeReply { error, ..reply })
+        Ok(reply)
+    }
+
+    /// The disk's word: readers see the state now, and who waited for it hears how it went.
+    fn take_written(&mut self, written: &Written) {
+        if let Err(error) = &written.result {
+            tracing::error!(%error, "the switch state is in the kernel, but not on disk");
+        }
+        self.is_unsaved = written.result.is_err();
+        self.written = written.number;
+        self.publish(None);
+        while let Some(waiting) = self
+            .unanswered
+            .pop_front_if(|waiting| waiting.number <= written.number)
+        {
+            let error = written.result.as_ref().err().map(not_durable);
+            let _ = waiting.reply.send(ChangeReply {
+                error,
+                ..waiting.answer
+            });
+        }
     }
 
     fn order(&self, request: &FlipRequest) -> FlipOrder {
@@ -234,35 +284,7 @@ impl Core {
         Ok(replaced)
     }
 
-    /// The mutant of G1: each service by a store of its own.
-    fn switch_one_by_one(&mut self, next: &Switchboard) -> Result<Replaced, ApiError> {
-        let mut step = self.board.clone();
-        for (name, service) in &next.services {
-            step.services.insert(name.clone(), service.clone());
-            self.path
-                .switch(&encode(&step, &self.ids))
-                .map_err(|error| data_path(&error))?;
-        }
-        self.switch_to(next.clone())
-    }
-
-    /// Writes the state to disk, then shows it to readers. What the disk did not take is tried
-    /// again with the next scan.
-    fn persist_and_publish(&mut self) -> Result<(), ApiError> {
-        let written = self.file.write(&self.board).map_err(|error| {
-            tracing::error!(%error, "the switch state is in the kernel, but not on disk");
-            // The change stands, so none of the codes that promise otherwise.
-            ApiError::new(
-                ErrorCode::Internal,
-                format!("the change is in the kernel, but would not survive a reboot: {error}"),
-                error.next_step,
-            )
-        });
-        self.is_unsaved = written.is_err();
-        self.publish(None);
-        written
-    }
-
+    /// Sets the idle timeouts of all services, as their drains want them.
     fn set_idle_timeouts(&mut self) {
         for service in &self.config.services {
             let (Some(&id), Some(state)) = (
@@ -293,8 +315,7 @@ impl Core {
             self.end_drains(next, &ended);
         }
         if self.is_unsaved {
-            // Logged where it fails.
-            let _ = self.persist_and_publish();
+            self.writer.write(&self.board);
         }
         self.publish(Some(scanned.scan));
         for waiting in scanned.waiting {
@@ -307,7 +328,7 @@ impl Core {
             tracing::error!(%error, "drains have ended, but the base color is not set; the next scan tries again");
             return;
         }
-        self.is_unsaved = true;
+        self.writer.write(&self.board);
         for drain in ended {
             tracing::info!(
                 service = drain.service,
@@ -339,14 +360,27 @@ impl Core {
     fn publish(&self, scan: Option<Scan>) {
         self.view.send_modify(|view| {
             let scan = scan.map(Arc::new).or_else(|| view.scan.clone());
+            // What readers see is on disk, or was refused by it.
+            let is_settled = self.written == self.writer.newest();
+            let board = if is_settled { &self.board } else { &view.board };
             *view = Arc::new(View {
-                board: self.board.clone(),
+                board: board.clone(),
+                is_settled,
                 scan,
                 at: clock::now(),
                 ..View::clone(view)
             });
         });
     }
+}
+
+/// The change stands, so none of the codes that promise otherwise.
+fn not_durable(error: &ApiError) -> ApiError {
+    ApiError::new(
+        ErrorCode::Internal,
+        format!("the change is in the kernel, but would not survive a reboot: {error}"),
+        error.next_step.clone(),
+    )
 }
 
 fn refused(refusal: &Refusal) -> ApiError {
@@ -374,7 +408,7 @@ pub(super) fn data_path(error: &DataPathError) -> ApiError {
         {
             (
                 ErrorCode::Permission,
-                "run it as root, or with CAP_BPF and CAP_NET_ADMIN",
+                "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
             )
         }
         DataPathError::Locked { .. } => (ErrorCode::Conflict, "stop the other agent first"),

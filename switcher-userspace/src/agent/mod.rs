@@ -13,13 +13,15 @@ mod gate;
 mod start;
 mod state_file;
 mod view;
+mod writer;
 
-use std::{sync::Arc, thread};
+use std::{io::IsTerminal as _, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
+    time::timeout,
 };
 
 pub use self::detach::detach;
@@ -34,6 +36,9 @@ use crate::{
     datapath,
     preflight::{self, Report, Severity},
 };
+
+/// How long a starting agent waits until its state is on disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
@@ -97,6 +102,7 @@ fn log_to_stderr() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }
 
@@ -112,9 +118,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         counters,
         log,
     } = start::start(config, commands.clone())?;
+    // Dropped when the core's thread ends, however it does.
+    let (alive, core_ended) = oneshot::channel::<()>();
     let core = thread::Builder::new()
         .name("core".to_owned())
-        .spawn(move || core.run(&mut received))
+        .spawn(move || {
+            let _alive = alive;
+            core.run(&mut received);
+        })
         .context("cannot start the core's thread")?;
     tokio::spawn(async {
         if let Err(error) = log.follow().await {
@@ -125,6 +136,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // that is full, or a core that has ended, shows in that request.
     if let Some(taken_in) = collector.scan() {
         let _ = taken_in.await;
+        let mut view = view.clone();
+        let on_disk = view.wait_for(|view| view.is_settled);
+        if timeout(DISK_PATIENCE, on_disk).await.is_err() {
+            tracing::error!("the disk does not answer; serving all the same");
+        }
     }
     let control = Arc::new(AgentControl {
         core: commands.clone(),
@@ -137,6 +153,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            // An agent that cannot switch must not look alive: it ends, and is started again.
+            _ = core_ended => {}
         }
     })
     .await;

@@ -2,7 +2,11 @@
 //!
 //! With new maps any failure takes everything away again; what was pinned before stays as it was.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use switcher_common::service::ServiceSwitch;
 use tokio::sync::{mpsc, watch};
@@ -14,9 +18,10 @@ use super::{
     core::{Command, Core, data_path, encode, udp_idle_ms},
     state_file::StateFile,
     view::View,
+    writer::Writer,
 };
 use crate::{
-    api::types::ApiError,
+    api::types::{ApiError, ErrorCode},
     config::Config,
     datapath::{Attached, Counters, DataPath, DataPathError, ProgramLog, Scanner},
     switching::Switchboard,
@@ -55,6 +60,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         }
     };
     let highest = ready.ids.values().copied().max().unwrap_or(0);
+    let writer = Writer::start(file, commands.clone())?;
     let collector = Collector::start(ready.scanner, highest, commands)?;
     collector.pace(ready.board.is_draining());
     let (view, published) = watch::channel(Arc::new(View {
@@ -62,6 +68,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         ids: Arc::new(ready.ids.clone()),
         board: ready.board.clone(),
         scan: None,
+        is_settled: true,
         at: clock::now(),
         started_at: SystemTime::now(),
         adopted,
@@ -71,9 +78,11 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         path,
         board: ready.board,
         ids: ready.ids,
-        file,
+        writer,
         collector: collector.clone(),
         view,
+        unanswered: VecDeque::new(),
+        written: 0,
         is_unsaved: false,
     };
     Ok(Started {
@@ -98,8 +107,15 @@ fn prepare(
     let kernel = kernel_state(path).map_err(kernel_error)?;
     let on_disk = file.read()?;
     let mut board = adopt::board(config, &kernel, on_disk.as_ref(), boot_id, clock::now());
-    // First what may be refused: new links meet the data path as it is.
+    refuse_empty_colors(config, &board)?;
+    // First what may fail, then what packets see: new links meet the data path as it is, and the
+    // state is the kernel's own so far.
+    let facts = path.facts().map_err(kernel_error)?;
     let attached = attach(path, config).map_err(kernel_error)?;
+    if let Err(error) = file.write(&board) {
+        path.undo_attach(&attached).map_err(kernel_error)?;
+        return Err(error);
+    }
     let mut ids = BTreeMap::new();
     let applied = path.apply(config, &mut scanner, |path, services| {
         ids = services
@@ -122,12 +138,10 @@ fn prepare(
         path.undo_attach(&attached).map_err(kernel_error)?;
         return Err(kernel_error(error));
     }
+    path.enable().map_err(kernel_error)?;
     path.detach_others(&config.agent).map_err(kernel_error)?;
     // The store above was a barrier for everything that an earlier agent did.
     board.barrier_passed(clock::now());
-    let facts = path.facts().map_err(kernel_error)?;
-    path.enable().map_err(kernel_error)?;
-    file.write(&board)?;
     tracing::info!(
         adopted = path.adopted(),
         generation = board.generation,
@@ -141,6 +155,33 @@ fn prepare(
         board,
         ids,
     })
+}
+
+/// Fresh flows of a listener whose active color has no backend would all be dropped (G6).
+fn refuse_empty_colors(config: &Config, board: &Switchboard) -> Result<(), ApiError> {
+    for service in &config.services {
+        let Some(state) = board.services.get(&service.name) else {
+            continue;
+        };
+        let mut listeners = service
+            .listeners
+            .iter()
+            .filter(|listener| !listener.preview);
+        if let Some(empty) = listeners.find(|it| it.backends(state.active).is_empty()) {
+            let (active, standby) = (state.active.name(), state.standby().name());
+            return Err(ApiError::new(
+                ErrorCode::Refused,
+                format!(
+                    "cannot start with this configuration: {active} is active in {}, and listener {} has no {active} backend",
+                    service.name, empty.name
+                ),
+                format!(
+                    "configure backends of {active}, or flip to {standby} under the configuration before"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The `states` of the node and of the services in `ids`, over those `before`.

@@ -26,6 +26,8 @@ pub(super) struct View {
     pub(super) ids: Arc<BTreeMap<String, u16>>,
     pub(super) board: Switchboard,
     pub(super) scan: Option<Arc<Scan>>,
+    /// The disk has answered for the newest state.
+    pub(super) is_settled: bool,
     /// When it was published.
     pub(super) at: Now,
     pub(super) started_at: SystemTime,

@@ -26,8 +26,22 @@ pub fn flip(request: &FlipRequest) -> Result<(), ApiError> {
             "name the new color in `to`, or the state that the flip starts from",
         ));
     }
+    if let Some(ms) = request
+        .drain_timeout_ms
+        .filter(|ms| *ms > MAX_DRAIN_TIMEOUT_MS)
+    {
+        return Err(usage(
+            &format!(
+                "cannot flip: the drain timeout is {ms} ms; expected at most {MAX_DRAIN_TIMEOUT_MS} (24 hours)"
+            ),
+            "name a shorter drain timeout",
+        ));
+    }
     Ok(())
 }
+
+/// Longest drain: as long as the configuration allows.
+const MAX_DRAIN_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1_000;
 
 fn usage(message: &str, next_step: &str) -> ApiError {
     ApiError::new(ErrorCode::Usage, message, next_step)

@@ -1,16 +1,18 @@
 //! Instants on the wire: RFC 3339, UTC, milliseconds.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// `instant` as the wire has it.
 #[must_use]
 pub fn format(instant: SystemTime) -> String {
-    let utc = OffsetDateTime::from(instant);
-    // Both fail only beyond the year 9999; the epoch then says plainly that the clock is wrong.
-    utc.replace_millisecond(utc.millisecond())
+    let since_epoch = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // All fail only beyond the year 9999; the epoch then says plainly that the clock is wrong.
+    i128::try_from(since_epoch.as_nanos())
         .ok()
+        .and_then(|nanos| OffsetDateTime::from_unix_timestamp_nanos(nanos).ok())
+        .and_then(|utc| utc.replace_millisecond(utc.millisecond()).ok())
         .and_then(|utc| utc.format(&Rfc3339).ok())
         .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
 }
@@ -28,6 +30,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn an_instant_that_no_calendar_has_is_the_epoch() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) << 16);
+        assert_eq!(format(far), "1970-01-01T00:00:00Z");
+    }
 
     #[test]
     fn instants_are_utc_in_milliseconds() {

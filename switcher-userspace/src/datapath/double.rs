@@ -114,12 +114,15 @@ impl<V: Pod + aya::Pod> Doubled<V> {
 
     /// Replaces the whole state by `values`, which begin at index 0; the rest is zero.
     pub(super) fn replace(&mut self, values: &[V]) -> Result<Replaced, DataPathError> {
-        self.fill_spare(values)?;
-        self.store(1 - self.current)
+        self.prepare(values)?;
+        self.commit()
     }
 
     /// Writes the state to be into the map without readers.
-    fn fill_spare(&self, values: &[V]) -> Result<(), DataPathError> {
+    pub(super) fn prepare(&mut self, values: &[V]) -> Result<(), DataPathError> {
+        if cfg!(mutant = "three-stores") {
+            self.write_in_place(values)?;
+        }
         let spare = &self.inner[1 - self.current];
         let len = spare.array.len();
         let keys: Vec<u32> = (0..len).collect();
@@ -127,6 +130,23 @@ impl<V: Pod + aya::Pod> Doubled<V> {
         all.resize(len as usize, bytemuck::Zeroable::zeroed());
         bpf::update_batch(spare.raw.fd().as_fd(), &keys, &all)
             .attempt(format!("filling the spare map of {}", self.name))
+    }
+
+    /// The mutant of G1: one store for each element, into the map that packets read.
+    fn write_in_place(&mut self, values: &[V]) -> Result<(), DataPathError> {
+        // All but the last, so that whoever looks now sees half of it.
+        for (index, value) in (0..).zip(values).take(values.len().saturating_sub(1)) {
+            self.inner[self.current]
+                .array
+                .set(index, value, 0)
+                .attempt("writing in place")?;
+        }
+        Ok(())
+    }
+
+    /// Puts the prepared map into the slot.
+    pub(super) fn commit(&mut self) -> Result<Replaced, DataPathError> {
+        self.store(1 - self.current)
     }
 
     fn store(&mut self, which: usize) -> Result<Replaced, DataPathError> {

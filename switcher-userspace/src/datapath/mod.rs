@@ -17,7 +17,7 @@ mod program_log;
 mod scan;
 mod tables;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use aya::Ebpf;
 use switcher_common::service::ServiceSwitch;
@@ -49,7 +49,13 @@ impl DataPath {
     /// Nothing is attached yet, and with new maps the program is not enabled yet either.
     pub fn open(config: &AgentConfig) -> Result<Self, DataPathError> {
         let pins = PinDir::lock(&config.pin_dir)?;
-        let (ebpf, adopted) = load::load(&pins, &config.limits)?;
+        let (ebpf, adopted) = match load::load(&pins, &config.limits) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                pins.remove_if_new();
+                return Err(error);
+            }
+        };
         Ok(Self {
             switch: Doubled::switch(&pins)?,
             tables: Tables::open(&pins)?,
@@ -92,7 +98,18 @@ impl DataPath {
 
     /// Replaces the switch state of all services by one store; returns after the barrier.
     pub fn switch(&mut self, states: &[ServiceSwitch]) -> Result<Replaced, DataPathError> {
-        self.switch.replace(states)
+        self.prepare_switch(states)?;
+        self.commit_switch()
+    }
+
+    /// The first half of [`Self::switch`]: writes the states where no packet looks.
+    pub fn prepare_switch(&mut self, states: &[ServiceSwitch]) -> Result<(), DataPathError> {
+        self.switch.prepare(states)
+    }
+
+    /// The second half of [`Self::switch`]: the store, and the barrier.
+    pub fn commit_switch(&mut self) -> Result<Replaced, DataPathError> {
+        self.switch.commit()
     }
 
     /// Makes `config`'s services, listeners and backends visible by one store.
@@ -242,17 +259,25 @@ impl Pinned {
         })
     }
 
-    /// Flows in flight, by service.
+    /// Flows in flight, by service: previews too, and those of services that are configured no more.
     pub fn in_flight(&mut self) -> Result<Vec<(String, u64)>, DataPathError> {
-        let services = self.path.services();
-        let highest = services.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let names: BTreeMap<u16, String> = self.path.services().into_iter().collect();
+        // The limits keep service ids below 2^16.
+        let highest = u16::try_from(self.path.limits.services).unwrap_or(u16::MAX);
         let scan = self.path.scanner()?.scan(highest, false)?;
-        Ok(services
-            .into_iter()
-            .map(|(id, name)| {
-                let live = scan.in_flight(id);
-                (name, live.blue + live.green)
-            })
+        let flows = |id: u16| {
+            let live = scan.in_flight(id);
+            live.blue + live.green + scan.preview_flows(id)
+        };
+        let name = |id: u16| {
+            names
+                .get(&id)
+                .cloned()
+                .unwrap_or_else(|| "a removed service".to_owned())
+        };
+        Ok((1..=highest)
+            .filter(|id| flows(*id) > 0)
+            .map(|id| (name(id), flows(id)))
             .collect())
     }
 

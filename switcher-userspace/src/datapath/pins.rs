@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io,
     os::fd::AsFd as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -36,7 +37,13 @@ impl PinDir {
         };
         fs::create_dir_all(root).map_err(fail)?;
         let file = File::open(root).map_err(fail)?;
-        if !bpf::lock_exclusively(&file).map_err(fail)? {
+        let locked = bpf::lock_exclusively(&file).map_err(fail)?;
+        // Whoever detaches removes the directory: a lock on one that is gone excludes nobody.
+        let is_still_there = fs::metadata(root).is_ok_and(|now| {
+            file.metadata()
+                .is_ok_and(|locked| now.ino() == locked.ino())
+        });
+        if !locked || !is_still_there {
             return Err(DataPathError::Locked {
                 dir: root.to_owned(),
             });
@@ -132,6 +139,16 @@ impl PinDir {
         let links = pinned_links(&self.root).map_err(|source| self.error(source))?;
         let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().replace("%2e", "."));
         Ok(links.iter().filter_map(name).collect())
+    }
+
+    /// Takes away what locking has made, where no data path came of it.
+    pub(super) fn remove_if_new(&self) {
+        if !self.has_maps() {
+            // Best effort: the caller has an error to tell already, and the next start cleans up too.
+            let _ = remove_flat_dir(&self.staging());
+            let _ = fs::remove_dir(self.links());
+            let _ = fs::remove_dir(&self.root);
+        }
     }
 
     /// Removes links first, so that no packet meets a half-removed data path, then the maps.

@@ -71,12 +71,6 @@ fn rights(status: &str) -> Vec<Problem> {
     let lacks = format!("the agent lacks {}", missing.join(", "));
     match missing[..] {
         [] => Vec::new(),
-        ["CAP_PERFMON"] => vec![Problem::warning(
-            format!(
-                "{lacks}; the kernel may refuse its tracing program, and failed redirects stay uncounted"
-            ),
-            MEND,
-        )],
         _ => vec![Problem::fatal(
             format!("{lacks}; it can neither load nor attach its programs"),
             MEND,
@@ -123,10 +117,10 @@ fn btf(file: &Path) -> Vec<Problem> {
         return Vec::new();
     }
     let what = format!(
-        "{} is missing; the tracing program cannot load, and failed redirects stay uncounted",
+        "{} is missing; the program that counts and removes flows cannot load without it",
         file.display()
     );
-    vec![Problem::warning(
+    vec![Problem::fatal(
         what,
         "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
     )]
@@ -196,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn rights_are_bpf_and_net_admin_or_sys_admin() {
-        use Severity::{Fatal, Warning};
+    fn rights_are_bpf_net_admin_and_perfmon_or_sys_admin() {
+        use Severity::Fatal;
         for (bits, expected) in [
             (0, vec![Fatal]),
             (cap::BPF, vec![Fatal]),
             (cap::BPF | cap::PERFMON, vec![Fatal]),
-            (cap::BPF | cap::NET_ADMIN, vec![Warning]),
+            (cap::BPF | cap::NET_ADMIN, vec![Fatal]),
             (cap::BPF | cap::NET_ADMIN | cap::PERFMON, vec![]),
             (cap::SYS_ADMIN, vec![]),
         ] {
@@ -243,10 +237,10 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_btf_and_a_jit_that_is_off_are_warnings() {
+    fn a_missing_btf_is_fatal_and_a_jit_that_is_off_is_a_warning() {
         assert_eq!(
             severities("btf", btf(Path::new("/nonexistent"))),
-            [Severity::Warning]
+            [Severity::Fatal]
         );
         assert_eq!(severities("bpf_jit", jit(0)), [Severity::Warning]);
         assert_eq!(severities("bpf_jit", jit(2)), []);

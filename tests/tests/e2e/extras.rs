@@ -93,7 +93,7 @@ fn what_should_never_happen_to_a_packet_is_in_the_agents_log() -> Result<()> {
         let verdicts = status["verdicts"].as_array();
         verdicts.is_some_and(|all| all.iter().any(|it| it["reason"] == "no_backend"))
     })?;
-    load.finish();
+    drop(load.finish());
     // The log is written before the agent ends, which is the event to wait for.
     node.stop_agent()?;
     let log = node.log();

@@ -6,6 +6,7 @@ mod bad_node;
 mod bad_pins;
 mod commands;
 mod detach;
+mod disk;
 mod drains;
 mod extras;
 mod flip;

@@ -165,6 +165,18 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
+    /// The first call of [`Self::switch`].
+    pub(crate) fn prepare_switch(&mut self, colors: &[(Color, Color)]) -> Result<()> {
+        self.path.prepare_switch(&states(colors))?;
+        Ok(())
+    }
+
+    /// The second call of [`Self::switch`].
+    pub(crate) fn commit_switch(&mut self) -> Result<()> {
+        self.path.commit_switch()?;
+        Ok(())
+    }
+
     /// What `packet` becomes on its way to a backend of `color`.
     pub(crate) fn to_backend(&self, packet: &Packet, color: Color) -> Result<Expected> {
         let family = Family::of(packet.to.ip());

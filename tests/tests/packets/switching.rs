@@ -6,7 +6,7 @@ use anyhow::Result;
 use switcher_common::flow::FlowState;
 use switcher_common::reason::Reason;
 use switcher_common::scan::Table;
-use switcher_common::service::Color::{Blue, Green};
+use switcher_common::service::Color::{self, Blue, Green};
 use switcher_common::service::Protocol;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
@@ -17,28 +17,42 @@ use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
 
+/// Sends one fresh packet of each kind to each of three services, all of which must go to `color`.
+fn all_go_to(rig: &mut Rig, lab: &Lab, color: Color, ports: &mut u16, when: &str) -> Result<()> {
+    for vip in 0..3 {
+        for kind in Kind::ALL {
+            *ports += 1;
+            let client = rig.client(kind.family, *ports);
+            let packet = first(kind, client, kind.vip(lab, vip));
+            let expected = rig.to_backend(&packet, color)?;
+            let what = format!("{kind:?} to VIP {vip} {when}");
+            rig.expect(&what, &packet, &expected)?;
+            let flow = rig.flow(&packet)?;
+            assert_eq!((flow.color, flow.service), (color, u16::from(vip) + 1));
+        }
+    }
+    Ok(())
+}
+
+/// A flip makes two bpf(2) calls: it prepares the states, and it stores them. Packets of all
+/// services and families run before, between and after them.
 #[test]
-fn g1_all_services_change_by_one_switch() -> Result<()> {
+fn g1_between_the_calls_of_a_flip_all_services_are_old_and_then_all_are_new() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     let service = |vip| Kind::ALL.map(|kind| kind.listener(&lab, vip)).to_vec();
     let setup = Setup::new((0..3).map(service).collect());
     Rig::with(&lab, &setup, |rig| {
-        let mut port = 4000;
-        for color in [Blue, Green, Blue, Green] {
-            rig.switch(&[(color, color); 3])?;
-            for vip in 0..3 {
-                for kind in Kind::ALL {
-                    port += 1;
-                    let client = rig.client(kind.family, port);
-                    let packet = first(kind, client, kind.vip(&lab, vip));
-                    let expected = rig.to_backend(&packet, color)?;
-                    let what = format!("{kind:?} to VIP {vip} while {color:?} is active");
-                    rig.expect(&what, &packet, &expected)?;
-                    let flow = rig.flow(&packet)?;
-                    assert_eq!((flow.color, flow.service), (color, u16::from(vip) + 1));
-                }
-            }
+        let mut ports = 4000;
+        rig.switch(&[(Blue, Blue); 3])?;
+        let mut old = Blue;
+        for color in [Green, Blue, Green] {
+            all_go_to(rig, &lab, old, &mut ports, "before the flip")?;
+            rig.prepare_switch(&[(color, color); 3])?;
+            all_go_to(rig, &lab, old, &mut ports, "between its calls")?;
+            rig.commit_switch()?;
+            all_go_to(rig, &lab, color, &mut ports, "after it")?;
+            old = color;
         }
         Ok(())
     })
