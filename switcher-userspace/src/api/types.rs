@@ -131,8 +131,8 @@ pub struct ChangeReply {
     /// Microseconds from the request's arrival to the end of the barrier (G3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub barrier_us: Option<u64>,
-    /// Set when the request failed. Then `changed` is `false`, but for the CLI's answer when
-    /// waiting for the drains took too long (`timeout`): the change stands.
+    /// Set when the request failed. Then `changed` is `false`, but where the change stands all the
+    /// same: the disk refused it (`internal`), or waiting for the drains took too long (`timeout`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
 }

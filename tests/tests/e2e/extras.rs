@@ -109,8 +109,10 @@ fn generic_mode_carries_traffic_where_native_is_not_to_be_had() -> Result<()> {
     let text = configuration(&lab, &services).replace("\"native\"", "\"generic\"");
     let mut node = Node::configured(&lab, &text)?;
     node.start_agent()?;
-    let status = node.status()?;
-    let modes = status["interfaces"].as_array().cloned().unwrap_or_default();
+    let modes = node.status()?["interfaces"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     ensure!(
         modes.len() == 4 && modes.iter().all(|it| it["mode"] == "generic"),
         "{modes:?}"
