@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     api::types::{ApiError, ErrorCode},
-    config::Config,
+    config::{AttachMode, Config},
     datapath::{Attached, Counters, DataPath, DataPathError, ProgramLog, Scanner},
+    preflight,
     switching::Switchboard,
 };
 
@@ -218,11 +219,26 @@ fn kernel_state(path: &DataPath) -> Result<Kernel, DataPathError> {
 
 fn attach(path: &mut DataPath, config: &Config) -> Result<Vec<(String, Attached)>, DataPathError> {
     let done = path.attach(&config.agent)?;
+    let modes = preflight::attached_modes();
     for (interface, attached) in &done {
+        let mode = modes.get(interface).copied().unwrap_or("unknown");
         match attached {
-            Attached::Already => tracing::info!(interface, "still attached"),
+            Attached::Already if !is_wanted(config.agent.mode, mode) => tracing::warn!(
+                interface,
+                mode,
+                "still attached, not in the configured mode; `switcher detach` first, to change it"
+            ),
+            Attached::Already => tracing::info!(interface, mode, "still attached"),
             Attached::Now(mode) => tracing::info!(interface, mode = mode.name(), "attached"),
         }
     }
     Ok(done)
+}
+
+fn is_wanted(wanted: AttachMode, mode: &str) -> bool {
+    match wanted {
+        AttachMode::Auto => true,
+        AttachMode::Native => mode == "native",
+        AttachMode::Generic => mode == "generic",
+    }
 }

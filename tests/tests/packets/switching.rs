@@ -17,9 +17,21 @@ use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
 
-/// Sends one fresh packet of each kind to each of three services, all of which must go to `color`.
-fn all_go_to(rig: &mut Rig, lab: &Lab, color: Color, ports: &mut u16, when: &str) -> Result<()> {
-    for vip in 0..3 {
+/// Three services, each with a listener of every kind.
+fn three_services(lab: &Lab) -> Setup {
+    let service = |vip| Kind::ALL.map(|kind| kind.listener(lab, vip)).to_vec();
+    Setup::new((0..3).map(service).collect())
+}
+
+/// Sends one fresh packet of each kind to each of three services, which must go to `colors`.
+fn they_go_to(
+    rig: &mut Rig,
+    lab: &Lab,
+    colors: [Color; 3],
+    ports: &mut u16,
+    when: &str,
+) -> Result<()> {
+    for (vip, color) in (0..).zip(colors) {
         for kind in Kind::ALL {
             *ports += 1;
             let client = rig.client(kind.family, *ports);
@@ -40,18 +52,16 @@ fn all_go_to(rig: &mut Rig, lab: &Lab, color: Color, ports: &mut u16, when: &str
 fn g1_between_the_calls_of_a_flip_all_services_are_old_and_then_all_are_new() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
-    let service = |vip| Kind::ALL.map(|kind| kind.listener(&lab, vip)).to_vec();
-    let setup = Setup::new((0..3).map(service).collect());
-    Rig::with(&lab, &setup, |rig| {
+    Rig::with(&lab, &three_services(&lab), |rig| {
         let mut ports = 4000;
         rig.switch(&[(Blue, Blue); 3])?;
         let mut old = Blue;
         for color in [Green, Blue, Green] {
-            all_go_to(rig, &lab, old, &mut ports, "before the flip")?;
+            they_go_to(rig, &lab, [old; 3], &mut ports, "before the flip")?;
             rig.prepare_switch(&[(color, color); 3])?;
-            all_go_to(rig, &lab, old, &mut ports, "between its calls")?;
+            they_go_to(rig, &lab, [old; 3], &mut ports, "between its calls")?;
             rig.commit_switch()?;
-            all_go_to(rig, &lab, color, &mut ports, "after it")?;
+            they_go_to(rig, &lab, [color; 3], &mut ports, "after it")?;
             old = color;
         }
         Ok(())
@@ -62,25 +72,15 @@ fn g1_between_the_calls_of_a_flip_all_services_are_old_and_then_all_are_new() ->
 fn g1_each_service_has_a_color_of_its_own() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
-    let service = |vip| Kind::ALL.map(|kind| kind.listener(&lab, vip)).to_vec();
-    let setup = Setup::new((0..3).map(service).collect());
-    Rig::with(&lab, &setup, |rig| {
-        let mut port = 4000;
+    Rig::with(&lab, &three_services(&lab), |rig| {
+        let mut ports = 4000;
         for colors in [
             [Blue, Green, Blue],
             [Green, Blue, Blue],
             [Blue, Blue, Green],
         ] {
             rig.switch(&colors.map(|color| (color, color)))?;
-            for (vip, color) in (0..).zip(colors) {
-                for kind in Kind::ALL {
-                    port += 1;
-                    let client = rig.client(kind.family, port);
-                    let packet = first(kind, client, kind.vip(&lab, vip));
-                    let expected = rig.to_backend(&packet, color)?;
-                    rig.expect(&format!("{kind:?} to VIP {vip}"), &packet, &expected)?;
-                }
-            }
+            they_go_to(rig, &lab, colors, &mut ports, "each by its own color")?;
         }
         Ok(())
     })

@@ -287,24 +287,24 @@ mod tests {
     const STANZAS: &str = "\
 Types: deb
 # a comment inside
-URIs: http://mirror.example/debian
+URIs: http://mirror.example/archive
 Suites: bookworm bookworm-updates
 Components: main contrib
 Signed-By: /usr/share/keyrings/example.gpg
 
 Types: deb
-URIs: http://mirror.example/debian-security
+URIs: http://mirror.example/archive-security
 Suites: bookworm-security
 Components: main
 
 Types: deb-src
-URIs: http://mirror.example/debian
+URIs: http://mirror.example/archive
 Suites: bookworm
 Components: main
 
 Enabled: no
 Types: deb
-URIs: http://disabled.example/debian
+URIs: http://disabled.example/archive
 Suites: bookworm
 Components: main
 
@@ -334,7 +334,7 @@ signed-by:
             distribution_archives(&sources, Some("bookworm")),
             [
                 archive(
-                    "http://mirror.example/debian",
+                    "http://mirror.example/archive",
                     Some("/usr/share/keyrings/example.gpg")
                 ),
                 archive("http://vendor.example/apt", Some(key)),
@@ -345,21 +345,21 @@ signed-by:
     #[test]
     fn archives_are_found_in_lines() {
         let text = "\
-# deb http://comment.example/debian bookworm main
-deb http://mirror.example/debian bookworm main contrib # why
-deb [arch=amd64 signed-by=/a.gpg,/b.gpg] http://signed.example/debian bookworm main
-deb-src http://source.example/debian bookworm main
+# deb http://comment.example/archive bookworm main
+deb http://mirror.example/archive bookworm main contrib # why
+deb [arch=amd64 signed-by=/a.gpg,/b.gpg] http://signed.example/archive bookworm main
+deb-src http://source.example/archive bookworm main
 deb http://vendor.example/apt cloud-sdk-bookworm main
 deb cdrom:[Debian]/ bookworm main
-debris http://mirror.example/debian bookworm main
+debris http://mirror.example/archive bookworm main
 deb http://incomplete.example
 ";
         let sources: Vec<_> = text.lines().filter_map(parse_line).collect();
         assert_eq!(
             distribution_archives(&sources, Some("bookworm")),
             [
-                archive("http://mirror.example/debian", None),
-                archive("http://signed.example/debian", Some("/a.gpg /b.gpg")),
+                archive("http://mirror.example/archive", None),
+                archive("http://signed.example/archive", Some("/a.gpg /b.gpg")),
             ]
         );
     }
@@ -377,8 +377,8 @@ deb http://incomplete.example
     #[test]
     fn the_exact_upstream_version_is_chosen() {
         let table = "\
-  rust-src | 1.96.1+dfsg1-2~bpo13+1 | http://m.example/debian suite/main amd64 Packages
-  rust-src | 1.95.0+dfsg1-2~bpo13+1 | http://m.example/debian suite/main amd64 Packages
+  rust-src | 1.96.1+dfsg1-2~bpo13+1 | http://m.example/archive suite/main amd64 Packages
+  rust-src | 1.95.0+dfsg1-2~bpo13+1 | http://m.example/archive suite/main amd64 Packages
 ";
         assert_eq!(
             matching_version(table, "1.95.0"),
