@@ -69,15 +69,6 @@ impl<A> IpPacket<A> {
     }
 }
 
-impl<A: Address> Datagram<A> {
-    /// Whether it can begin a flow: a SYN, or any UDP datagram.
-    #[inline(always)]
-    #[must_use]
-    pub const fn can_begin_flow(&self) -> bool {
-        !self.tuple.is_tcp() || self.segment.is_initial_syn()
-    }
-}
-
 /// Lengths as the packet's length fields count them.
 const IPV6_LEN: u16 = 40;
 const TCP_LEN: u16 = 20;

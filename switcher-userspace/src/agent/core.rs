@@ -302,6 +302,11 @@ impl Core {
 
     fn take_scan(&mut self, scanned: Scanned) {
         self.reattach();
+        tracing::debug!(
+            took = ?(scanned.scan.ended_at - scanned.scan.began_at),
+            expired_flows = scanned.scan.expired_flows,
+            "scanned"
+        );
         let seen = Seen {
             scan: &scanned.scan,
             began_boot_ms: scanned.began_boot_ms,
