@@ -1,6 +1,32 @@
-//! Choosing a slot of a Maglev table for a flow: the hash, and its scaling to the table's size.
+//! Choosing for a packet without a flow: the color, and the slot of that color's Maglev table. The
+//! program and `switcher explain` choose by the same code.
 
-use crate::{address::Address, flow::FlowKey};
+use crate::{
+    address::Address,
+    flow::FlowKey,
+    service::{Color, ListenerRecord, ServiceSwitch},
+};
+
+/// Seed of the flow hash; the same on every node, so that nodes choose alike.
+pub const FLOW_HASH_SEED: u64 = 0x7377_6974_6368_6572;
+
+/// How many backends are tried until one is found whose reply tuple is free. Each try costs the
+/// verifier a way through the rest of the program.
+pub const BACKEND_TRIES: u32 = 4;
+
+/// The color of a packet that no flow pins: what begins goes to the active color, what is in the
+/// middle of a stream to the base color (G9), and a preview's to the standby.
+#[inline(always)]
+#[must_use]
+pub fn color(listener: &ListenerRecord, switch: &ServiceSwitch, begins: bool) -> Color {
+    if listener.is_preview() {
+        Color::from_bit(switch.active).other()
+    } else if begins || cfg!(mutant = "no-base-color") {
+        Color::from_bit(switch.active)
+    } else {
+        Color::from_bit(switch.base)
+    }
+}
 
 /// Spreads the bits of `word` (the finalizer of `MurmurHash3` by Austin Appleby, public domain).
 #[inline(always)]

@@ -167,6 +167,22 @@ pub struct ListenerRecord {
 }
 shared!(ListenerRecord, 20);
 
+impl ListenerRecord {
+    /// Whether it belongs to a configured listener.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_present(&self) -> bool {
+        self.flags & LISTENER_PRESENT != 0
+    }
+
+    /// Whether it selects the standby.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_preview(&self) -> bool {
+        self.flags & LISTENER_PREVIEW != 0
+    }
+}
+
 /// The record belongs to a configured listener.
 pub const LISTENER_PRESENT: u16 = 1;
 /// Selects the standby, whatever else is set.

@@ -205,8 +205,8 @@ fn take_winner<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether the replies of the flow of `work` can be told from those of every live flow. A leftover
-/// of the same client and VIP, or of a flow that is over, is taken away.
+/// Whether the replies of the flow of `work` can be told from those of every live flow. What gives
+/// way is taken away.
 #[inline(always)]
 pub(crate) fn claim_reply_tuple<A: Tables>(work: &Work<A>) -> bool {
     let Some(hit) = find(&work.peer_key) else {
@@ -214,9 +214,7 @@ pub(crate) fn claim_reply_tuple<A: Tables>(work: &Work<A>) -> bool {
     };
     // SAFETY: as in `track`.
     let owner = unsafe { &*hit.entry };
-    let same_vip =
-        owner.rewrite_addr == work.key.dst && owner.rewrite_port_be == work.key.dst_port_be;
-    if owner.side() != Side::Reverse || !(same_vip || owner.state().is_over()) {
+    if !owner.gives_way_to(&work.key) {
         return false;
     }
     forget(&work.peer_key, owner);

@@ -6,11 +6,8 @@ use switcher_common::{
     flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Segment, Side},
     packet::IpPacket,
     reason::Reason,
-    select::{flow_hash, slot},
-    service::{
-        Color, LISTENER_PRESENT, LISTENER_PREVIEW, ListenerKey, ListenerRecord, ServiceSwitch,
-        TableRange,
-    },
+    select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
+    service::{Color, ListenerKey, ListenerRecord, TableRange},
 };
 
 use crate::{
@@ -19,13 +16,6 @@ use crate::{
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, SWITCH, Tables},
     work::Work,
 };
-
-/// How many backends are tried until one is found whose reply tuple is free. Each try costs the
-/// verifier a way through the rest of the program.
-const BACKEND_TRIES: u32 = 4;
-
-/// Seed of the flow hash; the same on every node, so that nodes choose alike.
-const FLOW_HASH_SEED: u64 = 0x7377_6974_6368_6572;
 
 /// Selects a backend for a packet without a flow, records the flow, and leaves its entry in `work`.
 #[inline(always)]
@@ -94,25 +84,12 @@ fn listener<A: Address>(packet: &FlowKey<A>) -> Option<ListenerRecord> {
     // SAFETY: a 4-byte value that is written once, when the listener is made.
     let id = unsafe { LISTENERS.get(&key) }?;
     let record = CONFIG.get_value(0, id)?;
-    (record.flags & LISTENER_PRESENT != 0).then_some(*record)
-}
-
-/// The color of a packet that no flow pins: what begins goes to the active color, what is in the
-/// middle of a stream to the base color (G9), and a preview's to the standby.
-#[inline(always)]
-fn color(listener: &ListenerRecord, switch: &ServiceSwitch, begins: bool) -> Color {
-    if listener.flags & LISTENER_PREVIEW != 0 {
-        Color::from_bit(switch.active).other()
-    } else if begins || cfg!(mutant = "no-base-color") {
-        Color::from_bit(switch.active)
-    } else {
-        Color::from_bit(switch.base)
-    }
+    record.is_present().then_some(*record)
 }
 
 #[inline(always)]
 fn flags(listener: &ListenerRecord, begins: bool) -> u8 {
-    let preview = if listener.flags & LISTENER_PREVIEW != 0 {
+    let preview = if listener.is_preview() {
         FLAG_PREVIEW
     } else {
         0

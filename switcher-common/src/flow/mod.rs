@@ -145,6 +145,18 @@ impl FlowState {
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Closing | Self::Refused)
     }
+
+    /// As the API shows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unanswered => "unanswered",
+            Self::Answered => "answered",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 impl<A: Address> FlowKey<A> {
@@ -226,6 +238,15 @@ impl<A: Address> FlowEntry<A> {
     #[must_use]
     pub const fn is_preview(&self) -> bool {
         self.flags & FLAG_PREVIEW != 0
+    }
+
+    /// Whether this entry, found under the reply tuple that a fresh flow of `key` would have, may be
+    /// taken away for it: a leftover of the same client and VIP, or of a flow that is over.
+    #[inline(always)]
+    #[must_use]
+    pub fn gives_way_to(&self, key: &FlowKey<A>) -> bool {
+        let same_vip = self.rewrite_addr == key.dst && self.rewrite_port_be == key.dst_port_be;
+        matches!(self.side(), Side::Reverse) && (same_vip || self.state().is_over())
     }
 
     /// What both directions hold alike.
