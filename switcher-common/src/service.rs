@@ -162,7 +162,7 @@ pub struct ListenerRecord {
     pub tables: [TableRange; 2],
     /// Id of its service.
     pub service: u16,
-    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`].
+    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`], [`LISTENER_RINGS`].
     pub flags: u16,
 }
 shared!(ListenerRecord, 20);
@@ -181,12 +181,22 @@ impl ListenerRecord {
     pub const fn is_preview(&self) -> bool {
         self.flags & LISTENER_PREVIEW != 0
     }
+
+    /// Which of [`BackendRecord::next`] is the ring of `color`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ring(&self, color: Color) -> usize {
+        (self.flags & LISTENER_RINGS[color as usize] != 0) as usize
+    }
 }
 
 /// The record belongs to a configured listener.
 pub const LISTENER_PRESENT: u16 = 1;
 /// Selects the standby, whatever else is set.
 pub const LISTENER_PREVIEW: u16 = 2;
+/// By color: set, the second of the two rings counts, else the first. So a ring changes in the same
+/// moment as its table, with the listener's record.
+pub const LISTENER_RINGS: [u16; 2] = [4, 8];
 
 /// Where the slots of a Maglev table are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
@@ -210,8 +220,10 @@ pub struct BackendRecord {
     pub weight: u16,
     /// Id of its listener.
     pub listener: u32,
-    /// Id of the next backend in the ring of its listener and color; its own when it is alone.
-    pub next: u32,
+    /// Id of the next backend that takes fresh flows, in the ring of its listener and color; its own
+    /// when there is no other. Two rings: the one that [`ListenerRecord::ring`] names is read, the
+    /// other one is free to be written.
+    pub next: [u32; 2],
     /// Id of its service.
     pub service: u16,
     /// A [`Color`] as its number.
@@ -219,7 +231,7 @@ pub struct BackendRecord {
     /// 1: configured. 0: free, or removed and kept for its flows.
     pub present: u8,
 }
-shared!(BackendRecord, 32);
+shared!(BackendRecord, 36);
 
 /// The switch state of one service; index is the service's id, of which 0 is never given out.
 ///

@@ -7,7 +7,7 @@ use switcher_common::{
     packet::IpPacket,
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
-    service::{Color, ListenerKey, ListenerRecord, TableRange},
+    service::{Color, ListenerKey, ListenerRecord},
 };
 
 use crate::{
@@ -45,7 +45,7 @@ pub(crate) fn fresh<A: Tables>(
         flags: flags(&listener, begins),
         ..FlowEntry::zeroed()
     };
-    assign_backend(work, listener.tables[color as usize])?;
+    assign_backend(work, &listener, color)?;
     if !begins {
         count::note(Reason::Unpinned);
         // A RST in the middle of nowhere is delivered, and begins nothing.
@@ -101,7 +101,13 @@ fn flags(listener: &ListenerRecord, begins: bool) -> u8 {
 /// Gives the entry of `work` the backend of the flow's slot, or the next one of its ring whose
 /// replies can be told apart.
 #[inline(always)]
-fn assign_backend<A: Tables>(work: &mut Work<A>, table: TableRange) -> Result<(), Reason> {
+fn assign_backend<A: Tables>(
+    work: &mut Work<A>,
+    listener: &ListenerRecord,
+    color: Color,
+) -> Result<(), Reason> {
+    let table = listener.tables[color as usize];
+    let ring = listener.ring(color);
     if table.len == 0 {
         return Err(Reason::NoBackend);
     }
@@ -118,7 +124,7 @@ fn assign_backend<A: Tables>(work: &mut Work<A>, table: TableRange) -> Result<()
         if claim_reply_tuple(work) {
             return Ok(());
         }
-        id = backend.next;
+        id = backend.next[ring];
     }
     Err(Reason::ReplyTupleTaken)
 }

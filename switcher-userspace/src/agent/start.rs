@@ -3,7 +3,7 @@
 //! With new maps any failure takes everything away again; what was pinned before stays as it was.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::SystemTime,
 };
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::types::{ApiError, ErrorCode},
     config::{AttachMode, Config},
-    datapath::{Attached, Counters, DataPath, DataPathError, ProgramLog, Scanner},
+    datapath::{Attached, Counters, DataPath, DataPathError, ProgramLog, Scanner, Wanted},
     preflight,
     switching::Switchboard,
 };
@@ -118,7 +118,11 @@ fn prepare(
         return Err(error);
     }
     let mut ids = BTreeMap::new();
-    let applied = path.apply(config, &mut scanner, |path, services| {
+    let wanted = Wanted {
+        config,
+        drained: &BTreeSet::new(),
+    };
+    let applied = path.apply(&wanted, &mut scanner, |path, services| {
         ids = services
             .iter()
             .map(|(id, name)| (name.clone(), *id))

@@ -261,7 +261,7 @@ impl Default for Limits {
             services: 1_024,
             listeners: 16_384,
             backends: 65_536,
-            maglev_slots: 8_388_608,
+            maglev_slots: 16_777_216,
         }
     }
 }

@@ -53,43 +53,67 @@ pub(super) const fn size_u32<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// Writes `values` to the array elements of `keys`, in one call.
-pub(super) fn update_batch<V: Pod>(
+/// Most elements that one call writes: bounds what the kernel allocates, and costs nothing.
+const BATCH: usize = 65_536;
+
+/// Writes `values` to the elements of `keys`.
+pub(super) fn update_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
-    keys: &[u32],
+    keys: &[K],
     values: &[V],
 ) -> io::Result<()> {
     assert_eq!(keys.len(), values.len(), "a value for each key");
-    if keys.is_empty() {
-        return Ok(());
+    for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
+        let mut attr = batch_attr(map, keys.len())?;
+        attr.batch.keys = keys.as_ptr() as u64;
+        attr.batch.values = values.as_ptr() as u64;
+        bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr)?;
     }
-    let mut attr = zeroed_attr();
-    attr.batch.keys = keys.as_ptr() as u64;
-    attr.batch.values = values.as_ptr() as u64;
-    attr.batch.count = u32::try_from(keys.len()).map_err(io::Error::other)?;
-    attr.batch.map_fd = raw(map);
-    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+    Ok(())
 }
 
-/// Reads the first `len` elements of an array, in one call.
-pub(super) fn lookup_batch<V: Pod>(map: BorrowedFd<'_>, len: u32) -> io::Result<Vec<V>> {
-    let mut keys = vec![0_u32; len as usize];
-    let mut values = vec![V::zeroed(); len as usize];
-    if len == 0 {
-        return Ok(values);
+/// Removes the elements of `keys`, which must all be there.
+pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    for keys in keys.chunks(BATCH) {
+        let mut attr = batch_attr(map, keys.len())?;
+        attr.batch.keys = keys.as_ptr() as u64;
+        bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr)?;
+    }
+    Ok(())
+}
+
+/// Reads up to `most` elements, in one call: of an array the first, of a hash map any.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    most: u32,
+) -> io::Result<(Vec<K>, Vec<V>)> {
+    let mut keys = vec![K::zeroed(); most as usize];
+    let mut values = vec![V::zeroed(); most as usize];
+    if most == 0 {
+        return Ok((keys, values));
     }
     let mut next = 0_u32;
-    let mut attr = zeroed_attr();
+    let mut attr = batch_attr(map, keys.len())?;
     attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;
-    attr.batch.count = len;
-    attr.batch.map_fd = raw(map);
     match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
         // ENOENT says that the map's end was reached; the elements are there.
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-        _ => Ok(values),
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        _ => {}
     }
+    // SAFETY: the call has written it; any bytes are a valid integer.
+    let count = unsafe { attr.batch.count } as usize;
+    keys.truncate(count);
+    values.truncate(count);
+    Ok((keys, values))
+}
+
+fn batch_attr(map: BorrowedFd<'_>, count: usize) -> io::Result<bpf_attr> {
+    let mut attr = zeroed_attr();
+    attr.batch.count = u32::try_from(count).map_err(io::Error::other)?;
+    attr.batch.map_fd = raw(map);
+    Ok(attr)
 }
 
 /// Runs an iterator program over all elements of a map.

@@ -105,10 +105,9 @@ impl<V: Pod + aya::Pod> Doubled<V> {
 
     /// Reads all of the current state.
     pub(super) fn read(&self) -> Result<Vec<V>, DataPathError> {
-        self.inner[self.current]
-            .array
-            .iter()
-            .collect::<Result<_, _>>()
+        let inner = &self.inner[self.current];
+        bpf::lookup_batch::<u32, V>(inner.raw.fd().as_fd(), inner.array.len())
+            .map(|(_, values)| values)
             .attempt(format!("reading the state of {}", self.name))
     }
 

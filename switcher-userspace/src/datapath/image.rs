@@ -3,21 +3,47 @@
 //!
 //! What stays keeps its id, and no id is given out again while a flow refers to it (G2).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod gaps;
+mod ids;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
+};
 
 use switcher_common::{
     address::WideAddress,
     service::{
-        BackendRecord, Color, LISTENER_PRESENT, LISTENER_PREVIEW, ListenerKey, ListenerRecord,
-        NO_LISTENER, Name, TableRange,
+        BackendRecord, Color, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS, ListenerKey,
+        ListenerRecord, NO_LISTENER, Name, TableRange,
     },
 };
 
+use self::{gaps::Gaps, ids::Ids};
 use super::{
     error::DataPathError,
     maglev::{self, Member},
 };
-use crate::config::{Config, Limits, ListenerConfig};
+use crate::config::{BackendConfig, Config, Limits, ListenerConfig, ServiceConfig};
+
+/// What the operator wants the data path to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Services, listeners, backends.
+    pub config: &'a Config,
+    /// Backends that take no fresh flows.
+    pub drained: &'a BTreeSet<DrainedBackend>,
+}
+
+/// A backend that is administratively drained: it takes no fresh flows, in none of its service's
+/// listeners and colors, and its flows go on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DrainedBackend {
+    /// Name of the service.
+    pub service: String,
+    /// Address and port.
+    pub endpoint: SocketAddr,
+}
 
 /// Content of the maps that the agent writes on an apply. Vectors are indexed by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,16 +80,10 @@ pub(super) struct Evolved {
 const FREE_NAME: Name = Name([0; 64]);
 
 impl Image {
-    /// Id of a service.
-    pub(super) fn service_id(&self, name: &str) -> Option<u16> {
-        let id = self.names.iter().position(|n| n.text() == Some(name))?;
-        u16::try_from(id).ok()
-    }
-
-    /// Whether it already says what `config` wants.
-    pub(super) fn matches(&self, config: &Config, limits: &Limits) -> bool {
+    /// Whether it already says what is wanted.
+    pub(super) fn matches(&self, wanted: &Wanted<'_>, limits: &Limits) -> bool {
         // Ids are stable, so an image that matches evolves into itself.
-        evolve(self, config, &Busy::default(), limits)
+        evolve(self, wanted, &Busy::default(), limits)
             .is_ok_and(|evolved| evolved.image == *self && evolved.slots.is_empty())
     }
 
@@ -75,19 +95,16 @@ impl Image {
     }
 }
 
-/// The image for `config`.
+/// The image for what is wanted.
 pub(super) fn evolve(
     old: &Image,
-    config: &Config,
+    wanted: &Wanted<'_>,
     busy: &Busy,
     limits: &Limits,
 ) -> Result<Evolved, DataPathError> {
     let mut evolution = Evolution::new(old, busy, limits);
-    for service in &config.services {
-        let id = evolution.service(&service.name)?;
-        for listener in &service.listeners {
-            evolution.listener(id, listener)?;
-        }
+    for service in &wanted.config.services {
+        evolution.service(service, wanted.drained)?;
     }
     evolution.finish()
 }
@@ -96,12 +113,19 @@ struct Evolution<'a> {
     old: &'a Image,
     limits: &'a Limits,
     new: Image,
-    service_ids: BTreeSet<u32>,
-    listener_ids: BTreeSet<u32>,
-    backend_ids: BTreeSet<u32>,
+    service_ids: Ids,
+    listener_ids: Ids,
+    backend_ids: Ids,
+    known_services: HashMap<&'a str, u32>,
     known_backends: HashMap<(u32, u8, WideAddress, u16), u32>,
     /// Tables that are still to be placed.
     pending: Vec<(u32, Color, Vec<u32>)>,
+}
+
+/// A service whose listeners are being taken in.
+struct ServiceInHand {
+    id: u16,
+    drained: HashSet<SocketAddr>,
 }
 
 impl<'a> Evolution<'a> {
@@ -117,9 +141,10 @@ impl<'a> Evolution<'a> {
             old,
             limits,
             new,
-            service_ids: BTreeSet::new(),
-            listener_ids: BTreeSet::new(),
-            backend_ids: BTreeSet::new(),
+            service_ids: Ids::new(limits.services, "services"),
+            listener_ids: Ids::new(limits.listeners, "listeners"),
+            backend_ids: Ids::new(limits.backends, "backends"),
+            known_services: HashMap::new(),
             known_backends: HashMap::new(),
             pending: Vec::new(),
         };
@@ -140,46 +165,66 @@ impl<'a> Evolution<'a> {
                 self.known_backends.insert(key, id);
             }
             if backend.present != 0 || busy.backends.contains(&id) {
-                self.backend_ids.insert(id);
-                self.listener_ids.insert(backend.listener);
-                self.service_ids.insert(u32::from(backend.service));
+                self.backend_ids.take(id);
+                self.listener_ids.take(backend.listener);
+                self.service_ids.take(u32::from(backend.service));
             }
         }
-        let named = (0..)
-            .zip(&self.old.names)
-            .filter(|(_, name)| name.text().is_some());
-        self.service_ids.extend(named.map(|(id, _)| id));
-        self.listener_ids.extend(self.old.listeners.values());
-        self.service_ids
-            .extend(busy.services.iter().copied().map(u32::from));
+        for (id, name) in (0..).zip(&self.old.names) {
+            if let Some(name) = name.text() {
+                self.service_ids.take(id);
+                self.known_services.insert(name, id);
+            }
+        }
+        for &id in self.old.listeners.values() {
+            self.listener_ids.take(id);
+        }
+        for &id in &busy.services {
+            self.service_ids.take(u32::from(id));
+        }
         // An apply that was cut short may have left tables that nothing else tells of.
-        for record in &self.old.records {
-            let slots = record
-                .tables
-                .iter()
-                .filter_map(|range| self.old.slots(*range));
-            self.backend_ids.extend(slots.flatten());
+        for range in self.old.records.iter().flat_map(|record| record.tables) {
+            for &id in self.old.slots(range).unwrap_or_default() {
+                self.backend_ids.take(id);
+            }
         }
         for backend in &mut self.new.backends {
             backend.present = 0;
         }
     }
 
-    fn service(&mut self, name: &str) -> Result<u16, DataPathError> {
-        let id = match self.old.service_id(name) {
-            Some(id) => u32::from(id),
-            None => claim(&mut self.service_ids, self.limits.services, "services")?,
+    fn service(
+        &mut self,
+        config: &ServiceConfig,
+        drained: &BTreeSet<DrainedBackend>,
+    ) -> Result<(), DataPathError> {
+        let name = config.name.as_str();
+        let id = match self.known_services.get(name) {
+            Some(&id) => id,
+            None => self.service_ids.claim()?,
         };
         let text = Name::new(name).ok_or_else(|| DataPathError::Kernel {
             attempt: format!("writing the name of service {name}"),
             found: "it is longer than a map value holds".to_owned(),
         })?;
         *at(&mut self.new.names, id, FREE_NAME) = text;
-        // The limit on services is below 2^16.
-        Ok(u16::try_from(id).unwrap_or(u16::MAX))
+        let drained = drained.iter().filter(|backend| backend.service == name);
+        let service = ServiceInHand {
+            // The limit on services is below 2^16.
+            id: u16::try_from(id).unwrap_or(u16::MAX),
+            drained: drained.map(|backend| backend.endpoint).collect(),
+        };
+        config
+            .listeners
+            .iter()
+            .try_for_each(|listener| self.listener(&service, listener))
     }
 
-    fn listener(&mut self, service: u16, config: &ListenerConfig) -> Result<(), DataPathError> {
+    fn listener(
+        &mut self,
+        service: &ServiceInHand,
+        config: &ListenerConfig,
+    ) -> Result<(), DataPathError> {
         let vip = WideAddress::from_ip(config.vip);
         let key = ListenerKey {
             vip,
@@ -189,7 +234,7 @@ impl<'a> Evolution<'a> {
         };
         let id = match self.old.listeners.get(&key) {
             Some(&id) => id,
-            None => claim(&mut self.listener_ids, self.limits.listeners, "listeners")?,
+            None => self.listener_ids.claim()?,
         };
         self.new.listeners.insert(key, id);
         self.new
@@ -197,15 +242,18 @@ impl<'a> Evolution<'a> {
             .insert(ListenerKey::any_of(vip, vip.af()), NO_LISTENER);
         let preview = if config.preview { LISTENER_PREVIEW } else { 0 };
         let mut record = ListenerRecord {
-            service,
+            service: service.id,
             flags: LISTENER_PRESENT | preview,
             ..ListenerRecord::default()
         };
+        let before = self.old.records.get(id as usize).copied();
+        let before = before.unwrap_or_default();
         for color in Color::ALL {
-            let members = self.members(service, id, color, config)?;
-            self.link_ring(&members);
+            let backends = self.backends(service, id, color, config)?;
+            record.flags |= self.link_ring(&before, color, &backends);
+            let members: Vec<_> = backends.into_iter().filter_map(Backend::member).collect();
             let slots = maglev::fill(&members);
-            let kept = self.old_range(id, color);
+            let kept = before.tables[color as usize];
             if self.old.slots(kept) == Some(&slots) {
                 record.tables[color as usize] = kept;
             } else {
@@ -216,47 +264,68 @@ impl<'a> Evolution<'a> {
         Ok(())
     }
 
-    fn old_range(&self, listener: u32, color: Color) -> TableRange {
-        let record = self.old.records.get(listener as usize);
-        record.map_or_else(TableRange::default, |record| record.tables[color as usize])
-    }
-
     /// The backends of a color, in an order that every node agrees on.
-    fn members(
+    fn backends(
         &mut self,
-        service: u16,
+        service: &ServiceInHand,
         listener: u32,
         color: Color,
         config: &ListenerConfig,
-    ) -> Result<Vec<Member>, DataPathError> {
-        let mut members = Vec::new();
+    ) -> Result<Vec<Backend>, DataPathError> {
+        let mut backends = Vec::new();
         for backend in config.backends(color) {
             let record = BackendRecord {
                 address: WideAddress::from_ip(backend.address),
                 port_be: backend.port.to_be(),
                 weight: backend.weight,
                 listener,
-                next: 0,
-                service,
+                next: [0; 2],
+                service: service.id,
                 color: color as u8,
                 present: 1,
             };
-            members.push(Member {
-                id: self.backend(&record)?,
-                address: record.address,
-                port_be: record.port_be,
-                weight: record.weight,
+            backends.push(Backend {
+                is_drained: service.drained.contains(&endpoint(backend)),
+                member: Member {
+                    id: self.backend(&record)?,
+                    address: record.address,
+                    port_be: record.port_be,
+                    weight: record.weight,
+                },
             });
         }
-        members.sort_by_key(|member| (member.address, member.port_be));
-        Ok(members)
+        backends.sort_by_key(|backend| (backend.member.address, backend.member.port_be));
+        Ok(backends)
     }
 
-    /// Each backend knows the next one, which is tried when its own replies are taken.
-    fn link_ring(&mut self, members: &[Member]) {
-        let next = members.iter().cycle().skip(1);
-        for (member, next) in members.iter().zip(next) {
-            at(&mut self.new.backends, member.id, BackendRecord::default()).next = next.id;
+    /// Each backend knows the next one that takes fresh flows, which is tried when its own replies
+    /// are taken. Returns the flag of the ring that counts: the one of before if it says the same,
+    /// else the other one, which no packet reads until the listener's record is replaced.
+    fn link_ring(&mut self, before: &ListenerRecord, color: Color, backends: &[Backend]) -> u16 {
+        let count = backends.len();
+        let next: Vec<(u32, u32)> = (0..count)
+            .map(|at| {
+                let own = backends[at].member.id;
+                let mut later = backends[at + 1..].iter().chain(&backends[..=at]);
+                let next = later.find(|backend| !backend.is_drained);
+                (own, next.map_or(own, |backend| backend.member.id))
+            })
+            .collect();
+        let is_as_before = |ring: usize| {
+            next.iter().all(|&(id, next)| {
+                let old = self.old.backends.get(id as usize);
+                old.is_some_and(|old| old.present != 0 && old.next[ring] == next)
+            })
+        };
+        let kept = before.ring(color);
+        let ring = if is_as_before(kept) { kept } else { 1 - kept };
+        for (id, next) in next {
+            at(&mut self.new.backends, id, BackendRecord::default()).next[ring] = next;
+        }
+        if ring == 0 {
+            0
+        } else {
+            LISTENER_RINGS[color as usize]
         }
     }
 
@@ -267,22 +336,28 @@ impl<'a> Evolution<'a> {
             record.address,
             record.port_be,
         );
-        let id = match self.known_backends.get(&key) {
-            Some(&id) => id,
-            None => claim(&mut self.backend_ids, self.limits.backends, "backends")?,
+        let known = self.known_backends.get(&key).copied();
+        let id = match known {
+            Some(id) => id,
+            None => self.backend_ids.claim()?,
         };
-        *at(&mut self.new.backends, id, BackendRecord::default()) = *record;
+        let slot = at(&mut self.new.backends, id, BackendRecord::default());
+        // Packets may read the rings of a known one until the new image is visible.
+        let next = if known.is_some() { slot.next } else { [0; 2] };
+        *slot = BackendRecord { next, ..*record };
         Ok(id)
     }
 
     /// Places the new tables into slots that neither the old nor the new image uses.
     fn finish(mut self) -> Result<Evolved, DataPathError> {
-        let mut gaps = Gaps::new(self.limits.maglev_slots);
-        for record in self.old.records.iter().chain(&self.new.records) {
-            record.tables.iter().for_each(|range| gaps.take(*range));
-        }
+        let records = self.old.records.iter().chain(&self.new.records);
+        let used = records.flat_map(|record| record.tables);
+        let mut gaps = Gaps::between(used, self.limits.maglev_slots);
+        let mut pending = std::mem::take(&mut self.pending);
+        // Large ones first, while there are large gaps.
+        pending.sort_by_key(|(.., ids)| std::cmp::Reverse(ids.len()));
         let mut slots = Vec::new();
-        for (listener, color, ids) in std::mem::take(&mut self.pending) {
+        for (listener, color, ids) in pending {
             let range = gaps.place(ids.len())?;
             let record = at(&mut self.new.records, listener, ListenerRecord::default());
             record.tables[color as usize] = range;
@@ -301,6 +376,24 @@ impl<'a> Evolution<'a> {
     }
 }
 
+/// A configured backend of a listener and color.
+#[derive(Clone, Copy, Debug)]
+struct Backend {
+    member: Member,
+    is_drained: bool,
+}
+
+impl Backend {
+    /// Its share of the table, if it has one.
+    fn member(self) -> Option<Member> {
+        (!self.is_drained).then_some(self.member)
+    }
+}
+
+fn endpoint(backend: &BackendConfig) -> SocketAddr {
+    SocketAddr::new(backend.address, backend.port)
+}
+
 /// `old` with `tables` written over it.
 fn merged(old: &[u32], tables: &[Slots]) -> Vec<u32> {
     let mut all = old.to_vec();
@@ -315,15 +408,6 @@ fn merged(old: &[u32], tables: &[Slots]) -> Vec<u32> {
     all
 }
 
-/// The lowest id from 1 to `limit` that is not taken.
-fn claim(taken: &mut BTreeSet<u32>, limit: u32, what: &'static str) -> Result<u32, DataPathError> {
-    let id = (1..=limit)
-        .find(|id| !taken.contains(id))
-        .ok_or(DataPathError::Full { what, limit })?;
-    taken.insert(id);
-    Ok(id)
-}
-
 /// Element `id` of a vector that grows as needed.
 fn at<T: Clone>(all: &mut Vec<T>, id: u32, empty: T) -> &mut T {
     let index = id as usize;
@@ -331,56 +415,6 @@ fn at<T: Clone>(all: &mut Vec<T>, id: u32, empty: T) -> &mut T {
         all.resize(index + 1, empty);
     }
     &mut all[index]
-}
-
-/// Ranges of slots that nobody uses.
-struct Gaps {
-    /// Used ranges, by start.
-    used: BTreeMap<u32, u32>,
-    limit: u32,
-}
-
-impl Gaps {
-    fn new(limit: u32) -> Self {
-        Self {
-            used: BTreeMap::new(),
-            limit,
-        }
-    }
-
-    fn take(&mut self, range: TableRange) {
-        if range.len > 0 {
-            self.used.insert(range.start, range.len);
-        }
-    }
-
-    /// Takes the first gap that is large enough.
-    fn place(&mut self, len: usize) -> Result<TableRange, DataPathError> {
-        let full = DataPathError::Full {
-            what: "maglev_slots",
-            limit: self.limit,
-        };
-        let Ok(len) = u32::try_from(len) else {
-            return Err(full);
-        };
-        let mut start = 0;
-        for (&used_start, &used_len) in &self.used {
-            if used_start.saturating_sub(start) >= len {
-                break;
-            }
-            start = used_start + used_len;
-        }
-        if start.saturating_add(len) > self.limit {
-            return Err(full);
-        }
-        let range = if len == 0 {
-            TableRange::default()
-        } else {
-            TableRange { start, len }
-        };
-        self.take(range);
-        Ok(range)
-    }
 }
 
 #[cfg(test)]

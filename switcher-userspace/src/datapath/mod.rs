@@ -25,13 +25,14 @@ use switcher_common::service::ServiceSwitch;
 pub use counters::Counters;
 pub use double::Replaced;
 pub use error::DataPathError;
+pub use image::{DrainedBackend, Wanted};
 pub use links::{Attached, Mode};
 pub use program::{Action, ProgramFacts, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{Scan, Scanner};
 
 use self::{double::Doubled, load::Meta, pins::PinDir, tables::Tables};
-use crate::config::{AgentConfig, Config, Limits, ServiceConfig};
+use crate::config::{AgentConfig, Limits, ServiceConfig};
 
 /// The loaded and pinned data path.
 pub struct DataPath {
@@ -112,24 +113,24 @@ impl DataPath {
         self.switch.commit()
     }
 
-    /// Makes `config`'s services, listeners and backends visible by one store.
+    /// Makes the services, listeners and backends that are wanted visible by one store.
     ///
     /// The switch state is not touched: services whose state is not set yet must get it before
     /// their listeners appear, hence `before_visible`, which is called with the ids.
     pub fn apply(
         &mut self,
-        config: &Config,
+        wanted: &Wanted<'_>,
         scanner: &mut Scanner,
         before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
     ) -> Result<(), DataPathError> {
-        if self.tables.image().matches(config, &self.limits) {
+        if self.tables.image().matches(wanted, &self.limits) {
             let services = self.services();
             return before_visible(self, &services);
         }
         // The limits keep service ids below 2^16.
         let highest = u16::try_from(self.limits.services).unwrap_or(u16::MAX);
         let busy = scanner.busy(highest)?;
-        let evolved = image::evolve(self.tables.image(), config, &busy, &self.limits)?;
+        let evolved = image::evolve(self.tables.image(), wanted, &busy, &self.limits)?;
         let services: Vec<_> = (0..)
             .zip(&evolved.image.names)
             .filter_map(|(id, name)| Some((id, name.text()?.to_owned())))

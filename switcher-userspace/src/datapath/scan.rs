@@ -121,10 +121,7 @@ impl Scanner {
             expired_flows += totals.expired_flows;
         }
         let counters = (u32::from(services) + 1) * SCAN_COUNTERS_PER_SERVICE;
-        let live = (0..counters.min(self.live.len()))
-            .map(|index| self.live.get(&index, 0))
-            .collect::<Result<_, _>>()
-            .attempt("reading the scan's counters")?;
+        let live = read(&self.live_raw, counters.min(self.live.len()))?;
         Ok(Scan {
             began_at,
             ended_at: Instant::now(),
@@ -138,8 +135,7 @@ impl Scanner {
     /// Scans for what flows refer to; removes nothing.
     pub(super) fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
         let scan = self.scan(highest_service, false)?;
-        let flows: Vec<u64> = bpf::lookup_batch(self.backends_raw.fd().as_fd(), self.backends_len)
-            .attempt("reading the scan's counters")?;
+        let flows = read(&self.backends_raw, self.backends_len)?;
         let is_busy = |service: &u16| {
             let live = scan.in_flight(*service);
             live.blue + live.green + scan.preview_flows(*service) > 0
@@ -170,6 +166,12 @@ fn run(
         .attempt("preparing a scan of the flow tables")?;
     bpf::iterate(pass.program.as_fd(), pass.map.fd().as_fd()).attempt("scanning a flow table")?;
     totals.get(&0, 0).attempt("reading the scan's totals")
+}
+
+fn read(map: &MapData, len: u32) -> Result<Vec<u64>, DataPathError> {
+    bpf::lookup_batch::<u32, u64>(map.fd().as_fd(), len)
+        .map(|(_, counters)| counters)
+        .attempt("reading the scan's counters")
 }
 
 fn clear(map: &MapData, len: u32) -> Result<(), DataPathError> {

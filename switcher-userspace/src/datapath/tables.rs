@@ -1,8 +1,8 @@
 //! Reading the configuration out of the maps, and making a new one visible by one store.
 
-use std::{collections::BTreeMap, marker::PhantomData, os::fd::AsFd as _};
+use std::{marker::PhantomData, os::fd::AsFd as _};
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, MapData};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6, WideAddress},
     clock::ticks_from_ms,
@@ -15,7 +15,7 @@ use super::{
     bpf,
     double::Doubled,
     error::{Attempt as _, DataPathError},
-    image::{Evolved, Image},
+    image::{Evolved, Image, Slots},
     pins::PinDir,
 };
 use crate::config::ServiceConfig;
@@ -23,11 +23,11 @@ use crate::config::ServiceConfig;
 /// The maps that hold the configuration.
 pub(super) struct Tables {
     config: Doubled<ListenerRecord>,
-    listeners: HashMap<MapData, ListenerKey, u32>,
-    backends: ArrayMap<BackendRecord>,
-    maglev: ArrayMap<u32>,
-    names: ArrayMap<Name>,
-    filter: Array<MapData, u64>,
+    listeners: Bulk<ListenerKey, u32>,
+    backends: Bulk<u32, BackendRecord>,
+    maglev: Bulk<u32, u32>,
+    names: Bulk<u32, Name>,
+    filter: Bulk<u32, u64>,
     idle: Array<MapData, IdleTicks>,
     image: Image,
 }
@@ -36,16 +36,17 @@ impl Tables {
     /// Opens the maps and reads what they hold.
     pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
         let config = Doubled::config(pins)?;
-        let listeners = pins.open("LISTENERS")?;
+        let listeners = Bulk::open(pins, "LISTENERS")?;
         let records = config.read()?;
-        let backends = ArrayMap::open(pins, "BACKENDS")?;
-        let maglev = ArrayMap::open(pins, "MAGLEV")?;
-        let names = ArrayMap::open(pins, "SERVICE_NAMES")?;
+        let backends = Bulk::open(pins, "BACKENDS")?;
+        let maglev = Bulk::open(pins, "MAGLEV")?;
+        let names = Bulk::open(pins, "SERVICE_NAMES")?;
+        let (keys, ids) = listeners.read(listeners.len)?;
         let image = Image {
-            names: names.read(names.len)?,
-            listeners: read_listeners(&listeners)?,
-            backends: backends.read(backends.len)?,
-            maglev: maglev.read(used_slots(&records))?,
+            names: names.values(names.len)?,
+            listeners: keys.into_iter().zip(ids).collect(),
+            backends: backends.values(backends.len)?,
+            maglev: maglev.values(used_slots(&records))?,
             records,
         };
         Ok(Self {
@@ -54,7 +55,7 @@ impl Tables {
             backends,
             maglev,
             names,
-            filter: pins.open("FILTER")?,
+            filter: Bulk::open(pins, "FILTER")?,
             idle: pins.open("IDLE")?,
             image,
         })
@@ -73,29 +74,32 @@ impl Tables {
         self.backends
             .write_changed(&self.image.backends, &image.backends)?;
         self.add_to_filter(&image)?;
-        for table in &slots {
-            let keys: Vec<u32> = (table.start..).take(table.ids.len()).collect();
-            self.maglev.write(&keys, &table.ids)?;
-        }
-        for (key, id) in &image.listeners {
-            if self.image.listeners.get(key) != Some(id) {
-                self.listeners
-                    .insert(key, id, 0)
-                    .attempt("writing a listener's address")?;
-            }
-        }
+        self.write_tables(&slots)?;
+        let (keys, ids): (Vec<_>, Vec<_>) = image
+            .listeners
+            .iter()
+            .filter(|(key, id)| self.image.listeners.get(key) != Some(id))
+            .unzip();
+        self.listeners.write(&keys, &ids)?;
         if self.image.records != image.records {
             self.config.replace(&image.records)?;
         }
-        for key in self.image.listeners.keys() {
-            if !image.listeners.contains_key(key) {
-                self.listeners
-                    .remove(key)
-                    .attempt("removing a listener's address")?;
-            }
-        }
+        let old = self.image.listeners.keys().copied();
+        let gone: Vec<_> = old
+            .filter(|key| !image.listeners.contains_key(key))
+            .collect();
+        self.listeners.remove(&gone)?;
         self.image = image;
         Ok(())
+    }
+
+    /// Writes tables that no listener leads to yet, many by one call.
+    fn write_tables(&self, tables: &[Slots]) -> Result<(), DataPathError> {
+        let slots = tables
+            .iter()
+            .flat_map(|table| (table.start..).zip(&table.ids));
+        let (at, ids): (Vec<u32>, Vec<u32>) = slots.unzip();
+        self.maglev.write(&at, &ids)
     }
 
     /// Sets the bits of all addresses. Bits of addresses that are no longer ours stay: they cost a
@@ -107,20 +111,14 @@ impl Tables {
             .iter()
             .filter(|b| b.present != 0)
             .map(|b| b.address);
-        let mut words: BTreeMap<u32, u64> = BTreeMap::new();
+        let old = self.filter.values(FILTER_WORDS)?;
+        let mut new = old.clone();
         for (word, mask) in vips.chain(backends).map(filter_position) {
-            *words.entry(word % FILTER_WORDS).or_default() |= mask;
+            if let Some(word) = new.get_mut(word as usize) {
+                *word |= mask;
+            }
         }
-        for (word, bits) in words {
-            let old = self
-                .filter
-                .get(&word, 0)
-                .attempt("reading the address filter")?;
-            self.filter
-                .set(word, old | bits, 0)
-                .attempt("writing the address filter")?;
-        }
-        Ok(())
+        self.filter.write_changed(&old, &new)
     }
 
     /// Sets the idle timeouts of a service.
@@ -153,14 +151,6 @@ fn filter_position(address: WideAddress) -> (u32, u64) {
     }
 }
 
-fn read_listeners(
-    map: &HashMap<MapData, ListenerKey, u32>,
-) -> Result<BTreeMap<ListenerKey, u32>, DataPathError> {
-    map.iter()
-        .collect::<Result<_, _>>()
-        .attempt("reading the listeners' addresses")
-}
-
 /// Slots up to the last one that a record refers to.
 fn used_slots(records: &[ListenerRecord]) -> u32 {
     let tables = records.iter().flat_map(|record| record.tables);
@@ -170,15 +160,16 @@ fn used_slots(records: &[ListenerRecord]) -> u32 {
         .unwrap_or(0)
 }
 
-/// An array that is read and written many elements at a time.
-struct ArrayMap<V> {
+/// A map that is read and written many elements at a time.
+struct Bulk<K, V> {
     name: &'static str,
     map: MapData,
+    /// Most elements that it holds.
     len: u32,
-    value: PhantomData<V>,
+    types: PhantomData<(K, V)>,
 }
 
-impl<V: bytemuck::Pod + PartialEq> ArrayMap<V> {
+impl<K: bytemuck::Pod, V: bytemuck::Pod> Bulk<K, V> {
     fn open(pins: &PinDir, name: &'static str) -> Result<Self, DataPathError> {
         let map = pins.open_data(name)?;
         let info = map
@@ -188,21 +179,33 @@ impl<V: bytemuck::Pod + PartialEq> ArrayMap<V> {
             name,
             map,
             len: info.max_entries(),
-            value: PhantomData,
+            types: PhantomData,
         })
     }
 
-    fn read(&self, len: u32) -> Result<Vec<V>, DataPathError> {
-        bpf::lookup_batch(self.map.fd().as_fd(), len.min(self.len))
+    fn read(&self, most: u32) -> Result<(Vec<K>, Vec<V>), DataPathError> {
+        bpf::lookup_batch(self.map.fd().as_fd(), most.min(self.len))
             .attempt(format!("reading the map {}", self.name))
     }
 
-    fn write(&self, ids: &[u32], values: &[V]) -> Result<(), DataPathError> {
-        bpf::update_batch(self.map.fd().as_fd(), ids, values)
+    fn write(&self, keys: &[K], values: &[V]) -> Result<(), DataPathError> {
+        bpf::update_batch(self.map.fd().as_fd(), keys, values)
             .attempt(format!("writing the map {}", self.name))
     }
 
-    /// Writes the elements in which `new` differs from `old`.
+    fn remove(&self, keys: &[K]) -> Result<(), DataPathError> {
+        bpf::delete_batch(self.map.fd().as_fd(), keys)
+            .attempt(format!("removing elements of the map {}", self.name))
+    }
+}
+
+impl<V: bytemuck::Pod + PartialEq> Bulk<u32, V> {
+    /// The first `len` elements of an array.
+    fn values(&self, len: u32) -> Result<Vec<V>, DataPathError> {
+        self.read(len).map(|(_, values)| values)
+    }
+
+    /// Writes the elements of an array in which `new` differs from `old`.
     fn write_changed(&self, old: &[V], new: &[V]) -> Result<(), DataPathError> {
         let changed = (0..)
             .zip(new)

@@ -1,6 +1,7 @@
 //! The loaded program inside a lab's node: frames go in, and every step says what comes out, what
 //! is counted, and how the frame looks afterwards.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,7 +9,7 @@ use switcher_common::reason::{REASON_SLOTS, Reason, Verdict};
 use switcher_common::service::{Color, Protocol, ServiceSwitch};
 use switcher_tests::lab::{FAR_INTERFACE, Family, Lab};
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{Action, Counters, DataPath, Scanner, TestRun};
+use switcher_userspace::datapath::{Action, Counters, DataPath, Scanner, TestRun, Wanted};
 
 use crate::describe;
 use crate::flows::{Flow, Flows};
@@ -91,7 +92,11 @@ impl<'a> Rig<'a> {
         let config = setup.config(&pin_dir)?;
         let mut path = DataPath::open(&config.agent)?;
         let mut scanner = path.scanner()?;
-        path.apply(&config, &mut scanner, |path, ids| {
+        let wanted = Wanted {
+            config: &config,
+            drained: &BTreeSet::new(),
+        };
+        path.apply(&wanted, &mut scanner, |path, ids| {
             let blue = states(&vec![(Color::Blue, Color::Blue); ids.len()]);
             path.switch(&blue).map(drop)
         })?;

@@ -34,8 +34,17 @@ fn config(services: &[(&str, u16, &[u8])]) -> Config {
     Config::parse(Path::new("test.toml"), &text).expect("a valid configuration")
 }
 
+const NONE: &BTreeSet<DrainedBackend> = &BTreeSet::new();
+
+fn wanted(config: &Config) -> Wanted<'_> {
+    Wanted {
+        config,
+        drained: NONE,
+    }
+}
+
 fn apply(old: &Image, config: &Config) -> Image {
-    evolve(old, config, &Busy::default(), &LIMITS)
+    evolve(old, &wanted(config), &Busy::default(), &LIMITS)
         .expect("room for all")
         .image
 }
@@ -61,10 +70,18 @@ fn reached(image: &Image, port: u16) -> Vec<String> {
 
 #[test]
 fn an_image_evolves_into_itself() {
-    let wanted = config(&[("web", 80, &[1, 2]), ("api", 81, &[3])]);
-    let image = apply(&Image::default(), &wanted);
-    assert!(image.matches(&wanted, &LIMITS));
-    assert!(!image.matches(&config(&[("web", 80, &[1])]), &LIMITS));
+    let same = config(&[("web", 80, &[1, 2]), ("api", 81, &[3])]);
+    let image = apply(&Image::default(), &same);
+    assert!(image.matches(&wanted(&same), &LIMITS));
+    let other = config(&[("web", 80, &[1])]);
+    assert!(!image.matches(&wanted(&other), &LIMITS));
+}
+
+fn service_id(image: &Image, name: &str) -> Option<usize> {
+    image
+        .names
+        .iter()
+        .position(|known| known.text() == Some(name))
 }
 
 #[test]
@@ -75,17 +92,17 @@ fn what_stays_keeps_its_id_and_its_table() {
     );
     let evolved = evolve(
         &before,
-        &config(&[
+        &wanted(&config(&[
             ("new", 79, &[9]),
             ("web", 80, &[1, 2]),
             ("api", 81, &[3, 4]),
-        ]),
+        ])),
         &Busy::default(),
         &LIMITS,
     )
     .expect("room for all");
     for name in ["web", "api"] {
-        assert_eq!(evolved.image.service_id(name), before.service_id(name));
+        assert_eq!(service_id(&evolved.image, name), service_id(&before, name));
     }
     assert_eq!(
         evolved.slots.len(),
@@ -114,13 +131,10 @@ fn an_id_that_flows_refer_to_is_not_given_out_again() {
         backends: [removed].into(),
         services: HashSet::new(),
     };
-    let without = evolve(&before, &config(&[("api", 81, &[2])]), &busy, &LIMITS).expect("room");
-    let again = evolve(
-        &without.image,
-        &config(&[("api", 81, &[2, 3])]),
-        &busy,
-        &LIMITS,
-    );
+    let api = config(&[("api", 81, &[2])]);
+    let without = evolve(&before, &wanted(&api), &busy, &LIMITS).expect("room");
+    let api = config(&[("api", 81, &[2, 3])]);
+    let again = evolve(&without.image, &wanted(&api), &busy, &LIMITS);
     let after = again.expect("room").image;
     assert_eq!(
         after.backends[removed as usize].address,
@@ -129,30 +143,120 @@ fn an_id_that_flows_refer_to_is_not_given_out_again() {
     assert_eq!(after.backends[removed as usize].present, 0);
 }
 
+/// The ring that packets to a blue listener go along, by last octets; `None` when it does not close.
+fn ring(image: &Image, port: u16, first: u8) -> Option<Vec<u8>> {
+    let (_, listener) = image
+        .listeners
+        .iter()
+        .find(|(key, _)| key.port_be == port.to_be() && key.protocol != 0)?;
+    let ring = image.records[*listener as usize].ring(Color::Blue);
+    let octet = |id: u32| match image.backends[id as usize].address.to_ip() {
+        std::net::IpAddr::V4(address) => address.octets()[3],
+        std::net::IpAddr::V6(_) => 0,
+    };
+    let is_first = |(id, backend): &(u32, &BackendRecord)| {
+        backend.present != 0 && backend.listener == *listener && octet(*id) == first
+    };
+    let (mut at, _) = (0..).zip(&image.backends).find(is_first)?;
+    let mut seen = vec![first];
+    loop {
+        at = image.backends[at as usize].next[ring];
+        if octet(at) == first {
+            return Some(seen);
+        }
+        if seen.contains(&octet(at)) {
+            return None;
+        }
+        seen.push(octet(at));
+    }
+}
+
 #[test]
 fn every_backend_leads_to_the_next_of_its_ring() {
-    let image = apply(
-        &Image::default(),
-        &config(&[("web", 80, &[1, 2, 3]), ("api", 81, &[4])]),
-    );
-    let present = (0_u32..)
-        .zip(&image.backends)
-        .filter(|(_, backend)| backend.present != 0);
-    for (id, backend) in present {
-        let mut at = backend.next;
-        let mut round = 1;
-        while at != id {
-            at = image.backends[at as usize].next;
-            round += 1;
-            assert!(round <= 3, "the ring of backend {id} does not close");
-        }
-        let expected = if backend.address.to_ip().to_string() == "198.51.100.4" {
-            1
-        } else {
-            3
+    let before = config(&[("web", 80, &[1, 2, 3]), ("api", 81, &[4])]);
+    let image = apply(&Image::default(), &before);
+    assert_eq!(ring(&image, 80, 1), Some(vec![1, 2, 3]));
+    assert_eq!(ring(&image, 80, 3), Some(vec![3, 1, 2]));
+    assert_eq!(ring(&image, 81, 4), Some(vec![4]));
+}
+
+/// Backends are written before the store that makes an image visible.
+#[test]
+fn until_an_image_is_visible_the_old_rings_can_be_read() {
+    let mut image = apply(&Image::default(), &config(&[("web", 80, &[1, 2, 3])]));
+    let mut old_ring = vec![1, 2, 3];
+    for backends in [&[1, 3][..], &[1, 2, 3, 4], &[1, 4], &[1], &[1, 2]] {
+        let after = apply(&image, &config(&[("web", 80, backends)]));
+        let between = Image {
+            backends: after.backends.clone(),
+            ..image
         };
-        assert_eq!(round, expected, "backend {id}");
+        assert_eq!(ring(&between, 80, 1), Some(old_ring), "before {backends:?}");
+        assert_eq!(ring(&after, 80, 1), Some(backends.to_vec()));
+        (image, old_ring) = (after, backends.to_vec());
     }
+}
+
+fn drained(service: &str, last: &[u8]) -> BTreeSet<DrainedBackend> {
+    let backend = |&last: &u8| DrainedBackend {
+        service: service.to_owned(),
+        endpoint: ([198, 51, 100, last], 80).into(),
+    };
+    last.iter().map(backend).collect()
+}
+
+#[test]
+fn a_drained_backend_has_no_slot_and_nothing_leads_to_it() {
+    let config = config(&[("web", 80, &[1, 2, 3]), ("api", 81, &[1, 2])]);
+    let before = apply(&Image::default(), &config);
+    let drained = drained("web", &[2]);
+    let wanted = Wanted {
+        config: &config,
+        drained: &drained,
+    };
+    let image = evolve(&before, &wanted, &Busy::default(), &LIMITS)
+        .expect("room for all")
+        .image;
+    assert_eq!(reached(&image, 80), ["198.51.100.1", "198.51.100.3"]);
+    assert_eq!(ring(&image, 80, 1), Some(vec![1, 3]));
+    // Its own way leads back into the ring.
+    assert_eq!(ring(&image, 80, 2), None);
+    // It keeps its id and its weight, and another service's use of it is its own affair.
+    let present = |image: &Image| {
+        let present = (0_u32..).zip(&image.backends);
+        let present = present.filter(|(_, backend)| backend.present != 0);
+        present
+            .map(|(id, backend)| (id, backend.address, backend.weight))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(present(&image), present(&before));
+    assert_eq!(reached(&image, 81), ["198.51.100.1", "198.51.100.2"]);
+    assert!(image.matches(&wanted, &LIMITS));
+    // Back again: the same table as before, as on a node that never drained it.
+    assert_eq!(table_of(&apply(&image, &config), 80), table_of(&before, 80));
+}
+
+fn table_of(image: &Image, port: u16) -> Vec<u32> {
+    let mut listeners = image.listeners.iter();
+    let (_, id) = listeners
+        .find(|(key, _)| key.port_be == port.to_be() && key.protocol != 0)
+        .expect("the listener");
+    let range = image.records[*id as usize].tables[0];
+    image.slots(range).expect("the table").to_vec()
+}
+
+#[test]
+fn when_all_backends_are_drained_the_color_has_no_table() {
+    let config = config(&[("web", 80, &[1, 2])]);
+    let drained = drained("web", &[1, 2]);
+    let wanted = Wanted {
+        config: &config,
+        drained: &drained,
+    };
+    let image = evolve(&Image::default(), &wanted, &Busy::default(), &LIMITS)
+        .expect("room for all")
+        .image;
+    assert!(table_of(&image, 80).is_empty());
 }
 
 #[test]
@@ -160,7 +264,7 @@ fn a_limit_that_is_reached_is_named() {
     let many: Vec<u8> = (1..=17).collect();
     let error = evolve(
         &Image::default(),
-        &config(&[("web", 80, &many)]),
+        &wanted(&config(&[("web", 80, &many)])),
         &Busy::default(),
         &LIMITS,
     );
@@ -221,12 +325,13 @@ fn an_apply_that_was_cut_short_is_finished_by_the_next_one() {
             config(&[("web", 80, &[1, 2]), ("api", 81, &[3]), ("new", 82, &[4])]),
         ),
     ];
-    for (what, old, wanted) in rows {
-        let evolved = evolve(&old, &wanted, &Busy::default(), &LIMITS).expect("room for all");
+    for (what, old, config) in rows {
+        let evolved =
+            evolve(&old, &wanted(&config), &Busy::default(), &LIMITS).expect("room for all");
         for writes in 0..=5 {
             let crashed = cut_short(&old, &evolved, writes);
-            let after = apply(&crashed, &wanted);
-            for service in &wanted.services {
+            let after = apply(&crashed, &config);
+            for service in &config.services {
                 let listener = &service.listeners[0];
                 let expected: Vec<String> = listener
                     .blue
