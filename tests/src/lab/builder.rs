@@ -10,14 +10,17 @@ use super::directory::LabDirectory;
 use super::host::Host;
 use super::namespace::BaseMounts;
 use super::sys::{self, Offload};
-use super::topology::{FAR_INTERFACE, Link, Role, Topology};
+use super::topology::{Link, NODE, Role, SWITCH, Topology};
+use super::wiring::{End, Wire};
 use super::{Lab, cancel, netlink};
 
 /// The kernel needs a second at most.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 
-/// The node's place in the list of hosts.
-pub(super) const NODE: usize = 0;
+/// The largest MTU with which a veth takes XDP programs that know no frags, in bytes.
+const SINGLE_BUFFER_MTU: u32 = 3506;
+/// The switch's port to the node.
+const UPLINK: &str = "uplink";
 
 /// Options of a lab; the defaults are those of the end-to-end tests.
 #[derive(Clone, Debug)]
@@ -37,12 +40,7 @@ impl LabBuilder {
     /// How many addresses of each family the blue and the green host have each (default 2).
     #[must_use]
     pub fn backends_per_color(mut self, count: u8) -> Self {
-        let Topology { vip_count, mtu, .. } = self.topology;
-        self.topology = Topology {
-            vip_count,
-            mtu,
-            ..Topology::two_colors(count)
-        };
+        self.topology.links = Topology::two_colors(count).links;
         self
     }
 
@@ -86,8 +84,16 @@ impl LabBuilder {
         let lab = self.start_hosts(directory)?;
         for host in &lab.hosts {
             host.set_sysctls(&ALL_HOSTS)?;
+            host.block_on(netlink::set_up("lo"))?;
+        }
+        for router in self.topology.routers() {
+            lab.host(router)?.set_sysctls(&FORWARDING)?;
         }
         set_up_node(lab.node(), &self.topology).context("setting up host node")?;
+        for name in self.topology.shared_interfaces() {
+            self.add_switch(&lab, name)
+                .with_context(|| format!("setting up the switch at {name}"))?;
+        }
         for link in &self.topology.links {
             self.connect(&lab, link)
                 .with_context(|| format!("connecting host {} to the node", link.host))?;
@@ -99,7 +105,7 @@ impl LabBuilder {
         let bpffs = directory.path().join("bpf");
         std::fs::create_dir(&bpffs).with_context(|| format!("making {}", bpffs.display()))?;
         let base = Arc::new(BaseMounts::new(&bpffs)?);
-        let names = std::iter::once("node").chain(self.topology.links.iter().map(|it| it.host));
+        let names = self.topology.hosts().into_iter();
         let hosts = names
             .map(|name| Host::start(name, &base, &bpffs))
             .collect::<Result<_>>()?;
@@ -111,36 +117,61 @@ impl LabBuilder {
         })
     }
 
-    fn connect(&self, lab: &Lab, link: &Link) -> Result<()> {
-        let (node, far) = (lab.node(), lab.host(link.host)?);
-        add_link(
-            node,
-            link.node_interface,
-            far,
-            FAR_INTERFACE,
-            self.topology.mtu,
-        )?;
-        set_up_far(far, link)?;
-        set_up_near(node, link)?;
-        wait_until_ready(node, link.node_interface)?;
-        wait_until_ready(far, FAR_INTERFACE)?;
-        if self.permanent_neighbours {
-            let (near_mac, far_mac) = (
-                node.interface(link.node_interface)?.mac,
-                far.interface(FAR_INTERFACE)?.mac,
-            );
-            let (near, behind) = (link.node_prefixes(), link.far_prefixes());
-            far.block_on(
-                async move { netlink::add_neighbours(FAR_INTERFACE, near_mac, &near).await },
-            )?;
-            let interface = link.node_interface;
-            node.block_on(
-                async move { netlink::add_neighbours(interface, far_mac, &behind).await },
-            )?;
-        }
-        // Last, so that the node needs no route to a VIP whose host is not ready.
-        add_default_routes(far, link)
+    /// The interface `name` of the node, connected to a bridge of the same name on the switch.
+    fn add_switch(&self, lab: &Lab, name: &'static str) -> Result<()> {
+        let switch = lab.host(SWITCH)?;
+        switch.block_on(netlink::add_bridge(name))?;
+        let mtu = self.topology.mtu;
+        add_link(lab.node(), name, switch, UPLINK, mtu)?;
+        take_transmitted_frames(switch, UPLINK, mtu)?;
+        switch.block_on(netlink::join_bridge(UPLINK, name))
     }
+
+    fn connect(&self, lab: &Lab, link: &Link) -> Result<()> {
+        for wire in link.wires() {
+            self.add_wire(lab, &wire)?;
+        }
+        if let Role::Backends(_) = link.role {
+            accept_own_addresses(lab.node(), link.node_interface)?;
+        }
+        for route in link.routes() {
+            let host = lab.host(route.host)?;
+            host.block_on(async move { netlink::add_route(&route).await })?;
+        }
+        Ok(())
+    }
+
+    fn add_wire(&self, lab: &Lab, wire: &Wire) -> Result<()> {
+        let [near, far] = &wire.ends;
+        let (near_host, far_host) = (lab.host(near.host)?, lab.host(far.host)?);
+        let mtu = wire.mtu.unwrap_or(self.topology.mtu);
+        if near.host == NODE && self.topology.shared_interfaces().contains(near.interface) {
+            let (switch, port, bridge) = (lab.host(SWITCH)?, far.host, near.interface);
+            add_link(switch, port, far_host, far.interface, mtu)?;
+            switch.block_on(netlink::join_bridge(port, bridge))?;
+        } else {
+            add_link(near_host, near.interface, far_host, far.interface, mtu)?;
+            take_transmitted_frames(far_host, far.interface, mtu)?;
+        }
+        for (host, end) in [(near_host, near), (far_host, far)] {
+            set_up(host, end.clone())?;
+        }
+        for (host, end) in [(near_host, near), (far_host, far)] {
+            wait_until_ready(host, end.interface)?;
+        }
+        if self.permanent_neighbours {
+            introduce(near_host, near, far_host, far)?;
+            introduce(far_host, far, near_host, near)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes `other` a permanent neighbour of `host`.
+fn introduce(host: &Host, end: &End, other: &Host, other_end: &End) -> Result<()> {
+    let mac = other.interface(other_end.interface)?.mac;
+    let (interface, addresses) = (end.interface, other_end.addresses.clone());
+    host.block_on(async move { netlink::add_neighbours(interface, mac, &addresses).await })
 }
 
 /// Servers and clients of a load live in one process; the usual soft limit of 1024 is for less.
@@ -184,9 +215,20 @@ fn set_offloads(host: &Host, interface: &str, receive: bool) -> Result<()> {
     })
 }
 
+/// A veth that is sent frames by `XDP_TX` looks at them at once only if it has a program itself;
+/// without, they wait until some other frame comes.
+fn take_transmitted_frames(host: &Host, interface: &'static str, mtu: u32) -> Result<()> {
+    let program = sys::load_pass_program(mtu > SINGLE_BUFFER_MTU)
+        .context("loading an XDP program that passes everything")?;
+    host.block_on(async move { netlink::attach_native(interface, program).await })
+}
+
 /// Before any interface exists, so that each takes the defaults over. Without duplicate address
 /// detection link-local addresses, which ask for neighbours, are usable at once too.
-const ALL_HOSTS: [(&str, &str); 8] = [
+const ALL_HOSTS: [(&str, &str); 10] = [
+    // Sockets for echo requests.
+    ("net/ipv4/ping_group_range", "0 0"),
+    ("net/ipv4/ip_local_port_range", "1024 65535"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
     ("net/ipv6/conf/all/accept_dad", "0"),
@@ -197,43 +239,28 @@ const ALL_HOSTS: [(&str, &str); 8] = [
     ("net/ipv6/conf/default/disable_ipv6", "0"),
 ];
 
-const NODE_ONLY: [(&str, &str); 3] = [
+const FORWARDING: [(&str, &str); 3] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv6/conf/default/forwarding", "1"),
 ];
 
 fn set_up_node(node: &Host, topology: &Topology) -> Result<()> {
-    node.set_sysctls(&NODE_ONLY)?;
-    let vips = topology.vip_prefixes();
-    node.block_on(async move {
-        netlink::set_up("lo").await?;
-        netlink::add_addresses("lo", &vips).await
-    })
+    node.set_sysctls(&FORWARDING)?;
+    let addresses = topology.lo_addresses();
+    node.block_on(async move { netlink::add_addresses("lo", &addresses).await })
 }
 
-/// The node's end of a link. A translated reply that the stack forwards has a VIP, an address of
-/// the node itself, as its source: without `accept_local` it is dropped.
-fn set_up_near(node: &Host, link: &Link) -> Result<()> {
-    let (name, addresses) = (link.node_interface, link.node_prefixes());
-    node.set_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
-    if let Role::Backends(_) = link.role {
-        node.set_sysctl(&format!("net/ipv4/conf/{name}/accept_local"), "1")?;
-    }
-    node.block_on(async move {
-        netlink::add_addresses(name, &addresses).await?;
-        netlink::set_up(name).await
-    })
+/// A translated reply that the stack forwards has a VIP, an address of the node itself, as its
+/// source: without this it is dropped.
+fn accept_own_addresses(node: &Host, interface: &str) -> Result<()> {
+    node.set_sysctl(&format!("net/ipv4/conf/{interface}/accept_local"), "1")
 }
 
-fn set_up_far(far: &Host, link: &Link) -> Result<()> {
-    far.set_sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
-    far.set_sysctl(&format!("net/ipv4/conf/{FAR_INTERFACE}/rp_filter"), "0")?;
-    let addresses = link.far_prefixes();
-    far.block_on(async move {
-        netlink::set_up("lo").await?;
-        netlink::add_addresses(FAR_INTERFACE, &addresses).await?;
-        netlink::set_up(FAR_INTERFACE).await
+fn set_up(host: &Host, end: End) -> Result<()> {
+    host.block_on(async move {
+        netlink::add_addresses(end.interface, &end.addresses).await?;
+        netlink::set_up(end.interface).await
     })
 }
 
@@ -242,11 +269,4 @@ fn wait_until_ready(host: &Host, name: &'static str) -> Result<()> {
     host.block_on(ready)
         .with_context(|| format!("interface {name} is not ready after {READY_LIMIT:?}"))?
         .with_context(|| format!("waiting for interface {name} on host {}", host.name()))
-}
-
-fn add_default_routes(far: &Host, link: &Link) -> Result<()> {
-    for gateway in super::Family::ALL.map(|family| link.node_address(family)) {
-        far.block_on(async move { netlink::add_default_route(gateway).await })?;
-    }
-    Ok(())
 }

@@ -174,6 +174,12 @@ impl Host {
             .with_context(|| format!("waiting for its end on host {}", self.name))
     }
 
+    /// Forgets all neighbours, permanent ones too; the kernel resolves them when it needs them.
+    pub fn forget_neighbours(&self) -> Result<()> {
+        self.block_on(netlink::forget_neighbours())
+            .with_context(|| format!("on host {}", self.name))
+    }
+
     /// Reads a kernel parameter of the host, such as `net/ipv4/ip_forward`, without line end.
     pub fn sysctl(&self, key: &str) -> Result<String> {
         let path = Path::new("/proc/sys").join(key);

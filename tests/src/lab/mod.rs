@@ -8,7 +8,9 @@
 //!
 //! Clients and colors reach everything by their default route over the node, which forwards. The
 //! VIPs are addresses of the node's `lo`. Every end of every link has checksum and segmentation
-//! offloads off, and the far ends have GRO on, as native XDP on veth needs.
+//! offloads off, and the far ends have GRO on and an XDP program that passes everything, as native
+//! XDP on veth needs. This is the default [`Topology`]; others have one interface of the node for
+//! all, more networks, or routers between.
 //!
 //! Nothing of it exists outside: the namespaces have no name and live by descriptors and threads
 //! of this process, the bpffs is mounted in a mount namespace of the lab, children are killed
@@ -29,6 +31,7 @@ mod ports;
 mod requirements;
 mod sys;
 mod topology;
+mod wiring;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -43,7 +46,7 @@ pub use host::Host;
 pub use netlink::Interface;
 pub use ports::{FIRST_PORT, Ports};
 pub use requirements::{Skip, report_skip, requirements};
-pub use topology::{FAR_INTERFACE, Family, Link, Role, Topology};
+pub use topology::{FAR_INTERFACE, Family, Link, Role, Router, Topology};
 
 /// A running lab; dropping it kills what runs inside and removes everything.
 pub struct Lab {
@@ -64,7 +67,7 @@ impl Lab {
     /// The load balancer, with the interfaces `c1`, `c2`, `b` and `g`.
     #[must_use]
     pub fn node(&self) -> &Host {
-        &self.hosts[builder::NODE]
+        &self.hosts[0]
     }
 
     /// The first client.
@@ -109,6 +112,16 @@ impl Lab {
     fn known(&self, name: &str) -> &Host {
         self.host(name)
             .expect("callers use it with the default topology's hosts")
+    }
+
+    /// The host at the far end of a link that has `address` there.
+    pub fn host_of(&self, address: IpAddr) -> Result<&Host> {
+        let family = Family::of(address);
+        let mut links = self.topology.links.iter();
+        let link = links.find(|link| link.far_addresses(family).contains(&address));
+        let link =
+            link.with_context(|| format!("no host of this lab has the address {address}"))?;
+        self.host(link.host)
     }
 
     /// Names, numbers and addresses.

@@ -12,11 +12,21 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, LinkXdp, State,
 };
+use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
 use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup,
+    RouteMessageBuilder,
 };
+
+use super::wiring::Route;
+
+/// Native mode (`linux/if_link.h`).
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+/// The number of a route's MTU among its metrics (`linux/rtnetlink.h`).
+const RTAX_MTU: u32 = 2;
 
 /// A network interface of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +100,19 @@ pub(super) async fn add_veth(here: &str, there: &str, peer: impl AsFd, mtu: u32)
     added.with_context(|| format!("adding the veth pair {here}, {there}"))
 }
 
+/// Attaches an XDP program in native mode.
+pub(super) async fn attach_native(name: &str, program: impl AsFd) -> Result<()> {
+    let attributes = vec![
+        LinkXdp::Fd(program.as_fd().as_raw_fd()),
+        LinkXdp::Flags(XDP_FLAGS_DRV_MODE),
+    ];
+    let request = LinkUnspec::new_with_index(interface(name).await?.index)
+        .append_extra_attribute(LinkAttribute::Xdp(attributes))
+        .build();
+    let set = connect()?.link().set(request).execute().await;
+    set.with_context(|| format!("attaching an XDP program to interface {name}"))
+}
+
 /// Sets an interface up.
 pub(super) async fn set_up(name: &str) -> Result<()> {
     let index = interface(name).await?.index;
@@ -117,18 +140,61 @@ pub(super) async fn add_addresses(name: &str, addresses: Addresses<'_>) -> Resul
     Ok(())
 }
 
-/// Adds the default route over `gateway`.
-pub(super) async fn add_default_route(gateway: IpAddr) -> Result<()> {
-    let route = match gateway {
-        IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .gateway(gateway)
-            .build(),
-        IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-            .gateway(gateway)
-            .build(),
-    };
-    let added = connect()?.route().add(route).execute().await;
-    added.with_context(|| format!("adding the default route over {gateway}"))
+/// Adds a route.
+pub(super) async fn add_route(route: &Route) -> Result<()> {
+    let (to, prefix) = route.to;
+    let index = interface(route.interface).await?.index;
+    let mut message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(to, prefix)?
+        .output_interface(index);
+    if let Some(gateway) = route.gateway {
+        message = message.gateway(gateway)?;
+    } else {
+        message = message.scope(RouteScope::Link);
+    }
+    let mut message = message.build();
+    if let Some(bytes) = route.mtu {
+        // Locked: no path MTU that is found later replaces it.
+        let metrics = vec![RouteMetric::Lock(1 << RTAX_MTU), RouteMetric::Mtu(bytes)];
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    let added = connect()?.route().add(message).execute().await;
+    added.with_context(|| format!("adding {route:?}"))
+}
+
+/// Makes a bridge without ports.
+pub(super) async fn add_bridge(name: &str) -> Result<()> {
+    let added = connect()?.link().add(LinkBridge::new(name).build());
+    added
+        .execute()
+        .await
+        .with_context(|| format!("adding the bridge {name}"))
+}
+
+/// Makes an interface a port of a bridge, and sets it up.
+pub(super) async fn join_bridge(port: &str, bridge: &str) -> Result<()> {
+    let bridge_index = interface(bridge).await?.index;
+    let request = LinkUnspec::new_with_index(interface(port).await?.index);
+    let request = request.controller(bridge_index).up().build();
+    let set = connect()?.link().set(request).execute().await;
+    set.with_context(|| format!("making {port} a port of the bridge {bridge}"))
+}
+
+/// Forgets all neighbours: those that are needed again have to be resolved.
+pub(super) async fn forget_neighbours() -> Result<()> {
+    let handle = connect()?;
+    let known: Vec<_> = handle.neighbours().get().execute().try_collect().await?;
+    let resolved = |it: &NeighbourMessage| it.header.state != NeighbourState::Noarp;
+    for neighbour in known.into_iter().filter(resolved) {
+        let what = format!("forgetting {neighbour:?}");
+        handle
+            .neighbours()
+            .del(neighbour)
+            .execute()
+            .await
+            .context(what)?;
+    }
+    Ok(())
 }
 
 /// Adds permanent neighbours behind `name`, all at `mac`.

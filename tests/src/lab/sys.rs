@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -102,5 +102,49 @@ pub(super) fn set_offload(interface: &str, offload: Offload, on: bool) -> io::Re
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Loads an XDP program that passes every frame; with `frags`, which needs Linux 5.18, also those
+/// that are larger than a page.
+pub(super) fn load_pass_program(frags: bool) -> io::Result<OwnedFd> {
+    /// The part of `union bpf_attr` that `BPF_PROG_LOAD` needs.
+    #[repr(C)]
+    struct ProgLoad {
+        prog_type: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u32; 4],
+        kernel_version: u32,
+        flags: u32,
+    }
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+    // r0 = XDP_PASS; exit
+    let instructions = [0xb7_u64 | 2 << 32, 0x95];
+    let attributes = ProgLoad {
+        prog_type: BPF_PROG_TYPE_XDP,
+        instruction_count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log: [0; 4],
+        kernel_version: 0,
+        flags: if frags { BPF_F_XDP_HAS_FRAGS } else { 0 },
+    };
+    // SAFETY: the attributes and what they point at live until the call returns.
+    let descriptor = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            &raw const attributes,
+            size_of::<ProgLoad>(),
+        )
+    };
+    match libc::c_int::try_from(descriptor) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(io::Error::last_os_error()),
     }
 }

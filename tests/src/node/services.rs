@@ -80,9 +80,11 @@ impl LabService {
 #[must_use]
 pub fn configuration(lab: &Lab, services: &[LabService]) -> String {
     let dir = lab.dir().display();
+    let interfaces = lab.topology().node_interfaces().into_iter();
+    let interfaces: Vec<_> = interfaces.map(|name| format!("{name:?}")).collect();
     let mut text = format!(
         "[agent]\n\
-         interfaces = [\"c1\", \"c2\", \"b\", \"g\"]\n\
+         interfaces = [{}]\n\
          mode = \"native\"\n\
          socket = \"{dir}/switcher.sock\"\n\
          pin_dir = \"{}/switcher\"\n\
@@ -94,6 +96,7 @@ pub fn configuration(lab: &Lab, services: &[LabService]) -> String {
          listeners = 256\n\
          backends = 1024\n\
          maglev_slots = 262144\n",
+        interfaces.join(", "),
         lab.bpffs().display()
     );
     for service in services {

@@ -52,16 +52,14 @@ impl Backends {
 }
 
 fn start_one(lab: &Lab, identity: Identity) -> Result<(EchoServer, HttpServer)> {
-    let at = |port| -> Result<Vec<SocketAddr>> {
-        let addresses = Family::ALL.map(|family| {
-            let addresses = lab.backends(identity.color, family);
-            let address = addresses.get(identity.backend as usize).copied();
-            let address = address.with_context(|| format!("this lab has no {identity}"))?;
-            Ok(SocketAddr::new(address, port))
-        });
-        addresses.into_iter().collect()
+    let find = |family| {
+        let addresses = lab.backends(identity.color, family);
+        let found = addresses.get(identity.backend as usize).copied();
+        found.with_context(|| format!("this lab has no {identity}"))
     };
-    let host = lab.color(identity.color);
-    let echo = EchoServer::start(host, identity, &at(ECHO_PORT)?)?;
-    Ok((echo, HttpServer::start(host, identity, &at(HTTP_PORT)?)?))
+    let (v4, v6) = (find(Family::V4)?, find(Family::V6)?);
+    let at = |port| [v4, v6].map(|address| SocketAddr::new(address, port));
+    let host = lab.host_of(v4)?;
+    let echo = EchoServer::start(host, identity, &at(ECHO_PORT))?;
+    Ok((echo, HttpServer::start(host, identity, &at(HTTP_PORT))?))
 }

@@ -15,6 +15,7 @@ mod http_load;
 mod http_server;
 mod identity;
 mod judge;
+mod ping;
 mod record;
 mod udp_load;
 
@@ -27,5 +28,6 @@ pub use http_load::{HttpNew, KeepAlive};
 pub use http_server::HttpServer;
 pub use identity::Identity;
 pub use judge::{Flip, Kind, count_fresh, first_new_ms, late_old, mixed};
+pub use ping::ping;
 pub use record::{Connection, FRESH_CAPACITY, Fresh, SAMPLES, Stats};
 pub use udp_load::{UdpFlows, UdpLongLived};

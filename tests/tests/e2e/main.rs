@@ -16,6 +16,7 @@ mod lifecycle;
 mod mixed;
 mod reconfigured;
 mod refusal;
+mod topologies;
 
 use anyhow::Result;
 use switcher_tests::{

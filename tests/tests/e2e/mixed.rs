@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use switcher_tests::{
     lab::{Family, Lab},
     node::LabService,
-    traffic::{Client, HttpNew, KeepAlive, Load, LongLived, Stats, UdpFlows, UdpLongLived},
+    traffic::{
+        Client, Flip, HttpNew, KeepAlive, Load, LongLived, Stats, UdpFlows, UdpLongLived, late_old,
+    },
 };
 
 /// How long each load may take for what it is waited for.
@@ -76,9 +78,16 @@ impl Mixed {
 
     /// Ends all loads: nothing may have failed, broken or got lost.
     pub(crate) fn ends_clean(self) -> Result<()> {
+        self.ends_clean_after(&[])
+    }
+
+    /// As [`Mixed::ends_clean`], and nothing fresh may have been served by the old color late.
+    pub(crate) fn ends_clean_after(self, flips: &[Flip]) -> Result<()> {
         for (what, load) in self.loads {
             let stats = load.finish();
             ensure!(stats.is_clean(), "{what}: {:?}", stats.samples);
+            let late = late_old(&stats.fresh, flips);
+            ensure!(late == 0, "{what}: {late} got the old color late");
         }
         Ok(())
     }
