@@ -188,13 +188,24 @@ pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         Err(EEXIST) => return take_winner(work),
         Err(_) => return Err(Reason::FlowInsertFailed),
     }
+    keep(&work.key);
     work.peer = work.entry.made_peer(&work.key);
     flows
         .insert(&work.peer_key, &work.peer, u64::from(BPF_ANY))
         .map_err(|_| {
             let _ = flows.remove(&work.key);
             Reason::FlowInsertFailed
-        })
+        })?;
+    keep(&work.peer_key);
+    Ok(())
+}
+
+/// Marks a new entry of the LRU as used, which inserting does not. Else, where all older entries
+/// were used (by a scan, or by the answers to a flood), it is the first to be evicted: by the
+/// insertion of its own peer.
+#[inline(always)]
+fn keep<A: Tables>(key: &FlowKey<A>) {
+    let _ = A::unanswered().get_ptr(key);
 }
 
 #[inline(always)]

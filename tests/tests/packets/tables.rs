@@ -116,3 +116,29 @@ fn g7_a_flood_evicts_no_established_flow_and_its_tables_stay_bounded() -> Result
         Ok(())
     })
 }
+
+#[test]
+fn g7_a_new_flow_is_whole_in_a_table_whose_flows_were_all_just_used() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    let mut setup = Setup::plain(&lab);
+    setup.limits.unanswered = UNANSWERED;
+    Rig::with(&lab, &setup, |rig| {
+        for kind in Kind::ALL {
+            for port in 5_000..5_000 + u16::try_from(2 * UNANSWERED)? {
+                Talk::begin(rig, kind, port, Color::Blue)?;
+            }
+        }
+        for round in 0..8 {
+            // A scan looks at every entry, which makes none of them the least recently used one.
+            rig.scanner.scan(1, true)?;
+            for kind in Kind::ALL {
+                for port in 0..50 {
+                    let talk = Talk::begin(rig, kind, 4_000 + 100 * round + port, Color::Blue)?;
+                    talk.flow(rig)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
