@@ -1,6 +1,7 @@
 //! What the end-to-end tests, the demo and the benchmarks stand on: a laboratory of network
 //! namespaces that leaves nothing behind, and real servers and clients to run in it.
 
+pub mod bpf;
 pub mod lab;
 pub mod node;
 pub mod traffic;

@@ -153,6 +153,31 @@ fn run_to_end(mut iterator: std::fs::File) -> io::Result<()> {
     }
 }
 
+/// Runs an XDP program once on `frame`, with `context` if there is one; writes what becomes of the
+/// frame to `out`. Returns the program's verdict and the frame's length.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    context: Option<&[u8]>,
+    out: &mut [u8],
+) -> io::Result<(u32, usize)> {
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+    let mut attr = zeroed_attr();
+    attr.test.prog_fd = raw(program);
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = size(frame)?;
+    attr.test.data_out = out.as_mut_ptr() as u64;
+    attr.test.data_size_out = size(out)?;
+    attr.test.repeat = 1;
+    if let Some(context) = context {
+        attr.test.ctx_in = context.as_ptr() as u64;
+        attr.test.ctx_size_in = size(context)?;
+    }
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the call has written both; any bytes are valid integers.
+    Ok(unsafe { (attr.test.retval, attr.test.data_size_out as usize) })
+}
+
 /// What an XDP link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct XdpLinkInfo {

@@ -27,7 +27,7 @@ pub use double::Replaced;
 pub use error::DataPathError;
 pub use image::{DrainedBackend, Wanted};
 pub use links::{Attached, Mode};
-pub use program::{Action, ProgramFacts, TestRun};
+pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{Scan, Scanner};
 
@@ -222,10 +222,14 @@ impl DataPath {
         program::facts(&mut self.ebpf)
     }
 
-    /// Runs one frame through the loaded program, as if it came in by `ifindex`, which must carry
-    /// an XDP program or be 0.
+    /// Runs frames through the loaded program, with a handle of its own.
+    pub fn runner(&mut self) -> Result<Runner, DataPathError> {
+        Runner::open(&mut self.ebpf)
+    }
+
+    /// As [`Runner::run`].
     pub fn test_run(&mut self, frame: &[u8], ifindex: u32) -> Result<TestRun, DataPathError> {
-        program::test_run(&mut self.ebpf, frame, ifindex)
+        self.runner()?.run(frame, ifindex)
     }
 
     /// The program's warnings as a stream for the agent's log.

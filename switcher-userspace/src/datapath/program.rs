@@ -1,14 +1,17 @@
 //! The loaded program itself: enabling it, asking about it, running it on a frame of one's own.
 
-use super::{
-    error::{Attempt as _, DataPathError},
-    load::xdp_mut,
-    pins::PinDir,
-};
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use aya::{
     Ebpf,
     maps::{MapData, ProgramArray},
-    programs::{TestRun as _, TestRunOptions},
+};
+
+use super::{
+    bpf,
+    error::{Attempt as _, DataPathError},
+    load::xdp_mut,
+    pins::PinDir,
 };
 
 /// What the verifier and the kernel say of the program.
@@ -78,27 +81,35 @@ pub(super) fn facts(ebpf: &mut Ebpf) -> Result<ProgramFacts, DataPathError> {
     })
 }
 
-pub(super) fn test_run(
-    ebpf: &mut Ebpf,
-    frame: &[u8],
-    ifindex: u32,
-) -> Result<TestRun, DataPathError> {
-    let mut out = vec![0; frame.len() + 256];
-    let context = context(frame, ifindex)?;
-    let result = xdp_mut(ebpf, "switcher")?
-        .test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: (ifindex != 0).then_some(&context),
-            repeat: 1,
-            ..TestRunOptions::default()
+/// Runs frames through the program, with a handle of its own.
+pub struct Runner {
+    program: OwnedFd,
+}
+
+impl Runner {
+    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, DataPathError> {
+        let program = xdp_mut(ebpf, "switcher")?;
+        Ok(Self {
+            program: program
+                .fd()
+                .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?))
+                .attempt("opening the program")?,
         })
-        .attempt("running the program on a frame")?;
-    out.truncate(result.data_size_out as usize);
-    Ok(TestRun {
-        action: Action::from(result.return_value),
-        frame: out,
-    })
+    }
+
+    /// Runs one frame, as if it came in by `ifindex`, which must carry an XDP program or be 0.
+    pub fn run(&self, frame: &[u8], ifindex: u32) -> Result<TestRun, DataPathError> {
+        let mut out = vec![0; frame.len() + 256];
+        let context = context(frame, ifindex)?;
+        let context = (ifindex != 0).then_some(&context[..]);
+        let (verdict, len) = bpf::test_run(self.program.as_fd(), frame, context, &mut out)
+            .attempt("running the program on a frame")?;
+        out.truncate(len);
+        Ok(TestRun {
+            action: Action::from(verdict),
+            frame: out,
+        })
+    }
 }
 
 /// `struct xdp_md` of a frame that came in by `ifindex`, queue 0.

@@ -10,6 +10,7 @@ mod setup;
 
 mod talk;
 
+mod apply;
 mod broken;
 mod closing;
 mod forwarding;

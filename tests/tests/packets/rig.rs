@@ -9,7 +9,7 @@ use switcher_common::reason::{REASON_SLOTS, Reason, Verdict};
 use switcher_common::service::{Color, Protocol, ServiceSwitch};
 use switcher_tests::lab::{FAR_INTERFACE, Family, Lab};
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{Action, Counters, DataPath, Scanner, TestRun, Wanted};
+use switcher_userspace::datapath::{Action, Counters, DataPath, Runner, Scanner, TestRun, Wanted};
 
 use crate::describe;
 use crate::flows::{Flow, Flows};
@@ -21,6 +21,7 @@ pub(crate) struct Rig<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) path: DataPath,
     pub(crate) scanner: Scanner,
+    pub(crate) runner: Runner,
     pub(crate) counters: Counters,
     pub(crate) flows: Flows,
     pub(crate) config: Config,
@@ -117,6 +118,7 @@ impl<'a> Rig<'a> {
         Ok(Self {
             lab,
             scanner,
+            runner: path.runner()?,
             counters: path.counters()?,
             flows: Flows::open(&pin_dir)?,
             path,
@@ -204,7 +206,7 @@ impl<'a> Rig<'a> {
 
     /// Runs a frame through the program.
     pub(crate) fn run(&mut self, frame: &[u8]) -> Result<TestRun> {
-        Ok(self.path.test_run(frame, self.ingress)?)
+        Ok(self.runner.run(frame, self.ingress)?)
     }
 
     /// Runs a frame, and says what was counted.

@@ -13,6 +13,8 @@ use switcher_userspace::config::{Config, Limits};
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) services: Vec<Vec<Listener>>,
+    /// Names of the services.
+    pub(crate) names: Vec<String>,
     pub(crate) limits: Limits,
     /// Interfaces that the program is attached to; frames can come in by these.
     pub(crate) attached: Vec<&'static str>,
@@ -101,6 +103,9 @@ impl Setup {
     /// These services, with tables that never are full.
     pub(crate) fn new(services: Vec<Vec<Listener>>) -> Self {
         Self {
+            names: (1..=services.len())
+                .map(|number| format!("service{number}"))
+                .collect(),
             services,
             limits: LIMITS,
             attached: Vec::new(),
@@ -118,8 +123,8 @@ impl Setup {
             "[agent]\ninterfaces = [\"c1\"]\npin_dir = \"{}\"\n",
             pin_dir.display()
         );
-        for (number, listeners) in (1..).zip(&self.services) {
-            write!(text, "[[service]]\nname = \"service{number}\"\n")?;
+        for (name, listeners) in self.names.iter().zip(&self.services) {
+            write!(text, "[[service]]\nname = \"{name}\"\n")?;
             for (number, listener) in (1..).zip(listeners) {
                 listener.write(number, &mut text)?;
             }
