@@ -1,5 +1,6 @@
 //! The switcher on the lab's node: its configuration, the agent as a process, the CLI.
 
+mod rights;
 mod services;
 
 use std::{
@@ -13,10 +14,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::thread::CapabilitySet;
 use serde_json::Value;
 use switcher_common::service::Color;
 
-pub use self::services::{LabService, configuration};
+pub use self::{
+    rights::NOBODY,
+    services::{LabService, configuration},
+};
 use crate::{
     lab::{Lab, LabChild},
     traffic::Flip,
@@ -28,8 +33,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// Time between two looks at a state that sends no event.
 const LOOK: Duration = Duration::from_millis(20);
-/// `nobody`, a user without any right.
-const NOBODY: u32 = 65_534;
 
 /// How a command ended that was expected to.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub struct Node<'lab> {
     binary: PathBuf,
     config: PathBuf,
     agent: Option<LabChild>,
+    /// Of the agent; `None` is root with all of them.
+    capabilities: Option<CapabilitySet>,
 }
 
 impl<'lab> Node<'lab> {
@@ -76,7 +81,21 @@ impl<'lab> Node<'lab> {
             binary: binary()?,
             config,
             agent: None,
+            capabilities: None,
         })
+    }
+
+    /// Agents that are started from now on are an unprivileged user's, with `capabilities` only.
+    pub fn limit(&mut self, capabilities: CapabilitySet) -> Result<()> {
+        rights::give(self.lab.dir())?;
+        self.capabilities = Some(capabilities);
+        Ok(())
+    }
+
+    /// The process id of the agent.
+    pub fn agent_id(&self) -> Result<u32> {
+        let agent = self.agent.as_ref().context("no agent runs")?;
+        Ok(agent.id())
     }
 
     /// The configuration file.
@@ -124,7 +143,7 @@ impl<'lab> Node<'lab> {
             .append(true)
             .open(self.log_path())
             .context("cannot open the agent's log")?;
-        let mut command = self.command();
+        let mut command = self.agent_command(self.capabilities)?;
         command.args(["agent", "--config"]).arg(&self.config);
         command.stdout(log.try_clone().context("cannot share the agent's log")?);
         command.stderr(log);
@@ -134,24 +153,27 @@ impl<'lab> Node<'lab> {
         Ok(())
     }
 
-    /// Runs `switcher agent --config CONFIG`, which is expected to end by itself, as root or as a
-    /// user without rights.
+    /// Runs `switcher agent --config CONFIG`, which is expected to end by itself, as root or as an
+    /// unprivileged user with some capabilities.
     pub fn agent_that_ends(
         &self,
         config: &Path,
         arguments: &[&str],
-        privileged: bool,
+        capabilities: Option<CapabilitySet>,
     ) -> Result<Ended> {
-        let mut command = if privileged {
-            self.command()
-        } else {
-            let mut command = self.lab.node().command(self.binary_for_all()?);
-            without_rights(&mut command);
-            command
-        };
+        let mut command = self.agent_command(capabilities)?;
         command.args(["agent", "--config"]).arg(config);
         command.args(arguments);
         self.ends(command)
+    }
+
+    fn agent_command(&self, capabilities: Option<CapabilitySet>) -> Result<Command> {
+        let Some(capabilities) = capabilities else {
+            return Ok(self.command());
+        };
+        let mut command = self.lab.node().command(self.binary_for_all()?);
+        rights::limit(&mut command, capabilities);
+        Ok(command)
     }
 
     /// Runs `switcher detach` for the configuration.
@@ -197,6 +219,9 @@ impl<'lab> Node<'lab> {
     /// A copy of the command where everybody can reach it.
     fn binary_for_all(&self) -> Result<PathBuf> {
         let copy = self.lab.dir().join("switcher");
+        if copy.exists() {
+            return Ok(copy);
+        }
         fs::copy(&self.binary, &copy)
             .with_context(|| format!("cannot copy the command to {}", copy.display()))?;
         Ok(copy)
@@ -336,22 +361,6 @@ pub fn service_in<'a>(status: &'a Value, name: &str) -> &'a Value {
     services
         .find(|service| service["name"] == name)
         .unwrap_or(&Value::Null)
-}
-
-/// Makes the child of `command` a user without rights.
-fn without_rights(command: &mut Command) {
-    use rustix::{
-        process::{Gid, Uid},
-        thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
-    };
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    let prepare = move || -> io::Result<()> {
-        set_thread_groups(&[])?;
-        set_thread_res_gid(group, group, group)?;
-        Ok(set_thread_res_uid(user, user, user)?)
-    };
-    // SAFETY: the closure makes system calls only; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(prepare) };
 }
 
 fn read(pipe: Option<impl io::Read>) -> Result<String> {

@@ -53,18 +53,6 @@ fn an_unfit_node_is_refused_and_nothing_attached() -> Result<()> {
 }
 
 #[test]
-fn without_rights_the_agent_says_which_and_ends_with_9() -> Result<()> {
-    skip_unless_lab!(Ok(()));
-    let lab = Lab::builder().build()?;
-    let node = Node::configured(&lab, &good(&lab))?;
-    Refused::start(&lab, &node)
-        .without_rights()
-        .must_end(9, &["CAP_BPF", "CAP_NET_ADMIN", "as root"])?;
-    assert_eq!(Traces::of(&lab)?, Traces::none(&lab)?);
-    Ok(())
-}
-
-#[test]
 fn when_the_second_interface_cannot_be_attached_the_first_does_not_stay() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
@@ -83,7 +71,7 @@ fn a_check_tells_its_findings_and_changes_nothing() -> Result<()> {
     let mut node = Node::configured(&lab, &good(&lab))?;
     let check = |json: &[&str]| {
         let arguments = [&["--check"], json].concat();
-        node.agent_that_ends(node.config(), &arguments, true)
+        node.agent_that_ends(node.config(), &arguments, None)
     };
     let fine = check(&["--json"])?;
     ensure!(fine.code == 0, "{fine:?}");

@@ -16,6 +16,7 @@ mod lifecycle;
 mod mixed;
 mod reconfigured;
 mod refusal;
+mod rights;
 mod topologies;
 
 use anyhow::Result;

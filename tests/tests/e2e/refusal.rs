@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::thread::CapabilitySet;
 use switcher_tests::{
     lab::Lab,
     node::{Ended, Node},
@@ -91,7 +92,7 @@ pub(crate) struct Refused<'a> {
     lab: &'a Lab,
     node: &'a Node<'a>,
     config: PathBuf,
-    privileged: bool,
+    capabilities: Option<CapabilitySet>,
 }
 
 impl<'a> Refused<'a> {
@@ -101,7 +102,7 @@ impl<'a> Refused<'a> {
             lab,
             node,
             config: node.config().to_owned(),
-            privileged: true,
+            capabilities: None,
         }
     }
 
@@ -113,9 +114,9 @@ impl<'a> Refused<'a> {
         Ok(self)
     }
 
-    /// As a user without rights.
-    pub(crate) const fn without_rights(mut self) -> Self {
-        self.privileged = false;
+    /// As an unprivileged user with some capabilities.
+    pub(crate) const fn with_only(mut self, capabilities: CapabilitySet) -> Self {
+        self.capabilities = Some(capabilities);
         self
     }
 
@@ -149,7 +150,7 @@ impl<'a> Refused<'a> {
     fn run(&self, arguments: &[&str]) -> Result<Ended> {
         let ended = self
             .node
-            .agent_that_ends(&self.config, arguments, self.privileged);
+            .agent_that_ends(&self.config, arguments, self.capabilities);
         ended.with_context(|| format!("the agent was not refused; {}", self.node.log()))
     }
 }
