@@ -16,6 +16,9 @@ pub trait Address: Pod + Eq {
     fn narrow(wide: &WideAddress) -> Self;
     /// 64 bits that depend on all of the address.
     fn digest(&self) -> u64;
+    /// Whether no host on a network has it: unspecified, loopback, multicast, and IPv4's 240/4
+    /// (RFC 6890).
+    fn is_martian(&self) -> bool;
 }
 
 /// An IPv4 address: one 32-bit word in wire order.
@@ -95,6 +98,12 @@ impl Address for Ipv4 {
     fn digest(&self) -> u64 {
         u64::from(self.0)
     }
+
+    #[inline(always)]
+    fn is_martian(&self) -> bool {
+        let [first, ..] = self.octets();
+        first == 0 || first == 127 || first >= 224
+    }
 }
 
 impl Address for Ipv6 {
@@ -128,6 +137,13 @@ impl Address for Ipv6 {
         let high = (u64::from(a) << 32) | u64::from(b);
         let low = (u64::from(c) << 32) | u64::from(d);
         crate::select::mix(high) ^ low
+    }
+
+    #[inline(always)]
+    fn is_martian(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        let is_small = a | b | c == 0 && u32::from_be(d) <= 1;
+        is_small || self.octets()[0] == 0xff
     }
 }
 

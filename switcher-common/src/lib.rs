@@ -8,6 +8,7 @@ pub mod clock;
 pub mod filter;
 pub mod flow;
 pub mod packet;
+pub mod rate;
 pub mod reason;
 pub mod scan;
 pub mod select;

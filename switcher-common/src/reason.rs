@@ -47,6 +47,13 @@ macro_rules! reasons {
                 match self { $(Self::$name => Verdict::$verdict,)* }
             }
 
+            /// The reason of a number. One that no reason has is a defect.
+            #[inline(always)]
+            #[must_use]
+            pub const fn from_code(code: u32) -> Self {
+                match code { $($number => Self::$name,)* _ => Self::Inconsistent }
+            }
+
             /// As the API shows it.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -57,7 +64,7 @@ macro_rules! reasons {
 }
 
 /// Entries of the counter array: more than the highest number of a reason.
-pub const REASON_SLOTS: u32 = 64;
+pub const REASON_SLOTS: u32 = 128;
 
 reasons! {
     /// Neither IPv4 nor IPv6 directly after the Ethernet header.
@@ -66,8 +73,12 @@ reasons! {
     2 NotOurs Pass "not_ours";
     /// To one of our addresses, but neither TCP nor UDP.
     3 OtherProtocol Pass "other_protocol";
-    /// A fragment from a backend's address: it has no ports to find a flow by.
+    /// A fragment from a backend's address whose ports or flow are not known.
     4 FragmentFromBackend Pass "fragment_from_backend";
+    /// To a multicast or broadcast link address: not sent to this node alone.
+    5 LinkMulticast Pass "link_multicast";
+    /// ICMP to one of our addresses that is neither an echo request nor an error about a flow.
+    6 IcmpUnrelated Pass "icmp_unrelated";
 
     /// Rewritten; the route has no resolved neighbour yet, the stack resolves it and forwards.
     10 NoNeighbour Pass "rewritten_no_neighbour";
@@ -78,18 +89,31 @@ reasons! {
     /// Rewritten; the route is none that the program can follow (local, tunnel), the stack decides.
     13 RouteNeedsStack Pass "rewritten_route_needs_stack";
 
+    /// Rewritten; the outgoing interface cannot take redirected frames, the stack sends it.
+    14 NoRedirect Pass "rewritten_no_redirect";
+    /// Rewritten; it leaves with other VLAN tags than it came with, the stack sees to that.
+    15 TagChanges Pass "rewritten_vlan";
+
     /// Rewritten and sent out of the interface that it came in by.
     20 Transmitted Tx "transmitted";
     /// Rewritten and sent out of another interface.
     21 Redirected Redirect "redirected";
+    /// Of a cut flow: answered with a RST.
+    22 ResetSent Tx "reset_sent";
+    /// An echo request to a VIP: answered.
+    23 EchoAnswered Tx "echo_answered";
+    /// Larger than the next hop takes: its sender was told.
+    24 TooBigSent Tx "too_big_sent";
+    /// Time to live is over: its sender was told.
+    25 TimeExceededSent Tx "time_exceeded_sent";
 
     /// To one of our addresses, shorter than its headers say.
     30 Truncated Drop "truncated";
     /// To one of our addresses, with a header length that no sender means.
     31 BadHeader Drop "bad_header";
-    /// To one of our addresses, a fragment: not supported yet.
+    /// To one of our addresses, a fragment whose first part has not been seen.
     32 Fragment Drop "fragment";
-    /// Time to live is over.
+    /// Time to live is over, and its sender is not told: too many were, or it may not be.
     33 TtlExceeded Drop "ttl_exceeded";
     /// The chosen color has no backend for this listener.
     34 NoBackend Drop "no_backend";
@@ -105,6 +129,21 @@ reasons! {
     /// flow's 5-tuple; its answer is lost, and the client's next SYN chooses afresh.
     39 ReopenedOnOldColor Drop "reopened_on_old_color";
 
+    /// More flows began on this CPU than the cap allows.
+    40 InsertRate Drop "insert_rate_exceeded";
+    /// From an address that no client has, or from one of our own VIPs.
+    41 MartianSource Drop "martian_source";
+    /// From a backend that is the only one to send it to.
+    42 SourceIsBackend Drop "source_is_backend";
+    /// IPv6 extension headers beyond the stated limits.
+    43 ExtensionHeaders Drop "extension_headers";
+    /// Of a cut flow, and not to be answered.
+    44 FlowCut Drop "flow_cut";
+    /// Larger than the next hop takes, and its sender is not told: too many were, or it may not be.
+    45 TooBig Drop "too_big";
+    /// From a backend's endpoint, of no flow, and nobody can say which listener's it is.
+    46 UnexpectedReply Drop "unexpected_reply";
+
     /// A SYN with the sequence number of the one that began the flow.
     50 SynRetransmit Note "syn_retransmit";
     /// In the middle of a stream, without a pin: sent to the base color.
@@ -117,6 +156,24 @@ reasons! {
     54 Restored Note "flow_restored";
     /// A flow moved to the established table.
     55 Promoted Note "flow_established";
+    /// A flow that seems over moved out of the established table.
+    56 Demoted Note "flow_closed";
+    /// A reply that came in by another interface than the route back to its source uses; it was
+    /// translated, and counts for nothing else.
+    57 ReplyUnverified Note "reply_unverified";
+    /// The LRU had forgotten one direction of a flow; it was made again.
+    58 DirectionRestored Note "direction_restored";
+    /// An ICMP error about a flow: translated.
+    59 IcmpTranslated Note "icmp_translated";
+    /// A reply without a flow: its flow was made again.
+    60 ReplyRepinned Note "reply_repinned";
+    /// No place among the flows that the program sweeps by itself; only the agent finds this one
+    /// when it is idle.
+    61 SweepFull Note "sweep_full";
+    /// An idle flow that the program swept.
+    62 Swept Note "flow_swept";
+    /// A UDP flow of a cut color: selected afresh.
+    63 FlowMoved Note "flow_moved";
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::{
 /// Seed of the flow hash; the same on every node, so that nodes choose alike.
 pub const FLOW_HASH_SEED: u64 = 0x7377_6974_6368_6572;
 
-/// How many backends are tried until one is found whose reply tuple is free. Each try costs the
-/// verifier a way through the rest of the program.
+/// How many backends are tried until one is found that is not the source itself and whose reply
+/// tuple is free.
 pub const BACKEND_TRIES: u32 = 4;
 
 /// The color of a packet that no flow pins: what begins goes to the active color, what is in the

@@ -233,6 +233,25 @@ pub struct BackendRecord {
 }
 shared!(BackendRecord, 36);
 
+/// The listener that uses a backend's endpoint: whose reply one without a flow is (G9). The key is
+/// a [`ListenerKey`] with the endpoint's address and port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct EndpointRecord {
+    /// The listener's virtual address.
+    pub vip: WideAddress,
+    /// Id of the backend; [`SHARED_ENDPOINT`] when more than one listener uses it.
+    pub backend: u32,
+    /// The listener's port in network byte order.
+    pub port_be: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+shared!(EndpointRecord, 24);
+
+/// Backend id of an endpoint that cannot be told to be one listener's.
+pub const SHARED_ENDPOINT: u32 = 0;
+
 /// The switch state of one service; index is the service's id, of which 0 is never given out.
 ///
 /// The states of all services lie in one inner map and are replaced by one store (G1).

@@ -2,7 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{service::Color, shared};
+use crate::{
+    address::{Address as _, Ipv4},
+    scan::Table,
+    service::Color,
+    shared,
+};
 
 /// Traffic of one color of a service, both directions; one value per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -25,5 +30,40 @@ impl ColorStats {
     #[must_use]
     pub const fn index(service: u16, color: Color) -> u32 {
         service as u32 * 2 + color as u32
+    }
+}
+
+/// Entries that came into a flow table and went out of it; one value per CPU. What is neither there
+/// nor removed was evicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TableStats {
+    /// Entries that were inserted.
+    pub inserted: u64,
+    /// Entries that were removed.
+    pub removed: u64,
+}
+shared!(TableStats, 16);
+
+/// Who changes a flow table. Each has counters of its own: packets interrupt the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Writer {
+    /// The XDP program.
+    Program = 0,
+    /// The collecting iterator.
+    Collector = 1,
+}
+
+impl TableStats {
+    /// Number of counters.
+    pub const LEN: u32 = 8;
+
+    /// Index of the counters of a table of the address family `af`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(af: u8, table: Table, writer: Writer) -> u32 {
+        let family = (af != Ipv4::AF) as u32;
+        family * 4 + table as u32 * 2 + writer as u32
     }
 }

@@ -8,15 +8,15 @@ use core::ffi::c_void;
 
 use switcher_common::{
     address::{Ipv4, Ipv6},
-    clock::elapsed,
     flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
-    scan::{IdleTicks, ScanRequest, ScanTotals, live_index},
+    scan::{ScanRequest, ScanTotals, live_index},
+    stats::Writer,
 };
 
 use crate::{
-    clock,
-    flow::{forget, peer_of},
-    maps::{IDLE, SCAN_BACKENDS, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
+    clock, expiry,
+    flow::table::{forget, peer_of},
+    maps::{SCAN_BACKENDS, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
 };
 
 /// `struct bpf_iter__bpf_map_elem` of the kernel.
@@ -69,21 +69,11 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
         // Judged at its forward entry.
         (Side::Reverse, Some(_)) => {}
         (_, peer) => {
-            let newest = peer.map_or(entry.last_seen, |peer| newer(&entry, peer));
+            let newest = peer.map_or(entry.last_seen, |peer| expiry::newer(&entry, peer));
             judge(&key, &entry, newest, request, totals);
         }
     }
     0
-}
-
-/// The tick of the newer direction.
-#[inline(always)]
-fn newer<A: Tables>(own: &FlowEntry<A>, peer: &FlowEntry<A>) -> u32 {
-    if elapsed(own.last_seen, peer.last_seen) > 0 {
-        own.last_seen
-    } else {
-        peer.last_seen
-    }
 }
 
 #[inline(always)]
@@ -94,32 +84,16 @@ fn judge<A: Tables>(
     request: &ScanRequest,
     totals: &mut ScanTotals,
 ) {
-    let Some(idle) = IDLE.get(u32::from(entry.service)) else {
-        return;
-    };
-    // A timeout of zero is one that nobody has set yet.
-    let timeout = timeout(key, entry, idle);
-    let silent = elapsed(clock::now_ticks_in_iterator(), last_seen);
-    let expired = timeout != 0 && silent > timeout;
+    let expired = expiry::is_past(key, entry, last_seen, clock::now_ticks_in_iterator());
     if expired && request.remove_expired != 0 {
         totals.expired_flows += 1;
-        forget(key, entry);
+        forget(key, entry, Writer::Collector);
         return;
     }
     add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
     if !expired && is_live(entry) {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
-    }
-}
-
-#[inline(always)]
-fn timeout<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, idle: &IdleTicks) -> u32 {
-    match entry.state() {
-        FlowState::Unanswered | FlowState::Answered => idle.unanswered,
-        FlowState::Established if key.is_tcp() => idle.established,
-        FlowState::Established => idle.udp[entry.color() as usize],
-        FlowState::Closing | FlowState::Refused => idle.closing,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     clock,
     frame::XdpFrame,
     maps::{LOGGED, TRAFFIC, VERDICTS},
+    work::HasWork,
 };
 
 /// About a second between two log lines of one reason and CPU.
@@ -62,11 +63,11 @@ fn log_rarely(ctx: &XdpContext, reason: Reason, what: &str) {
 
 /// Counts a packet that was translated and sent on.
 #[inline(always)]
-pub(crate) fn traffic<A: Address>(entry: &FlowEntry<A>, frame: &XdpFrame<'_>, reason: Reason) {
+pub(crate) fn traffic<A: HasWork>(frame: &XdpFrame<'_>, reason: Reason) {
     if reason.verdict() == Verdict::Drop {
         return;
     }
-    if let Some(stats) = stats_of(entry) {
+    if let Some(stats) = A::work().and_then(|work| stats_of(&work.entry)) {
         // SAFETY: per-CPU value.
         unsafe {
             (*stats).packets += 1;

@@ -1,10 +1,8 @@
 //! Stage "ours?": before any table, and for packets that have no ports.
 
-use switcher_common::{
-    address::Address, filter::position, packet::IpPacket, reason::Reason, service::ListenerKey,
-};
+use switcher_common::{address::Address, filter::position, packet::IpPacket, reason::Reason};
 
-use crate::maps::{FILTER, LISTENERS};
+use crate::{maps::FILTER, select::is_vip};
 
 /// Whether the destination may be a VIP or the source a backend. `false` is certain.
 #[inline(always)]
@@ -22,11 +20,8 @@ fn is_set<A: Address>(address: &A) -> bool {
 /// none of our business.
 #[inline(always)]
 pub(crate) fn without_ports<A: Address>(ip: &IpPacket<A>, reason: Reason) -> Reason {
-    let key = ListenerKey::any_of(ip.dst.wide(), A::AF);
-    // SAFETY: the value is only tested for presence.
-    let to_vip = unsafe { LISTENERS.get(&key) }.is_some();
     match reason {
-        _ if to_vip => reason,
+        _ if is_vip(&ip.dst) => reason,
         Reason::Fragment => Reason::FragmentFromBackend,
         _ => Reason::NotOurs,
     }

@@ -1,28 +1,25 @@
 //! Stages "rewrite" and "forward": the next hop by the kernel's routing tables, then the new
 //! addresses, then the way out.
 
-use core::mem;
-
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
+        BPF_FIB_LKUP_RET_UNREACHABLE,
     },
-    helpers::{bpf_redirect, generated::bpf_fib_lookup},
+    helpers::bpf_redirect,
 };
 use switcher_common::{
-    address::{Address, Ipv4},
-    flow::FlowKey,
-    packet::{self, Hop, IpPacket},
+    address::Address,
+    packet::{self, Hop},
     reason::Reason,
 };
 
-use crate::{frame::XdpFrame, work::Work};
-
-/// Size of the helper's argument, as the kernel checks it.
-const FIB_LOOKUP_BYTES: i32 = 64;
-const _: () = assert!(size_of::<FibLookup>() == FIB_LOOKUP_BYTES as usize);
+use crate::{
+    frame::XdpFrame,
+    route::{Question, lookup},
+    work::Work,
+};
 
 /// Where the kernel's routing tables send the translated packet.
 enum Route {
@@ -40,13 +37,9 @@ enum Route {
 
 /// Rewrites the packet as the entry of `work` says, and sends it on.
 #[inline(always)]
-pub(crate) fn send<A: Address>(
-    frame: &mut XdpFrame<'_>,
-    ip: &IpPacket<A>,
-    work: &mut Work<A>,
-) -> Reason {
+pub(crate) fn send<A: Address>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
     work.to = work.key.translated(&work.entry);
-    let (hop, route) = match route(frame, ip, &work.to) {
+    let (hop, route) = match route(frame, work) {
         Route::Nowhere(reason) => return reason,
         Route::Stack(reason) => (Hop::Stack, Err(reason)),
         Route::Next {
@@ -55,7 +48,7 @@ pub(crate) fn send<A: Address>(
             destination,
         } => (Hop::Program, Ok((ifindex, source, destination))),
     };
-    if packet::translate(frame, ip, work.entry.side(), &work.key, &work.to, hop).is_none() {
+    if packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop).is_none() {
         return Reason::Inconsistent;
     }
     let (ifindex, source, destination) = match route {
@@ -74,33 +67,26 @@ pub(crate) fn send<A: Address>(
 }
 
 #[inline(always)]
-fn route<A: Address>(frame: &XdpFrame<'_>, ip: &IpPacket<A>, to: &FlowKey<A>) -> Route {
-    // SAFETY: plain integers and unions of them; zero is what the kernel asks for in unused fields.
-    let mut fib: FibLookup = unsafe { mem::zeroed() };
-    fib.family = A::AF;
-    fib.l4_protocol = to.protocol;
-    fib.ifindex = frame.ingress_ifindex();
-    fib.__bindgen_anon_1.tot_len = ip.ip_len;
-    if A::AF == Ipv4::AF {
-        fib.__bindgen_anon_2.tos = ip.tos;
-        fib.__bindgen_anon_3.ipv4_src = to.src.wide().0[3];
-        fib.__bindgen_anon_4.ipv4_dst = to.dst.wide().0[3];
-    } else {
-        fib.__bindgen_anon_3.ipv6_src = to.src.wide().0;
-        fib.__bindgen_anon_4.ipv6_dst = to.dst.wide().0;
-    }
-    // SAFETY: the pointers are valid for the call, the length is that of the struct.
-    let result = unsafe { bpf_fib_lookup(frame.raw().cast(), &raw mut fib, FIB_LOOKUP_BYTES, 0) };
-    match u32::try_from(result) {
-        Ok(BPF_FIB_LKUP_RET_SUCCESS) => Route::Next {
+fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>) -> Route {
+    let question = Question {
+        src: work.to.src,
+        dst: work.to.dst,
+        protocol: work.to.protocol,
+        tos: work.ip.tos,
+        ip_len: work.ip.ip_len,
+    };
+    let result = lookup(frame, &question, &mut work.fib);
+    let fib = &work.fib;
+    match result {
+        Some(BPF_FIB_LKUP_RET_SUCCESS) => Route::Next {
             ifindex: fib.ifindex,
             source: fib.smac,
             destination: fib.dmac,
         },
-        Ok(BPF_FIB_LKUP_RET_NO_NEIGH) => Route::Stack(Reason::NoNeighbour),
-        Ok(BPF_FIB_LKUP_RET_FWD_DISABLED) => Route::Stack(Reason::ForwardingOff),
-        Ok(BPF_FIB_LKUP_RET_FRAG_NEEDED) => Route::Stack(Reason::AboveMtu),
-        Ok(
+        Some(BPF_FIB_LKUP_RET_NO_NEIGH) => Route::Stack(Reason::NoNeighbour),
+        Some(BPF_FIB_LKUP_RET_FWD_DISABLED) => Route::Stack(Reason::ForwardingOff),
+        Some(BPF_FIB_LKUP_RET_FRAG_NEEDED) => Route::Stack(Reason::AboveMtu),
+        Some(
             BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT,
         ) => Route::Nowhere(Reason::NoRoute),
         _ => Route::Stack(Reason::RouteNeedsStack),

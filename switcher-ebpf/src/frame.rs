@@ -3,6 +3,9 @@
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use switcher_common::packet::{Frame, Header};
 
+/// No header that is read begins further in; the verifier asks for a bound.
+const OFFSET_MASK: usize = 0x1ff;
+
 /// The frame behind an XDP context.
 pub(crate) struct XdpFrame<'a> {
     ctx: &'a XdpContext,
@@ -30,7 +33,7 @@ impl<'a> XdpFrame<'a> {
 
     #[inline(always)]
     fn checked<T: Header>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.ctx.data() + offset;
+        let start = self.ctx.data() + (offset & OFFSET_MASK);
         // The verifier accepts an access only after exactly this comparison.
         if start + size_of::<T>() > self.ctx.data_end() {
             return None;

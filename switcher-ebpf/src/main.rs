@@ -19,19 +19,27 @@
 mod clock;
 mod collect;
 mod count;
+mod expiry;
 mod filter;
 mod flow;
 mod forward;
 mod frame;
 mod maps;
+mod outlined;
+mod rate;
+mod read;
+mod reply;
+mod route;
 mod select;
 mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
+use outlined::{GO_ON, NO_FLOW};
 use switcher_common::{
-    packet::{self, IpPacket, Packet},
+    address::{Ipv4, Ipv6},
+    packet::{self, Family, Link},
     reason::{Reason, Verdict},
 };
 
@@ -47,10 +55,17 @@ pub fn dispatch(ctx: XdpContext) -> u32 {
 /// The program in slot 0.
 #[xdp]
 pub fn switcher(ctx: XdpContext) -> u32 {
-    let mut frame = XdpFrame::new(&ctx);
-    let reason = match packet::network(&frame) {
-        Ok(Packet::V4(ip)) => process(&mut frame, &ip),
-        Ok(Packet::V6(ip)) => process(&mut frame, &ip),
+    let reason = match packet::link(&XdpFrame::new(&ctx)) {
+        Ok(Link {
+            family: Family::V4,
+            ip_offset,
+            ..
+        }) => process::<Ipv4>(&ctx, ip_offset),
+        Ok(Link {
+            family: Family::V6,
+            ip_offset,
+            ..
+        }) => process::<Ipv6>(&ctx, ip_offset),
         Err(reason) => reason,
     };
     count::verdict(&ctx, reason);
@@ -66,29 +81,20 @@ pub fn switcher(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn process<A: Tables>(frame: &mut XdpFrame<'_>, ip: &IpPacket<A>) -> Reason {
-    if !filter::may_be_ours(ip) {
-        return Reason::NotOurs;
+fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
+    let mut code = A::read(ctx.ctx, ip_offset as u32);
+    if code != GO_ON {
+        return Reason::from_code(code);
     }
-    let datagram = match packet::transport(frame, ip) {
-        Ok(datagram) => datagram,
-        Err(reason) => return filter::without_ports(ip, reason),
-    };
-    let Some(work) = A::work() else {
-        return Reason::Inconsistent;
-    };
-    work.key = datagram.tuple;
-    let now = clock::now_ticks();
-    let found = match flow::track(work, ip, &datagram.segment, now) {
-        Ok(true) => Ok(()),
-        Ok(false) => select::fresh(work, ip, &datagram.segment, now),
-        Err(reason) => Err(reason),
-    };
-    if let Err(reason) = found {
-        return reason;
+    code = A::track(ctx.ctx);
+    if code == NO_FLOW {
+        code = A::select(ctx.ctx);
     }
-    let reason = forward::send(frame, ip, work);
-    count::traffic(&work.entry, frame, reason);
+    if code != GO_ON {
+        return Reason::from_code(code);
+    }
+    let reason = A::send(ctx.ctx);
+    count::traffic::<A>(&XdpFrame::new(ctx), reason);
     reason
 }
 

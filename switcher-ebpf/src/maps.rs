@@ -11,13 +11,14 @@ use switcher_common::{
     address::{Ipv4, Ipv6},
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
+    rate::{Capped, Window},
     reason::REASON_SLOTS,
     scan::{IdleTicks, ScanRequest, ScanTotals},
-    service::{BackendRecord, ListenerKey, ListenerRecord, ServiceSwitch},
-    stats::ColorStats,
+    service::{BackendRecord, EndpointRecord, ListenerKey, ListenerRecord, ServiceSwitch},
+    stats::{ColorStats, TableStats},
 };
 
-use crate::work::HasWork;
+use crate::{outlined::Outlined, work::HasWork};
 
 const INNER: usize = BPF_F_INNER_MAP as usize;
 
@@ -45,6 +46,10 @@ pub(crate) static MAGLEV: Array<u32, 16> = Array::new();
 #[btf_map]
 pub(crate) static BACKENDS: Array<BackendRecord, 16> = Array::new();
 
+/// Whose replies come from which endpoint.
+#[btf_map]
+pub(crate) static ENDPOINTS: HashMap<ListenerKey, EndpointRecord, 16> = HashMap::new();
+
 /// Bitmap of our addresses.
 #[btf_map]
 pub(crate) static FILTER: Array<u64, { FILTER_WORDS as usize }> = Array::new();
@@ -62,6 +67,27 @@ pub(crate) static UNANSWERED4: LruHashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 16> = 
 #[btf_map]
 pub(crate) static UNANSWERED6: LruHashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 16> = LruHashMap::new();
 
+/// IPv4 flows that this CPU has established, for its sweep.
+#[btf_map]
+static RING4: PerCpuArray<FlowKey<Ipv4>, 16> = PerCpuArray::new();
+/// IPv6 flows that this CPU has established, for its sweep.
+#[btf_map]
+static RING6: PerCpuArray<FlowKey<Ipv6>, 16> = PerCpuArray::new();
+/// Where each ring's sweep is: IPv4, IPv6.
+#[btf_map]
+static HANDS: PerCpuArray<u32, 2> = PerCpuArray::new();
+
+/// How often each [`Capped`] may happen in a window, per CPU.
+#[btf_map]
+pub(crate) static RATE_BUDGETS: Array<u32, { Capped::LEN as usize }> = Array::new();
+/// How often it has happened.
+#[btf_map]
+pub(crate) static RATE_WINDOWS: PerCpuArray<Window, { Capped::LEN as usize }> = PerCpuArray::new();
+
+/// Entries that came and went, by [`TableStats::index`].
+#[btf_map]
+pub(crate) static TABLE_STATS: PerCpuArray<TableStats, { TableStats::LEN as usize }> =
+    PerCpuArray::new();
 /// Packets by reason.
 #[btf_map]
 pub(crate) static VERDICTS: PerCpuArray<u64, { REASON_SLOTS as usize }> = PerCpuArray::new();
@@ -89,11 +115,15 @@ pub(crate) static SCAN_BACKENDS: Array<u64, 16> = Array::new();
 pub(crate) static IDLE: Array<IdleTicks, 16> = Array::new();
 
 /// An address family's flow tables.
-pub(crate) trait Tables: HasWork {
+pub(crate) trait Tables: HasWork + Outlined {
     /// Flows whose backend has answered: a plain hash map, which never evicts.
     fn established() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
     /// Flows whose backend has not answered yet: an LRU, which a flood may turn over.
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
+    /// Flows that this CPU has established.
+    fn ring() -> &'static PerCpuArray<FlowKey<Self>, 16>;
+    /// Where its sweep is.
+    fn hand() -> Option<*mut u32>;
 }
 
 impl Tables for Ipv4 {
@@ -105,6 +135,14 @@ impl Tables for Ipv4 {
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
         &UNANSWERED4
     }
+    #[inline(always)]
+    fn ring() -> &'static PerCpuArray<FlowKey<Self>, 16> {
+        &RING4
+    }
+    #[inline(always)]
+    fn hand() -> Option<*mut u32> {
+        HANDS.get_ptr_mut(0)
+    }
 }
 
 impl Tables for Ipv6 {
@@ -115,5 +153,13 @@ impl Tables for Ipv6 {
     #[inline(always)]
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
         &UNANSWERED6
+    }
+    #[inline(always)]
+    fn ring() -> &'static PerCpuArray<FlowKey<Self>, 16> {
+        &RING6
+    }
+    #[inline(always)]
+    fn hand() -> Option<*mut u32> {
+        HANDS.get_ptr_mut(1)
     }
 }

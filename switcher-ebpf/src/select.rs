@@ -3,8 +3,7 @@
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
-    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Segment, Side},
-    packet::IpPacket,
+    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
     service::{Color, ListenerKey, ListenerRecord},
@@ -12,32 +11,32 @@ use switcher_common::{
 
 use crate::{
     count,
-    flow::{claim_reply_tuple, record},
+    flow::table::{claim_reply_tuple, record},
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, SWITCH, Tables},
     work::Work,
 };
 
 /// Selects a backend for a packet without a flow, records the flow, and leaves its entry in `work`.
 #[inline(always)]
-pub(crate) fn fresh<A: Tables>(
-    work: &mut Work<A>,
-    ip: &IpPacket<A>,
-    segment: &Segment,
-    now: u32,
-) -> Result<(), Reason> {
+pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     let listener = listener(&work.key).ok_or(Reason::NotOurs)?;
-    ip.may_travel()?;
+    if !work.may_travel() {
+        return Err(Reason::TtlExceeded);
+    }
+    if work.key.src.is_martian() || is_vip(&work.key.src) {
+        return Err(Reason::MartianSource);
+    }
     let switch = SWITCH
         .get_value(0, &u32::from(listener.service))
         .ok_or(Reason::Inconsistent)?;
-    let begins = !work.key.is_tcp() || segment.is_initial_syn();
+    let begins = !work.key.is_tcp() || work.segment.is_initial_syn();
     let color = color(&listener, switch, begins);
     work.entry = FlowEntry {
-        syn_seq: segment.seq,
-        next_seq: segment.end_seq(),
-        acked: segment.ack,
-        last_seen: now,
-        created: now,
+        syn_seq: work.segment.seq,
+        next_seq: work.segment.end_seq(),
+        acked: work.segment.ack,
+        last_seen: work.now,
+        created: work.now,
         service: listener.service,
         side: Side::Forward as u8,
         state: FlowState::Unanswered as u8,
@@ -49,7 +48,7 @@ pub(crate) fn fresh<A: Tables>(
     if !begins {
         count::note(Reason::Unpinned);
         // A RST in the middle of nowhere is delivered, and begins nothing.
-        if segment.is_rst() {
+        if work.segment.is_rst() {
             return Ok(());
         }
     }
@@ -71,6 +70,14 @@ pub(crate) fn takes_fresh_flows<A: Address>(entry: &FlowEntry<A>) -> bool {
         active
     };
     entry.color() == fresh
+}
+
+/// Whether `address` is some listener's.
+#[inline(always)]
+pub(crate) fn is_vip<A: Address>(address: &A) -> bool {
+    let key = ListenerKey::any_of(address.wide(), A::AF);
+    // SAFETY: the value is only tested for presence.
+    unsafe { LISTENERS.get(&key) }.is_some()
 }
 
 #[inline(always)]
@@ -115,16 +122,20 @@ fn assign_backend<A: Tables>(
     let mut id = *MAGLEV
         .get(table.start.wrapping_add(at))
         .ok_or(Reason::Inconsistent)?;
+    let mut reason = Reason::SourceIsBackend;
     for _ in 0..BACKEND_TRIES {
         let backend = BACKENDS.get(id).ok_or(Reason::Inconsistent)?;
         work.entry.backend = id;
         work.entry.rewrite_addr = A::narrow(&backend.address);
         work.entry.rewrite_port_be = backend.port_be;
         work.set_peer_key();
-        if claim_reply_tuple(work) {
-            return Ok(());
+        if work.entry.rewrite_addr != work.key.src {
+            if claim_reply_tuple(work) {
+                return Ok(());
+            }
+            reason = Reason::ReplyTupleTaken;
         }
         id = backend.next[ring];
     }
-    Err(Reason::ReplyTupleTaken)
+    Err(reason)
 }

@@ -6,12 +6,21 @@
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6},
-    flow::{FlowEntry, FlowKey},
+    flow::{FlowEntry, FlowKey, Segment},
+    packet::IpPacket,
 };
 
-/// What is known of a packet's flow.
+use crate::route::FibLookup;
+
+/// What is known of a packet and its flow.
 #[repr(C)]
 pub(crate) struct Work<A> {
+    /// The packet's IP header.
+    pub ip: IpPacket<A>,
+    /// What its flow's state depends on.
+    pub segment: Segment,
+    /// Tick at which it came.
+    pub now: u32,
     /// The packet's 5-tuple.
     pub key: FlowKey<A>,
     /// Its entry: a copy, or the one to be recorded.
@@ -22,6 +31,8 @@ pub(crate) struct Work<A> {
     pub peer: FlowEntry<A>,
     /// The packet's 5-tuple after translation.
     pub to: FlowKey<A>,
+    /// What the routing tables are asked, and what they answered.
+    pub fib: FibLookup,
 }
 
 #[btf_map]
@@ -31,14 +42,14 @@ static WORK6: PerCpuArray<Work<Ipv6>, 1> = PerCpuArray::new();
 
 /// An address family's working memory.
 pub(crate) trait HasWork: Address {
-    /// This CPU's.
+    /// This CPU's. Each stage asks anew; two borrows are never used in turns.
     fn work() -> Option<&'static mut Work<Self>>;
 }
 
 impl HasWork for Ipv4 {
     #[inline(always)]
     fn work() -> Option<&'static mut Work<Self>> {
-        // SAFETY: this CPU's own, and taken once in a run of the program.
+        // SAFETY: this CPU's own; a stage that another one calls ends before its caller goes on.
         WORK4.get_ptr_mut(0).map(|work| unsafe { &mut *work })
     }
 }
@@ -52,6 +63,12 @@ impl HasWork for Ipv6 {
 }
 
 impl<A: Address> Work<A> {
+    /// Whether its time to live lets the packet be sent on.
+    #[inline(always)]
+    pub(crate) const fn may_travel(&self) -> bool {
+        self.ip.ttl > 1
+    }
+
     /// Derives the other direction's key from the entry.
     #[inline(always)]
     pub(crate) fn set_peer_key(&mut self) {

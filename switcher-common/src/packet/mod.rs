@@ -4,6 +4,7 @@
 //! [`Frame`] that it goes through. In the program the check is the verifier's comparison with
 //! `data_end`; on the host it is a slice's.
 
+mod link;
 mod parse;
 mod rewrite;
 
@@ -12,7 +13,8 @@ use network_types::{
     udp::UdpHdr,
 };
 
-pub use parse::{Datagram, IpPacket, Packet, network, transport};
+pub use link::{Family, Link, link};
+pub use parse::{IpPacket, Network, Transport, network, transport};
 pub use rewrite::{Hop, set_link_addresses, translate};
 
 /// Ethernet header. `network_types::eth::EthHdr` has alignment 2, which a frame need not have.

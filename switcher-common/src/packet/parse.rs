@@ -6,7 +6,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use super::{Ethernet, Frame, Tcp};
+use super::{Frame, Tcp};
 use crate::{
     address::{Address, Ipv4, Ipv6},
     flow::{FlowKey, Segment},
@@ -39,32 +39,29 @@ pub struct IpPacket<A> {
     pub is_malformed: bool,
 }
 
-/// An IP packet of either family.
+/// The transport header of a TCP segment or UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet {
-    /// IPv4.
-    V4(IpPacket<Ipv4>),
-    /// IPv6.
-    V6(IpPacket<Ipv6>),
-}
-
-/// A TCP segment or UDP datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datagram<A> {
-    /// Its 5-tuple.
-    pub tuple: FlowKey<A>,
+pub struct Transport {
+    /// Source port in network byte order.
+    pub src_port_be: u16,
+    /// Destination port in network byte order.
+    pub dst_port_be: u16,
     /// What its flow's state depends on.
     pub segment: Segment,
 }
 
-impl<A> IpPacket<A> {
-    /// An error when its time to live ends here.
+impl<A: Address> IpPacket<A> {
+    /// The 5-tuple with the ports of `transport`.
     #[inline(always)]
-    pub const fn may_travel(&self) -> Result<(), Reason> {
-        if self.ttl <= 1 {
-            Err(Reason::TtlExceeded)
-        } else {
-            Ok(())
+    #[must_use]
+    pub const fn tuple(&self, transport: &Transport) -> FlowKey<A> {
+        FlowKey {
+            src: self.src,
+            dst: self.dst,
+            src_port_be: transport.src_port_be,
+            dst_port_be: transport.dst_port_be,
+            protocol: self.protocol,
+            reserved: [0; 3],
         }
     }
 }
@@ -79,30 +76,41 @@ const _: () = {
     assert!(size_of::<UdpHdr>() == UDP_LEN as usize);
 };
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-
-/// Reads the Ethernet and IP headers. The error is the reason to pass the frame untouched: nothing
-/// is known of it yet that would make it ours.
+/// Reads the IP header at `ip_offset`; what the ethertype says, `A` is. `None`: it is not all there.
 #[inline(always)]
-pub fn network<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
-    let ethernet = frame.header::<Ethernet>(0).ok_or(Reason::NotIp)?;
-    match u16::from_be_bytes(ethernet.ether_type) {
-        ETHERTYPE_IPV4 => ipv4(frame, size_of::<Ethernet>()).map(Packet::V4),
-        ETHERTYPE_IPV6 => ipv6(frame, size_of::<Ethernet>()).map(Packet::V6),
-        _ => Err(Reason::NotIp),
-    }
+pub fn network<A: Network, F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<A>> {
+    A::network(frame, ip_offset)
+}
+
+/// What reading an IP header differs in between the families.
+pub trait Network: Address {
+    /// Reads the header at `ip_offset`.
+    fn network<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Self>>;
 }
 
 /// More fragments, and the fragment offset (RFC 791).
 const IPV4_FRAGMENT: u16 = 0x3fff;
 
+impl Network for Ipv4 {
+    #[inline(always)]
+    fn network<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Self>> {
+        ipv4(frame, ip_offset)
+    }
+}
+
+impl Network for Ipv6 {
+    #[inline(always)]
+    fn network<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Self>> {
+        ipv6(frame, ip_offset)
+    }
+}
+
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv4>, Reason> {
-    let header = frame.header::<Ipv4Hdr>(ip_offset).ok_or(Reason::NotIp)?;
+fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv4>> {
+    let header = frame.header::<Ipv4Hdr>(ip_offset)?;
     let header_len = usize::from(header.vihl & 0x0f) * 4;
     let ip_len = u16::from_be_bytes(header.tot_len);
-    Ok(IpPacket {
+    Some(IpPacket {
         src: Ipv4::from_octets(header.src_addr),
         dst: Ipv4::from_octets(header.dst_addr),
         ip_offset,
@@ -122,12 +130,12 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv4>
 const IPV6_FRAGMENT: u8 = 44;
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv6>, Reason> {
-    let header = frame.header::<Ipv6Hdr>(ip_offset).ok_or(Reason::NotIp)?;
+fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv6>> {
+    let header = frame.header::<Ipv6Hdr>(ip_offset)?;
     let payload_len = u16::from_be_bytes(header.payload_len);
-    let [first, second, ..] = *frame.header::<[u8; 4]>(ip_offset).ok_or(Reason::NotIp)?;
+    let [first, second, ..] = *frame.header::<[u8; 4]>(ip_offset)?;
     let protocol = header.next_hdr;
-    Ok(IpPacket {
+    Some(IpPacket {
         src: Ipv6::from_octets(header.src_addr),
         dst: Ipv6::from_octets(header.dst_addr),
         ip_offset,
@@ -147,7 +155,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Result<IpPacket<Ipv6>
 pub fn transport<A: Address, F: Frame + ?Sized>(
     frame: &F,
     ip: &IpPacket<A>,
-) -> Result<Datagram<A>, Reason> {
+) -> Result<Transport, Reason> {
     if ip.is_malformed {
         return Err(Reason::BadHeader);
     }
@@ -172,7 +180,7 @@ fn tcp<A: Address, F: Frame + ?Sized>(
     frame: &F,
     ip: &IpPacket<A>,
     transport_len: u16,
-) -> Result<Datagram<A>, Reason> {
+) -> Result<Transport, Reason> {
     let header = frame
         .header::<Tcp>(ip.transport_offset)
         .ok_or(Reason::Truncated)?;
@@ -189,7 +197,11 @@ fn tcp<A: Address, F: Frame + ?Sized>(
         ack: u32::from_be_bytes(header.ack),
         payload_len: transport_len - header_len,
     };
-    Ok(datagram(ip, header.source, header.destination, segment))
+    Ok(Transport {
+        src_port_be: u16::from_ne_bytes(header.source),
+        dst_port_be: u16::from_ne_bytes(header.destination),
+        segment,
+    })
 }
 
 #[inline(always)]
@@ -197,7 +209,7 @@ fn udp<A: Address, F: Frame + ?Sized>(
     frame: &F,
     ip: &IpPacket<A>,
     transport_len: u16,
-) -> Result<Datagram<A>, Reason> {
+) -> Result<Transport, Reason> {
     let header = frame
         .header::<UdpHdr>(ip.transport_offset)
         .ok_or(Reason::Truncated)?;
@@ -208,25 +220,9 @@ fn udp<A: Address, F: Frame + ?Sized>(
     if len < UDP_LEN || len > transport_len {
         return Err(Reason::BadHeader);
     }
-    Ok(datagram(ip, header.src, header.dst, Segment::default()))
-}
-
-#[inline(always)]
-fn datagram<A: Address>(
-    ip: &IpPacket<A>,
-    src_port: [u8; 2],
-    dst_port: [u8; 2],
-    segment: Segment,
-) -> Datagram<A> {
-    Datagram {
-        tuple: FlowKey {
-            src: ip.src,
-            dst: ip.dst,
-            src_port_be: u16::from_ne_bytes(src_port),
-            dst_port_be: u16::from_ne_bytes(dst_port),
-            protocol: ip.protocol,
-            reserved: [0; 3],
-        },
-        segment,
-    }
+    Ok(Transport {
+        src_port_be: u16::from_ne_bytes(header.src),
+        dst_port_be: u16::from_ne_bytes(header.dst),
+        segment: Segment::default(),
+    })
 }

@@ -4,21 +4,30 @@ use std::net::IpAddr;
 
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::flow::{FlowKey, Segment, Side};
-use switcher_common::packet::{Datagram, Hop, IpPacket, Packet, network, translate, transport};
+use switcher_common::packet::{
+    Family, Hop, IpPacket, Transport, link, network, translate, transport,
+};
 use switcher_common::reason::Reason;
 
 /// What the parser says of a frame with a 5-tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    V4(IpPacket<Ipv4>, Datagram<Ipv4>),
-    V6(IpPacket<Ipv6>, Datagram<Ipv6>),
+    V4(IpPacket<Ipv4>, Transport),
+    V6(IpPacket<Ipv6>, Transport),
 }
 
-/// Both steps of the parser.
+/// All steps of the parser.
 pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, Reason> {
-    match network(frame)? {
-        Packet::V4(ip) => transport(frame, &ip).map(|datagram| Parsed::V4(ip, datagram)),
-        Packet::V6(ip) => transport(frame, &ip).map(|datagram| Parsed::V6(ip, datagram)),
+    let link = link(frame)?;
+    match link.family {
+        Family::V4 => {
+            let ip = network(frame, link.ip_offset).ok_or(Reason::NotIp)?;
+            transport(frame, &ip).map(|transport| Parsed::V4(ip, transport))
+        }
+        Family::V6 => {
+            let ip = network(frame, link.ip_offset).ok_or(Reason::NotIp)?;
+            transport(frame, &ip).map(|transport| Parsed::V6(ip, transport))
+        }
     }
 }
 
@@ -53,23 +62,31 @@ impl Parsed {
         hop: Hop,
     ) -> Option<()> {
         match self {
-            Self::V4(ip, Datagram { tuple, .. }) => {
-                translate(frame, ip, side, tuple, &key(tuple, side, to), hop)
-            }
-            Self::V6(ip, Datagram { tuple, .. }) => {
-                translate(frame, ip, side, tuple, &key(tuple, side, to), hop)
-            }
+            Self::V4(ip, transport) => translated(frame, ip, transport, side, to, hop),
+            Self::V6(ip, transport) => translated(frame, ip, transport, side, to, hop),
         }
     }
 }
 
-fn facts<A: Address>(ip: &IpPacket<A>, datagram: &Datagram<A>) -> Facts {
-    let tuple = &datagram.tuple;
+fn translated<A: Address>(
+    frame: &mut [u8],
+    ip: &IpPacket<A>,
+    transport: &Transport,
+    side: Side,
+    to: (IpAddr, u16),
+    hop: Hop,
+) -> Option<()> {
+    let tuple = ip.tuple(transport);
+    translate(frame, ip, side, &tuple, &key(&tuple, side, to), hop)
+}
+
+fn facts<A: Address>(ip: &IpPacket<A>, transport: &Transport) -> Facts {
+    let tuple = ip.tuple(transport);
     Facts {
         src: (tuple.src.wide().to_ip(), u16::from_be(tuple.src_port_be)),
         dst: (tuple.dst.wide().to_ip(), u16::from_be(tuple.dst_port_be)),
         protocol: tuple.protocol,
-        segment: datagram.segment,
+        segment: transport.segment,
         ip_offset: ip.ip_offset,
         transport_offset: ip.transport_offset,
         ip_len: ip.ip_len,

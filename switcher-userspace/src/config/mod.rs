@@ -52,7 +52,7 @@ pub struct AgentConfig {
     pub limits: Limits,
 }
 
-/// `[agent.limits]`: entries per table. Fixed when the data path is first loaded.
+/// `[agent.limits]`: entries per table, fixed when the data path is first loaded, and rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -68,6 +68,9 @@ pub struct Limits {
     pub backends: u32,
     /// Slots of all Maglev tables together, old and new during an apply.
     pub maglev_slots: u32,
+    /// Flows that may be recorded per CPU and second; packets of further ones are dropped. Not
+    /// fixed: takes effect at each start.
+    pub inserts_per_second: u32,
 }
 
 /// `mode` of `[agent]`.
@@ -262,6 +265,7 @@ impl Default for Limits {
             listeners: 16_384,
             backends: 65_536,
             maglev_slots: 16_777_216,
+            inserts_per_second: 125_000,
         }
     }
 }

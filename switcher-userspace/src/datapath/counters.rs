@@ -1,7 +1,13 @@
 //! Reading the program's per-CPU counters.
 
 use aya::maps::{MapData, PerCpuArray};
-use switcher_common::{reason::Reason, service::Color, stats::ColorStats};
+use switcher_common::{
+    address::{Address as _, Ipv4, Ipv6},
+    reason::Reason,
+    scan::Table,
+    service::Color,
+    stats::{ColorStats, TableStats, Writer},
+};
 
 use super::{
     error::{Attempt as _, DataPathError},
@@ -12,6 +18,7 @@ use super::{
 pub struct Counters {
     verdicts: PerCpuArray<MapData, u64>,
     traffic: PerCpuArray<MapData, ColorStats>,
+    tables: PerCpuArray<MapData, TableStats>,
 }
 
 impl Counters {
@@ -19,6 +26,7 @@ impl Counters {
         Ok(Self {
             verdicts: pins.open("VERDICTS")?,
             traffic: pins.open("TRAFFIC")?,
+            tables: pins.open("TABLE_STATS")?,
         })
     }
 
@@ -53,5 +61,23 @@ impl Counters {
                 new_flows: sum.new_flows + cpu.new_flows,
                 unpinned_packets: sum.unpinned_packets + cpu.unpinned_packets,
             }))
+    }
+
+    /// Entries that came into a kind of table and went out of it, both families together.
+    pub fn table(&self, table: Table) -> Result<TableStats, DataPathError> {
+        let mut sum = TableStats::default();
+        for af in [Ipv4::AF, Ipv6::AF] {
+            for writer in [Writer::Program, Writer::Collector] {
+                let per_cpu = self
+                    .tables
+                    .get(&TableStats::index(af, table, writer), 0)
+                    .attempt("reading the flow tables' counters")?;
+                for cpu in per_cpu.iter() {
+                    sum.inserted += cpu.inserted;
+                    sum.removed += cpu.removed;
+                }
+            }
+        }
+        Ok(sum)
     }
 }

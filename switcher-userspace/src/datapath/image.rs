@@ -14,8 +14,8 @@ use std::{
 use switcher_common::{
     address::WideAddress,
     service::{
-        BackendRecord, Color, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS, ListenerKey,
-        ListenerRecord, NO_LISTENER, Name, TableRange,
+        BackendRecord, Color, EndpointRecord, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS,
+        ListenerKey, ListenerRecord, NO_LISTENER, Name, SHARED_ENDPOINT, TableRange,
     },
 };
 
@@ -50,6 +50,7 @@ pub struct DrainedBackend {
 pub(super) struct Image {
     pub(super) names: Vec<Name>,
     pub(super) listeners: BTreeMap<ListenerKey, u32>,
+    pub(super) endpoints: BTreeMap<ListenerKey, EndpointRecord>,
     pub(super) records: Vec<ListenerRecord>,
     pub(super) backends: Vec<BackendRecord>,
     /// Slots of all tables, up to the last one that a record refers to.
@@ -251,6 +252,9 @@ impl<'a> Evolution<'a> {
         for color in Color::ALL {
             let backends = self.backends(service, id, color, config)?;
             record.flags |= self.link_ring(&before, color, &backends);
+            if !config.preview {
+                self.add_endpoints(id, &key, &backends);
+            }
             let members: Vec<_> = backends.into_iter().filter_map(Backend::member).collect();
             let slots = maglev::fill(&members);
             let kept = before.tables[color as usize];
@@ -326,6 +330,28 @@ impl<'a> Evolution<'a> {
             0
         } else {
             LISTENER_RINGS[color as usize]
+        }
+    }
+
+    /// Notes whose replies come from the endpoints of `backends`: nobody's when listeners share one.
+    fn add_endpoints(&mut self, listener: u32, key: &ListenerKey, backends: &[Backend]) {
+        for Backend { member, .. } in backends {
+            let endpoint = ListenerKey {
+                vip: member.address,
+                port_be: member.port_be,
+                ..*key
+            };
+            let record = EndpointRecord {
+                vip: key.vip,
+                backend: member.id,
+                port_be: key.port_be,
+                reserved: 0,
+            };
+            let known = self.new.endpoints.entry(endpoint).or_insert(record);
+            let owner = self.new.backends.get(known.backend as usize);
+            if owner.is_none_or(|owner| owner.listener != listener) {
+                known.backend = SHARED_ENDPOINT;
+            }
         }
     }
 

@@ -26,18 +26,25 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 20] = [
+const PROGRAM_MAPS: [&str; 27] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
     "LISTENERS",
     "MAGLEV",
     "BACKENDS",
+    "ENDPOINTS",
     "FILTER",
     "ESTABLISHED4",
     "ESTABLISHED6",
     "UNANSWERED4",
     "UNANSWERED6",
+    "RING4",
+    "RING6",
+    "HANDS",
+    "RATE_BUDGETS",
+    "RATE_WINDOWS",
+    "TABLE_STATS",
     "VERDICTS",
     "TRAFFIC",
     "LOGGED",
@@ -89,6 +96,8 @@ impl Meta {
             listeners: self.listeners,
             backends: self.backends,
             maglev_slots: self.maglev_slots,
+            // Not of the pins: set at each start.
+            inserts_per_second: Limits::default().inserts_per_second,
         }
     }
 
@@ -156,12 +165,16 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
     // Ids begin at 1, and a flow has an entry for each direction.
     let services = limits.services + 1;
     let entries = |flows: u32| flows.saturating_mul(2);
+    let ring = ring_slots(limits)?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global("AYA_LOG_LEVEL", &LOG_LEVEL_WARN, true)
         .map_max_entries("LISTENERS", limits.listeners.saturating_mul(2))
         .map_max_entries("MAGLEV", limits.maglev_slots)
         .map_max_entries("BACKENDS", limits.backends + 1)
+        .map_max_entries("ENDPOINTS", limits.backends)
+        .map_max_entries("RING4", ring)
+        .map_max_entries("RING6", ring)
         .map_max_entries("SCAN_BACKENDS", limits.backends + 1)
         .map_max_entries("ESTABLISHED4", entries(limits.flows))
         .map_max_entries("ESTABLISHED6", entries(limits.flows))
@@ -178,6 +191,20 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
     loader
         .load(OBJECT)
         .attempt("loading the XDP program's maps")
+}
+
+/// Smaller rings would fill by an uneven spread over the CPUs alone.
+const RING_SLOTS_MIN: u32 = 1_024;
+
+/// Slots of each CPU's ring, so that all rings together hold every established flow.
+fn ring_slots(limits: &Limits) -> Result<u32, DataPathError> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(_, error)| error)
+        .attempt("asking for the number of CPUs")?;
+    let share = limits
+        .flows
+        .div_ceil(u32::try_from(cpus).unwrap_or(u32::MAX));
+    Ok(share.max(RING_SLOTS_MIN))
 }
 
 fn pin_new_maps(pins: &PinDir, ebpf: &mut Ebpf, limits: &Limits) -> Result<(), DataPathError> {

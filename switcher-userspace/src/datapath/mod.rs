@@ -57,9 +57,11 @@ impl DataPath {
                 return Err(error);
             }
         };
+        let mut tables = Tables::open(&pins)?;
+        tables.set_rates(config.limits.inserts_per_second)?;
         Ok(Self {
             switch: Doubled::switch(&pins)?,
-            tables: Tables::open(&pins)?,
+            tables,
             limits: config.limits,
             pins,
             ebpf,

@@ -1,14 +1,15 @@
 //! Reading the configuration out of the maps, and making a new one visible by one store.
 
-use std::{marker::PhantomData, os::fd::AsFd as _};
+use std::{collections::BTreeMap, marker::PhantomData, os::fd::AsFd as _};
 
 use aya::maps::{Array, MapData};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6, WideAddress},
     clock::ticks_from_ms,
     filter::{FILTER_WORDS, position},
+    rate::{Capped, budget},
     scan::IdleTicks,
-    service::{BackendRecord, ListenerKey, ListenerRecord, Name},
+    service::{BackendRecord, EndpointRecord, ListenerKey, ListenerRecord, Name},
 };
 
 use super::{
@@ -20,10 +21,16 @@ use super::{
 };
 use crate::config::ServiceConfig;
 
+/// ICMP errors of its own that the node sends per CPU and second at most, as many as Linux does by
+/// default (`icmp_msgs_per_sec`).
+const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+
 /// The maps that hold the configuration.
 pub(super) struct Tables {
     config: Doubled<ListenerRecord>,
     listeners: Bulk<ListenerKey, u32>,
+    endpoints: Bulk<ListenerKey, EndpointRecord>,
+    budgets: Array<MapData, u32>,
     backends: Bulk<u32, BackendRecord>,
     maglev: Bulk<u32, u32>,
     names: Bulk<u32, Name>,
@@ -37,14 +44,17 @@ impl Tables {
     pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
         let config = Doubled::config(pins)?;
         let listeners = Bulk::open(pins, "LISTENERS")?;
+        let endpoints: Bulk<ListenerKey, EndpointRecord> = Bulk::open(pins, "ENDPOINTS")?;
         let records = config.read()?;
         let backends = Bulk::open(pins, "BACKENDS")?;
         let maglev = Bulk::open(pins, "MAGLEV")?;
         let names = Bulk::open(pins, "SERVICE_NAMES")?;
         let (keys, ids) = listeners.read(listeners.len)?;
+        let (endpoint_keys, owners) = endpoints.read(endpoints.len)?;
         let image = Image {
             names: names.values(names.len)?,
             listeners: keys.into_iter().zip(ids).collect(),
+            endpoints: endpoint_keys.into_iter().zip(owners).collect(),
             backends: backends.values(backends.len)?,
             maglev: maglev.values(used_slots(&records))?,
             records,
@@ -52,6 +62,8 @@ impl Tables {
         Ok(Self {
             config,
             listeners,
+            endpoints,
+            budgets: pins.open("RATE_BUDGETS")?,
             backends,
             maglev,
             names,
@@ -75,20 +87,18 @@ impl Tables {
             .write_changed(&self.image.backends, &image.backends)?;
         self.add_to_filter(&image)?;
         self.write_tables(&slots)?;
-        let (keys, ids): (Vec<_>, Vec<_>) = image
-            .listeners
-            .iter()
-            .filter(|(key, id)| self.image.listeners.get(key) != Some(id))
-            .unzip();
-        self.listeners.write(&keys, &ids)?;
+        self.listeners
+            .write_new(&self.image.listeners, &image.listeners)?;
+        // Replies without a flow are rare, so their endpoints need not change with the listeners.
+        self.endpoints
+            .write_new(&self.image.endpoints, &image.endpoints)?;
         if self.image.records != image.records {
             self.config.replace(&image.records)?;
         }
-        let old = self.image.listeners.keys().copied();
-        let gone: Vec<_> = old
-            .filter(|key| !image.listeners.contains_key(key))
-            .collect();
-        self.listeners.remove(&gone)?;
+        self.listeners
+            .remove_gone(&self.image.listeners, &image.listeners)?;
+        self.endpoints
+            .remove_gone(&self.image.endpoints, &image.endpoints)?;
         self.image = image;
         Ok(())
     }
@@ -119,6 +129,19 @@ impl Tables {
             }
         }
         self.filter.write_changed(&old, &new)
+    }
+
+    /// Sets how many flows may be recorded per CPU and second, and how many ICMP errors sent.
+    pub(super) fn set_rates(&mut self, inserts_per_second: u32) -> Result<(), DataPathError> {
+        for (what, per_second) in [
+            (Capped::Insert, inserts_per_second),
+            (Capped::IcmpError, ICMP_ERRORS_PER_SECOND),
+        ] {
+            self.budgets
+                .set(what as u32, budget(per_second), 0)
+                .attempt("writing the caps per second")?;
+        }
+        Ok(())
     }
 
     /// Sets the idle timeouts of a service.
@@ -196,6 +219,23 @@ impl<K: bytemuck::Pod, V: bytemuck::Pod> Bulk<K, V> {
     fn remove(&self, keys: &[K]) -> Result<(), DataPathError> {
         bpf::delete_batch(self.map.fd().as_fd(), keys)
             .attempt(format!("removing elements of the map {}", self.name))
+    }
+}
+
+impl<K: bytemuck::Pod + Ord, V: bytemuck::Pod + PartialEq> Bulk<K, V> {
+    /// Writes the elements of a hash map that `old` has not, or has with another value.
+    fn write_new(&self, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Result<(), DataPathError> {
+        let changed = new
+            .iter()
+            .filter(|(key, value)| old.get(key) != Some(value));
+        let (keys, values): (Vec<K>, Vec<V>) = changed.unzip();
+        self.write(&keys, &values)
+    }
+
+    /// Removes the elements of a hash map that `new` has not.
+    fn remove_gone(&self, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Result<(), DataPathError> {
+        let gone = old.keys().copied().filter(|key| !new.contains_key(key));
+        self.remove(&gone.collect::<Vec<K>>())
     }
 }
 

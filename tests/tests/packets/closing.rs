@@ -36,10 +36,11 @@ fn a_flow_is_over_when_both_sides_have_sent_a_fin() -> Result<()> {
             let data = talk.of_backend(PSH | ACK).payload(b"the rest");
             talk.reply(rig, "data of the open side", &data, &[])?;
             assert_eq!(talk.flow(rig)?, half, "a half-closed flow goes on");
-            talk.reply(rig, "FIN of the backend", &talk.of_backend(FIN | ACK), &[])?;
+            let fin = talk.of_backend(FIN | ACK);
+            talk.reply(rig, "FIN of the backend", &fin, &[Reason::Demoted])?;
             let over = talk.flow(rig)?;
             assert_eq!((over.state, over.fins), (FlowState::Closing, [true; 2]));
-            assert_eq!(over.table, Table::Established);
+            assert_eq!(over.table, Table::Unanswered, "no longer in a safe place");
             assert_eq!(in_flight(rig)?, 0, "a closed flow is not in flight");
             talk.send(rig, "the last ACK", &talk.of_client(ACK), &[])?;
             assert_eq!(talk.flow(rig)?, over, "the last ACK restores nothing");
@@ -63,10 +64,10 @@ fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
             for by_client in [true, false] {
                 if by_client {
                     let rst = talk.of_client(RST);
-                    talk.send(rig, "RST of the client", &rst, &[])?;
+                    talk.send(rig, "RST of the client", &rst, &[Reason::Demoted])?;
                 } else {
                     let rst = talk.of_backend(RST);
-                    talk.reply(rig, "RST of the backend", &rst, &[])?;
+                    talk.reply(rig, "RST of the backend", &rst, &[Reason::Demoted])?;
                 }
                 assert_eq!(talk.flow(rig)?.state, FlowState::Closing);
                 assert_eq!(in_flight(rig)?, 0, "a reset flow is not in flight");
@@ -78,13 +79,13 @@ fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
                     "after a bare ACK"
                 );
                 let data = talk.of_backend(PSH | ACK).payload(b"still here");
-                talk.reply(rig, "data", &data, &[Reason::Restored])?;
+                talk.reply(rig, "data", &data, &[Reason::Restored, Reason::Promoted])?;
                 assert_eq!(talk.flow(rig)?, established, "after data");
                 assert_eq!(in_flight(rig)?, 1, "a restored flow is in flight");
                 talk.goes_on(rig, "after it was restored")?;
             }
             let rst = talk.of_client(RST);
-            talk.send(rig, "RST at last", &rst, &[])?;
+            talk.send(rig, "RST at last", &rst, &[Reason::Demoted])?;
             rig.flip(Color::Blue)?;
         }
         Ok(())
@@ -109,7 +110,7 @@ fn g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none() -> Result<()> {
             assert_eq!(in_flight(rig)?, 1, "it is in flight as before");
             talk.goes_on(rig, "after forged RSTs")?;
             let rst = talk.of_client(RST);
-            talk.send(rig, "a RST of its own", &rst, &[])?;
+            talk.send(rig, "a RST of its own", &rst, &[Reason::Demoted])?;
             rig.flip(Color::Blue)?;
         }
         Ok(())
@@ -124,7 +125,7 @@ fn a_new_syn_on_a_flow_that_is_over_selects_afresh() -> Result<()> {
         for kind in Kind::TCP {
             rig.flip(Color::Blue)?;
             let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
-            talk.send(rig, "RST", &talk.of_client(RST), &[])?;
+            talk.send(rig, "RST", &talk.of_client(RST), &[Reason::Demoted])?;
             rig.flip(Color::Green)?;
             let again = Packet {
                 seq: 50_000,

@@ -106,3 +106,13 @@ fn decoded(packet: &SlicedPacket<'_>) -> String {
     };
     format!("{network}, {transport}")
 }
+
+/// The source address of an IP packet, behind any VLAN tags.
+pub(crate) fn source(bytes: &[u8]) -> Option<std::net::IpAddr> {
+    let packet = etherparse::LaxSlicedPacket::from_ethernet(bytes).ok()?;
+    match packet.net? {
+        etherparse::LaxNetSlice::Ipv4(ip) => Some(ip.header().source_addr().into()),
+        etherparse::LaxNetSlice::Ipv6(ip) => Some(ip.header().source_addr().into()),
+        etherparse::LaxNetSlice::Arp(_) => None,
+    }
+}

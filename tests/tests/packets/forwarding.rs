@@ -64,8 +64,8 @@ fn where_forwarding_is_off_the_stack_decides() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     lab.node().set_sysctls(&[
-        ("net/ipv4/conf/lo/forwarding", "0"),
-        ("net/ipv6/conf/lo/forwarding", "0"),
+        ("net/ipv4/conf/c1/forwarding", "0"),
+        ("net/ipv6/conf/c1/forwarding", "0"),
     ])?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::ALL {
@@ -143,7 +143,7 @@ fn a_packet_that_leaves_by_the_interface_it_came_in_by_is_transmitted() -> Resul
     setup.attached = vec!["c1", "b"];
     Rig::with(&lab, &setup, |rig| {
         // A client beside the backend: the second address of blue's host.
-        rig.ingress = rig.interface("blue")?;
+        rig.ingress = Some(rig.interface("blue")?);
         let link = rig.link("blue")?;
         for kind in Kind::ALL {
             let neighbour = SocketAddr::new(lab.backends(Color::Blue, kind.family)[1], 4000);
@@ -154,7 +154,7 @@ fn a_packet_that_leaves_by_the_interface_it_came_in_by_is_transmitted() -> Resul
             rig.expect(&format!("{kind:?}"), &packet, &transmitted)?;
         }
         // Another interface as the way in: redirected, as from the loopback device.
-        rig.ingress = rig.interface("client")?;
+        rig.ingress = Some(rig.interface("client")?);
         for kind in Kind::ALL {
             Talk::begin(rig, kind, 4000, Color::Blue)?;
         }

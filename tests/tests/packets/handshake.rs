@@ -10,7 +10,7 @@ use switcher_tests::skip_unless_lab;
 
 use crate::flows::Flow;
 use crate::packet::{ACK, PSH, Packet, RST, SYN};
-use crate::rig::{Expected, Rig, first};
+use crate::rig::{Rig, first};
 use crate::setup::Kind;
 
 #[test]
@@ -172,20 +172,5 @@ fn a_rst_without_a_flow_is_delivered_and_begins_none() -> Result<()> {
             }
         }
         rig.expect_flows("RSTs only", 0)
-    })
-}
-
-#[test]
-fn a_reply_without_a_flow_passes_untouched() -> Result<()> {
-    skip_unless_lab!(Ok(()));
-    let lab = Lab::builder().build()?;
-    Rig::plain(&lab, |rig| {
-        for kind in Kind::ALL {
-            let backend = rig.backend(kind, Color::Blue);
-            let reply = first(kind, backend, rig.client(kind.family, 4000));
-            let passed = Expected::untouched(Reason::NotOurs);
-            rig.expect(&format!("{kind:?}"), &reply, &passed)?;
-        }
-        rig.expect_flows("replies of nothing", 0)
     })
 }

@@ -17,6 +17,7 @@ mod forwarding;
 mod handshake;
 mod listeners;
 mod not_ours;
+mod replies;
 mod rewriting;
 mod switching;
 mod tables;

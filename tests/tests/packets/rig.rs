@@ -26,8 +26,8 @@ pub(crate) struct Rig<'a> {
     pub(crate) flows: Flows,
     pub(crate) config: Config,
     links: Vec<(&'static str, u32, Link)>,
-    /// Interface that frames come in by; 0 is the loopback device.
-    pub(crate) ingress: u32,
+    /// Interface that frames come in by; `None`: the one that leads to their source.
+    pub(crate) ingress: Option<u32>,
 }
 
 /// What the program is to do with a frame.
@@ -124,7 +124,7 @@ impl<'a> Rig<'a> {
             path,
             config,
             links,
-            ingress: 0,
+            ingress: None,
         })
     }
 
@@ -132,6 +132,13 @@ impl<'a> Rig<'a> {
     pub(crate) fn client(&self, family: Family, port: u16) -> SocketAddr {
         let links = &self.lab.topology().links;
         SocketAddr::new(links[0].far_addresses(family)[0], port)
+    }
+
+    /// The node's own address on the link to blue.
+    pub(crate) fn node_address(&self, family: Family) -> std::net::IpAddr {
+        let links = &self.lab.topology().links;
+        let blue = links.iter().find(|link| link.host == "blue");
+        blue.unwrap_or(&links[0]).node_address(family)
     }
 
     /// The VIP of the plain setup.
@@ -206,7 +213,23 @@ impl<'a> Rig<'a> {
 
     /// Runs a frame through the program.
     pub(crate) fn run(&mut self, frame: &[u8]) -> Result<TestRun> {
-        Ok(self.runner.run(frame, self.ingress)?)
+        let ingress = match self.ingress {
+            Some(index) => index,
+            None => self.interface_of(frame),
+        };
+        Ok(self.runner.run(frame, ingress)?)
+    }
+
+    /// The interface to the host that has the frame's source address, else the loopback device.
+    fn interface_of(&self, frame: &[u8]) -> u32 {
+        let Some(source) = describe::source(frame) else {
+            return 0;
+        };
+        let mut links = self.lab.topology().links.iter();
+        let of_source = links.find(|link| link.far_addresses(Family::of(source)).contains(&source));
+        of_source
+            .and_then(|link| self.interface(link.host).ok())
+            .unwrap_or(0)
     }
 
     /// Runs a frame, and says what was counted.

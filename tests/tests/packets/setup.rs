@@ -97,6 +97,7 @@ const LIMITS: Limits = Limits {
     listeners: 64,
     backends: 128,
     maglev_slots: 16_384,
+    inserts_per_second: 125_000,
 };
 
 impl Setup {

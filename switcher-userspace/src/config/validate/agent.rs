@@ -17,6 +17,7 @@ mod max {
     pub(super) const LISTENERS: u64 = 65_535;
     pub(super) const BACKENDS: u64 = 1_000_000;
     pub(super) const MAGLEV_SLOTS: u64 = 268_435_456;
+    pub(super) const INSERTS_PER_SECOND: u64 = 100_000_000;
 }
 
 pub(super) fn check(agent: &AgentConfig, findings: &mut Findings<'_>) {
@@ -101,6 +102,11 @@ fn check_limits(agent: &AgentConfig, place: &Place, findings: &mut Findings<'_>)
         ("listeners", limits.listeners, max::LISTENERS),
         ("backends", limits.backends, max::BACKENDS),
         ("maglev_slots", limits.maglev_slots, max::MAGLEV_SLOTS),
+        (
+            "inserts_per_second",
+            limits.inserts_per_second,
+            max::INSERTS_PER_SECOND,
+        ),
     ] {
         findings.expect_count(&place, key, u64::from(value), max);
     }

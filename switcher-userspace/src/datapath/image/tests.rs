@@ -12,6 +12,7 @@ const LIMITS: Limits = Limits {
     listeners: 8,
     backends: 16,
     maglev_slots: 16_384,
+    inserts_per_second: 125_000,
 };
 
 /// A configuration of services on VIP 192.0.2.1, each with a port and blue backends by last octet.

@@ -1,0 +1,149 @@
+//! Moving flows between the tables, and sweeping idle ones out of the established table.
+//!
+//! The agent's collector finds idle flows; without an agent the program does. Each CPU keeps the
+//! keys of the flows that it has established in a ring, and looks at the next few of them whenever
+//! it establishes another one (the second-chance algorithm's hand). So the established table is
+//! swept at least as fast as it fills.
+
+use switcher_common::{
+    flow::{FlowKey, Side},
+    reason::Reason,
+    scan::Table,
+    stats::Writer,
+};
+
+use super::table::{EEXIST, find, forget, insert, peer_of, remove};
+use crate::{count, expiry, maps::Tables, work::Work};
+
+/// Flows that the hand passes when one is established: more than one, or it could not keep up.
+const SWEEP_STEPS: u32 = 3;
+
+/// Moves both entries out of the LRU. When the established table is full they stay.
+///
+/// First in, then out: a packet on another CPU finds the flow in one table or the other.
+#[inline(always)]
+pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
+    if cfg!(mutant = "never-promote") {
+        return;
+    }
+    take_peer(work);
+    if !moves_to(Table::Established, work) {
+        count::note(Reason::EstablishedFull);
+        return;
+    }
+    remove(Table::Unanswered, &work.key, Writer::Program);
+    remove(Table::Unanswered, &work.peer_key, Writer::Program);
+    count::note(Reason::Promoted);
+    sweep(work);
+}
+
+/// Moves both entries of a flow that seems over into the LRU: it needs no safe place any more, and
+/// leaves it also when no agent runs.
+#[inline(always)]
+pub(crate) fn demote<A: Tables>(work: &mut Work<A>) {
+    take_peer(work);
+    if !moves_to(Table::Unanswered, work) {
+        return;
+    }
+    remove(Table::Established, &work.key, Writer::Program);
+    remove(Table::Established, &work.peer_key, Writer::Program);
+    count::note(Reason::Demoted);
+}
+
+/// Makes the entry for the replies again when the LRU has forgotten it.
+#[inline(always)]
+pub(crate) fn mend<A: Tables>(work: &mut Work<A>) {
+    if find(&work.peer_key).is_some() {
+        return;
+    }
+    work.peer = work.entry.made_peer(&work.key);
+    if insert(Table::Unanswered, &work.peer_key, &work.peer).is_ok() {
+        count::note(Reason::DirectionRestored);
+    }
+}
+
+/// The other direction's entry. It is made from the own one: the LRU may have evicted it, or hold
+/// another flow's in its place.
+#[inline(always)]
+fn take_peer<A: Tables>(work: &mut Work<A>) {
+    work.peer = work.entry.made_peer(&work.key);
+    if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
+        work.peer.next_seq = peer.next_seq;
+        work.peer.acked = peer.acked;
+        work.peer.last_seen = peer.last_seen;
+    }
+}
+
+/// Whether both entries are in `table` now.
+#[inline(always)]
+fn moves_to<A: Tables>(table: Table, work: &Work<A>) -> bool {
+    if !is_there(insert(table, &work.key, &work.entry)) {
+        return false;
+    }
+    if !is_there(insert(table, &work.peer_key, &work.peer)) {
+        remove(table, &work.key, Writer::Program);
+        return false;
+    }
+    true
+}
+
+#[inline(always)]
+fn is_there(inserted: Result<(), i32>) -> bool {
+    matches!(inserted, Ok(()) | Err(EEXIST))
+}
+
+/// Puts the flow into this CPU's ring, and removes idle flows that the hand passes.
+#[inline(always)]
+fn sweep<A: Tables>(work: &Work<A>) {
+    let key = match work.entry.side() {
+        Side::Forward => &work.key,
+        Side::Reverse => &work.peer_key,
+    };
+    let mut is_placed = false;
+    for _ in 0..SWEEP_STEPS {
+        let Some(slot) = next_slot::<A>() else {
+            return;
+        };
+        // SAFETY: this CPU's value, which nothing else touches.
+        let slot = unsafe { &mut *slot };
+        if is_free(slot, work.now) && !is_placed {
+            *slot = *key;
+            is_placed = true;
+        }
+    }
+    if !is_placed {
+        count::note(Reason::SweepFull);
+    }
+}
+
+/// The slot under this CPU's hand, which moves on.
+#[inline(always)]
+fn next_slot<A: Tables>() -> Option<*mut FlowKey<A>> {
+    let hand = A::hand()?;
+    // SAFETY: this CPU's value.
+    let hand = unsafe { &mut *hand };
+    let ring = A::ring();
+    let slot = ring.get_ptr_mut(*hand);
+    if slot.is_some() {
+        *hand += 1;
+        return slot;
+    }
+    *hand = 1;
+    ring.get_ptr_mut(0)
+}
+
+/// Whether no flow needs the slot: an idle one is forgotten.
+#[inline(always)]
+fn is_free<A: Tables>(slot: &FlowKey<A>, now: u32) -> bool {
+    let Some(entry) = A::established().get_ptr_mut(slot) else {
+        return true;
+    };
+    // SAFETY: as in `track`.
+    let entry = unsafe { &*entry };
+    let is_idle = expiry::is_idle(slot, entry, now);
+    if is_idle {
+        forget(slot, entry, Writer::Program);
+        count::note(Reason::Swept);
+    }
+    is_idle
+}

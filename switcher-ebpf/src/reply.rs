@@ -1,0 +1,137 @@
+//! Replies: whether one comes from where its backend is, and whose it is when no flow says so (G9).
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_SUCCESS,
+    },
+    programs::XdpContext,
+};
+use bytemuck::Zeroable as _;
+use switcher_common::{
+    address::Address,
+    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
+    reason::Reason,
+    service::{EndpointRecord, ListenerKey, SHARED_ENDPOINT},
+};
+
+use crate::{
+    count,
+    flow::table::{find, insert, record},
+    frame::XdpFrame,
+    maps::{BACKENDS, ENDPOINTS, Tables},
+    route::{Question, lookup},
+    work::Work,
+};
+
+/// Whether the packet came in by the interface that the route back to its source uses. Where the
+/// kernel does not say, it counts as so.
+#[inline(always)]
+pub(crate) fn comes_by_its_route<A: Address>(ctx: &XdpContext, work: &mut Work<A>) -> bool {
+    if cfg!(mutant = "replies-from-anywhere") {
+        return true;
+    }
+    let frame = XdpFrame::new(ctx);
+    let question = question(&work.key.dst, &work.key.src, work);
+    match lookup(&frame, &question, &mut work.fib) {
+        Some(BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) => {
+            work.fib.ifindex == frame.ingress_ifindex()
+        }
+        Some(BPF_FIB_LKUP_RET_FWD_DISABLED) => true,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn question<A: Address>(src: &A, dst: &A, work: &Work<A>) -> Question<A> {
+    Question {
+        src: *src,
+        dst: *dst,
+        protocol: work.key.protocol,
+        tos: work.ip.tos,
+        ip_len: 0,
+    }
+}
+
+/// Whether the packet's destination is an address of this node.
+#[inline(always)]
+fn is_to_this_node<A: Address>(ctx: &XdpContext, work: &mut Work<A>) -> bool {
+    let question = question(&work.key.src, &work.key.dst, work);
+    matches!(
+        lookup(&XdpFrame::new(ctx), &question, &mut work.fib),
+        Some(BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED)
+    )
+}
+
+/// Makes the flow of a backend's packet again, of which neither table knows.
+#[inline(always)]
+pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(), Reason> {
+    let endpoint = endpoint(&work.key).ok_or(Reason::NotOurs)?;
+    // A SYN is no reply: the backend begins a connection of its own.
+    let begins = work.key.is_tcp() && work.segment.is_initial_syn();
+    if begins || is_to_this_node(ctx, work) {
+        return Err(Reason::NotOurs);
+    }
+    if endpoint.backend == SHARED_ENDPOINT || !comes_by_its_route(ctx, work) {
+        return Err(Reason::UnexpectedReply);
+    }
+    if !work.may_travel() {
+        return Err(Reason::TtlExceeded);
+    }
+    let backend = BACKENDS.get(endpoint.backend).ok_or(Reason::Inconsistent)?;
+    work.entry = FlowEntry {
+        rewrite_addr: A::narrow(&endpoint.vip),
+        rewrite_port_be: endpoint.port_be,
+        next_seq: work.segment.end_seq(),
+        acked: work.segment.ack,
+        last_seen: work.now,
+        created: work.now,
+        backend: endpoint.backend,
+        service: backend.service,
+        side: Side::Reverse as u8,
+        state: FlowState::Unanswered as u8,
+        color: backend.color,
+        flags: FLAG_UNPINNED,
+        ..FlowEntry::zeroed()
+    };
+    work.set_peer_key();
+    if work.segment.is_rst() {
+        count::note(Reason::ReplyRepinned);
+        return Ok(());
+    }
+    record_or_mend(work)
+}
+
+/// Records the flow; where the client's direction is still known, only this one is made again.
+#[inline(always)]
+fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
+    let Some(hit) = find(&work.peer_key) else {
+        record(work)?;
+        count::new_flow(&work.entry, true);
+        count::note(Reason::ReplyRepinned);
+        return Ok(());
+    };
+    // SAFETY: as in `track`.
+    let owner = unsafe { &*hit.entry };
+    if !work.entry.is_peer_of(&work.key, owner) {
+        return Err(Reason::ReplyTupleTaken);
+    }
+    work.entry = owner.made_peer(&work.peer_key);
+    if insert(hit.table, &work.key, &work.entry).is_ok() {
+        count::note(Reason::DirectionRestored);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn endpoint<A: Address>(packet: &FlowKey<A>) -> Option<EndpointRecord> {
+    let key = ListenerKey {
+        vip: packet.src.wide(),
+        port_be: packet.src_port_be,
+        protocol: packet.protocol,
+        af: A::AF,
+    };
+    // SAFETY: copied at once; a value that is being replaced leads to one of two listeners that
+    // have both been configured.
+    unsafe { ENDPOINTS.get(&key) }.copied()
+}
