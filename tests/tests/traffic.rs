@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use switcher_common::service::Color;
-use switcher_tests::lab::{Family, Lab};
+use switcher_tests::lab::{Family, Lab, Role, Router, Topology};
 use switcher_tests::skip_unless_lab;
 use switcher_tests::traffic::{
-    Backends, Client, ECHO_PORT, EchoServer, HTTP_PORT, HttpNew, Identity, KeepAlive, LongLived,
-    UdpFlows, UdpLongLived, tcp_retrans_segs,
+    BULK_PORT, Backends, Client, Datagrams, ECHO_PORT, EchoServer, HTTP_PORT, HttpNew, Identity,
+    KeepAlive, LongLived, PathMtus, UdpFlows, UdpLongLived, tcp_retrans_segs, transfer,
 };
 
 /// Generous, for a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(20);
+/// MTU of a narrow link, in bytes.
+const NARROW: u32 = 1_380;
 
 #[test]
 fn clients_reach_both_colors_through_the_node() -> Result<()> {
@@ -153,5 +155,31 @@ fn loads_notice_a_backend_that_stops_and_one_that_takes_over() -> Result<()> {
         error.ends_with("was answered by blue backend 1, earlier ones by blue backend 0"),
         "{error}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_lab_with_narrow_links_has_path_mtu_discovery_and_fragments() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let at_the_node = |router: &mut Router| router.near_mtu = Some(NARROW);
+    let beyond = |router: &mut Router| router.path_mtu = Some(NARROW);
+    let places: [fn(&mut Router); 2] = [at_the_node, beyond];
+    for place in places {
+        let mut topology = Topology::routed();
+        topology
+            .routers_of(|role| role == Role::Client)
+            .for_each(place);
+        let lab = Lab::builder().topology(topology).build()?;
+        let _backends = Backends::start(&lab)?;
+        for family in Family::ALL {
+            let target = SocketAddr::new(lab.backends(Color::Blue, family)[0], BULK_PORT);
+            let found = transfer(lab.client(), target, (1_000_000, 1_000_000), LIMIT)?;
+            let [client, backend] = [NARROW; 2];
+            assert_eq!(found, PathMtus { client, backend });
+            let mut flow = Datagrams::open(lab.client(), target, LIMIT)?;
+            assert_eq!(flow.path_mtu()?, NARROW);
+            assert_eq!(flow.exchange(8_000)?.color, Color::Blue);
+        }
+    }
     Ok(())
 }

@@ -9,7 +9,7 @@ use switcher_common::service::{Color, Protocol};
 
 use crate::{
     lab::{Family, Lab},
-    traffic::{ECHO_PORT, HTTP_PORT},
+    traffic::{BULK_PORT, ECHO_PORT, HTTP_PORT},
 };
 
 /// A service of the lab: one listener for each family and protocol.
@@ -66,6 +66,19 @@ impl LabService {
             protocols: &[Protocol::Udp],
             backend_port: ECHO_PORT,
             options: "drain_udp_idle = \"1s\"".to_owned(),
+        }
+    }
+
+    /// Bulk data over TCP and UDP.
+    #[must_use]
+    pub fn bulk(vip: u8) -> Self {
+        Self {
+            name: "bulk",
+            vip,
+            port: 9,
+            protocols: &[Protocol::Tcp, Protocol::Udp],
+            backend_port: BULK_PORT,
+            options: String::new(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! All backends of a lab: an echo and a web server on every backend address.
+//! All backends of a lab: an echo, a web and a bulk server on every backend address.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,16 +6,21 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use switcher_common::service::Color;
 
-use super::{EchoServer, HttpServer, Identity};
+use super::{BulkServer, EchoServer, HttpServer, Identity};
 use crate::lab::{Family, Lab};
 
 /// Port of the echo servers, TCP and UDP.
 pub const ECHO_PORT: u16 = 7000;
 /// Port of the web servers.
 pub const HTTP_PORT: u16 = 8080;
+/// Port of the bulk servers, TCP and UDP.
+pub const BULK_PORT: u16 = 9000;
+
+/// What serves one backend's addresses.
+type Servers = (EchoServer, HttpServer, BulkServer);
 
 /// The servers of a lab. Backend `n` of a color has the `n`th address of each family.
-pub struct Backends(BTreeMap<Identity, (EchoServer, HttpServer)>);
+pub struct Backends(BTreeMap<Identity, Servers>);
 
 impl Backends {
     /// Starts the servers of both colors; ready when this returns.
@@ -51,7 +56,7 @@ impl Backends {
     }
 }
 
-fn start_one(lab: &Lab, identity: Identity) -> Result<(EchoServer, HttpServer)> {
+fn start_one(lab: &Lab, identity: Identity) -> Result<Servers> {
     let find = |family| {
         let addresses = lab.backends(identity.color, family);
         let found = addresses.get(identity.backend as usize).copied();
@@ -60,6 +65,9 @@ fn start_one(lab: &Lab, identity: Identity) -> Result<(EchoServer, HttpServer)> 
     let (v4, v6) = (find(Family::V4)?, find(Family::V6)?);
     let at = |port| [v4, v6].map(|address| SocketAddr::new(address, port));
     let host = lab.host_of(v4)?;
-    let echo = EchoServer::start(host, identity, &at(ECHO_PORT))?;
-    Ok((echo, HttpServer::start(host, identity, &at(HTTP_PORT))?))
+    Ok((
+        EchoServer::start(host, identity, &at(ECHO_PORT))?,
+        HttpServer::start(host, identity, &at(HTTP_PORT))?,
+        BulkServer::start(host, identity, &at(BULK_PORT))?,
+    ))
 }

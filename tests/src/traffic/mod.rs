@@ -5,6 +5,7 @@
 //! UDP flows are recorded with two instants: just before `connect()` (or the first datagram), and
 //! when the first answer was complete. All rates are bounded.
 
+mod bulk;
 mod client;
 mod counters;
 mod dial;
@@ -19,11 +20,12 @@ mod ping;
 mod record;
 mod udp_load;
 
+pub use bulk::{BulkServer, Datagrams, PathMtus, transfer};
 pub use client::{Client, Load};
 pub use counters::{link_drops, tcp_retrans_segs};
 pub use echo_load::LongLived;
 pub use echo_server::EchoServer;
-pub use fleet::{Backends, ECHO_PORT, HTTP_PORT};
+pub use fleet::{BULK_PORT, Backends, ECHO_PORT, HTTP_PORT};
 pub use http_load::{HttpNew, KeepAlive};
 pub use http_server::HttpServer;
 pub use identity::Identity;

@@ -101,6 +101,18 @@ fn next_hops_may_be_routers_with_link_local_addresses() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn vips_may_be_routed_to_the_node_without_being_its_addresses() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let topology = Topology {
+        vips_on_lo: false,
+        ..Topology::two_colors(2)
+    };
+    let (lab, _backends) = lab(topology)?;
+    let node = crate::start(&lab)?;
+    carries_traffic_over_flips(&lab, &node)
+}
+
 /// One flow of each family and protocol, each after the node has forgotten all neighbours: it is
 /// the first that needs them, on the way to the backend and on the way back.
 #[test]
@@ -111,6 +123,13 @@ fn neighbours_are_resolved_by_the_first_packet_and_it_arrives() -> Result<()> {
         ("hairpin", Topology::hairpin()),
         ("several networks", Topology::several_networks()),
         ("routed", Topology::routed()),
+        (
+            "routed VIPs",
+            Topology {
+                vips_on_lo: false,
+                ..Topology::two_colors(1)
+            },
+        ),
     ];
     for (name, topology) in topologies {
         resolves(topology).with_context(|| name)?;
