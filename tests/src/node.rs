@@ -1,5 +1,6 @@
 //! The switcher on the lab's node: its configuration, the agent as a process, the CLI.
 
+mod many;
 mod rights;
 mod services;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use switcher_common::service::Color;
 
 pub use self::{
+    many::Many,
     rights::NOBODY,
     services::{LabService, configuration},
 };
@@ -28,7 +30,7 @@ use crate::{
 };
 
 /// How long the agent may take until its API answers.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long a command may take that is expected to end by itself.
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// Time between two looks at a state that sends no event.

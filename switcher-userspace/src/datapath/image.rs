@@ -81,11 +81,12 @@ pub(super) struct Evolved {
 const FREE_NAME: Name = Name([0; 64]);
 
 impl Image {
-    /// Whether it already says what is wanted.
-    pub(super) fn matches(&self, wanted: &Wanted<'_>, limits: &Limits) -> bool {
-        // Ids are stable, so an image that matches evolves into itself.
-        evolve(self, wanted, &Busy::default(), limits)
-            .is_ok_and(|evolved| evolved.image == *self && evolved.slots.is_empty())
+    /// Ids and names of the services.
+    pub(super) fn services(&self) -> Vec<(u16, String)> {
+        (0..)
+            .zip(&self.names)
+            .filter_map(|(id, name)| Some((id, name.text()?.to_owned())))
+            .collect()
     }
 
     /// The slots of a table; `None` when they are not all there.

@@ -88,10 +88,7 @@ impl DataPath {
     /// Names and ids of the services that the maps hold.
     #[must_use]
     pub fn services(&self) -> Vec<(u16, String)> {
-        (0..)
-            .zip(&self.tables.image().names)
-            .filter_map(|(id, name)| Some((id, name.text()?.to_owned())))
-            .collect()
+        self.tables.image().services()
     }
 
     /// The switch state of all services, by id; index 0 holds the node's generation.
@@ -125,19 +122,11 @@ impl DataPath {
         scanner: &mut Scanner,
         before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
     ) -> Result<(), DataPathError> {
-        if self.tables.image().matches(wanted, &self.limits) {
-            let services = self.services();
-            return before_visible(self, &services);
-        }
         // The limits keep service ids below 2^16.
         let highest = u16::try_from(self.limits.services).unwrap_or(u16::MAX);
         let busy = scanner.busy(highest)?;
         let evolved = image::evolve(self.tables.image(), wanted, &busy, &self.limits)?;
-        let services: Vec<_> = (0..)
-            .zip(&evolved.image.names)
-            .filter_map(|(id, name)| Some((id, name.text()?.to_owned())))
-            .collect();
-        before_visible(self, &services)?;
+        before_visible(self, &evolved.image.services())?;
         self.tables.install(evolved)
     }
 

@@ -17,6 +17,7 @@ mod mixed;
 mod reconfigured;
 mod refusal;
 mod rights;
+mod scale;
 mod topologies;
 
 use anyhow::Result;

@@ -19,6 +19,7 @@ mod listeners;
 mod not_ours;
 mod replies;
 mod rewriting;
+mod scale;
 mod switching;
 mod tables;
 mod verifier;

@@ -310,7 +310,8 @@ impl<'a> Rig<'a> {
     }
 }
 
-fn states(colors: &[(Color, Color)]) -> Vec<ServiceSwitch> {
+/// The switch state of services 1, 2, .. by their active and base colors.
+pub(crate) fn states(colors: &[(Color, Color)]) -> Vec<ServiceSwitch> {
     let of_services = colors.iter().map(|&(active, base)| ServiceSwitch {
         active: active as u8,
         base: base as u8,
