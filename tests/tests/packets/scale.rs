@@ -28,6 +28,7 @@ const LIMITS: Limits = Limits {
     listeners: 10_240,
     backends: 81_920,
     maglev_slots: 8_650_752,
+    inserts_per_second: 125_000,
 };
 
 /// Far more than an apply makes whose calls do not grow with the configuration.
