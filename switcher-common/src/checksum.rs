@@ -31,6 +31,27 @@ impl Delta {
         Self(self.0 + old.complement_sum() + new.word_sum())
     }
 
+    /// A 16-bit word in wire order that was not there before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn added(self, new: u16) -> Self {
+        Self(self.0 + new as u64)
+    }
+
+    /// An address that was not there before.
+    #[inline(always)]
+    #[must_use]
+    pub fn added_address<A: Address>(self, new: &A) -> Self {
+        Self(self.0 + new.word_sum())
+    }
+
+    /// The checksum of everything that was added, and nothing else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum(self) -> u16 {
+        !fold(self.0)
+    }
+
     /// The checksum after the replacements; both as they lie in the packet.
     #[inline(always)]
     #[must_use]

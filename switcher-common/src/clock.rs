@@ -41,6 +41,13 @@ pub const fn elapsed(now: u32, then: u32) -> u32 {
     if ticks > u32::MAX / 2 { 0 } else { ticks }
 }
 
+/// Whether the tick `then` has come at `now`, across a wrap.
+#[inline(always)]
+#[must_use]
+pub const fn has_come(then: u32, now: u32) -> bool {
+    now.wrapping_sub(then) <= u32::MAX / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod checksum;
 pub mod clock;
+pub mod cut;
 pub mod filter;
 pub mod flow;
 pub mod packet;

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{service::Color, shared};
+use crate::{address::WideAddress, service::Color, shared};
 
 /// Which table is scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,46 @@ pub struct ScanTotals {
     pub entries: u64,
     /// Flows that were removed because they were silent for too long.
     pub expired_flows: u64,
+    /// Flows that were cut because an order had come due.
+    pub cut_flows: u64,
 }
-shared!(ScanTotals, 16);
+shared!(ScanTotals, 24);
+
+/// A TCP flow that the iterator has cut, as it writes it to its reader: what a RST to either side
+/// must say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CutFlow {
+    /// The client's address.
+    pub client: WideAddress,
+    /// The virtual address that it talks to.
+    pub vip: WideAddress,
+    /// The backend's address.
+    pub backend: WideAddress,
+    /// Number behind the last byte that the client sent.
+    pub client_next_seq: u32,
+    /// Newest number that the client acknowledged.
+    pub client_acked: u32,
+    /// Number behind the last byte that the backend sent.
+    pub backend_next_seq: u32,
+    /// Newest number that the backend acknowledged.
+    pub backend_acked: u32,
+    /// Port of the client in network byte order.
+    pub client_port_be: u16,
+    /// Port of the listener in network byte order.
+    pub vip_port_be: u16,
+    /// Port of the backend in network byte order.
+    pub backend_port_be: u16,
+    /// Id of the service.
+    pub service: u16,
+    /// A [`Color`] as its number.
+    pub color: u8,
+    /// `AF_INET` or `AF_INET6`.
+    pub af: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+shared!(CutFlow, 80);
 
 /// Counters of a service in a scan: one for each color's live flows, then one for each color's preview flows.
 pub const SCAN_COUNTERS_PER_SERVICE: u32 = 4;

@@ -21,8 +21,10 @@ pub struct ColorStats {
     pub new_flows: u64,
     /// Packets in the middle of a stream without a pin.
     pub unpinned_packets: u64,
+    /// Cut TCP flows of which a packet came and was answered with a RST.
+    pub reset_flows: u64,
 }
-shared!(ColorStats, 32);
+shared!(ColorStats, 40);
 
 impl ColorStats {
     /// Index of the counters of `color` of a service.

@@ -6,23 +6,30 @@
 
 use core::ffi::c_void;
 
+use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use switcher_common::{
     address::{Ipv4, Ipv6},
-    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
-    scan::{ScanRequest, ScanTotals, live_index},
+    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Shared, Side},
+    scan::{CutFlow, ScanRequest, ScanTotals, live_index},
     stats::Writer,
 };
 
 use crate::{
-    clock, expiry,
-    flow::table::{forget, peer_of},
+    clock, cut, expiry,
+    flow::table::{find, forget, peer_of},
     maps::{SCAN_BACKENDS, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
 };
+
+/// The beginning of the kernel's `struct bpf_iter_meta`.
+#[repr(C)]
+pub(crate) struct Meta {
+    seq: *mut seq_file,
+}
 
 /// `struct bpf_iter__bpf_map_elem` of the kernel.
 #[repr(C)]
 pub(crate) struct MapElement<A> {
-    meta: *mut c_void,
+    meta: *const Meta,
     map: *mut c_void,
     key: *const FlowKey<A>,
     value: *const FlowEntry<A>,
@@ -70,7 +77,7 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
         (Side::Reverse, Some(_)) => {}
         (_, peer) => {
             let newest = peer.map_or(entry.last_seen, |peer| expiry::newer(&entry, peer));
-            judge(&key, &entry, newest, request, totals);
+            judge(element, &key, &entry, newest, request, totals);
         }
     }
     0
@@ -78,20 +85,32 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
 
 #[inline(always)]
 fn judge<A: Tables>(
+    element: &MapElement<A>,
     key: &FlowKey<A>,
     entry: &FlowEntry<A>,
     last_seen: u32,
     request: &ScanRequest,
     totals: &mut ScanTotals,
 ) {
-    let expired = expiry::is_past(key, entry, last_seen, clock::now_ticks_in_iterator());
+    let now = clock::now_ticks_in_iterator();
+    let expired = expiry::is_past(key, entry, last_seen, now);
     if expired && request.remove_expired != 0 {
         totals.expired_flows += 1;
         forget(key, entry, Writer::Collector);
         return;
     }
+    let is_cut = cut::is_cut(entry, key.is_tcp(), now);
+    if is_cut && entry.state() != FlowState::Cut {
+        if !is_told(element, key, entry) {
+            // The reader's buffer is full: the kernel visits the element again.
+            totals.entries -= 1;
+            return;
+        }
+        mark_cut(key, entry);
+        totals.cut_flows += 1;
+    }
     add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
-    if !expired && is_live(entry) {
+    if !expired && !is_cut && is_live(entry) {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
     }
@@ -111,4 +130,53 @@ fn add(counter: Option<*mut u64>) {
         // SAFETY: as for the totals.
         unsafe { *counter += 1 };
     }
+}
+
+/// Marks a flow as cut, so that it stays so when the order is taken back.
+#[inline(always)]
+fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
+    let shared = Shared {
+        state: FlowState::Cut,
+        ..entry.shared()
+    };
+    if let Some(peer) = peer_of(key, entry, &key.peer(entry)) {
+        peer.set_shared(&shared);
+    }
+    if let Some(own) = find(key) {
+        // SAFETY: a map value, which the kernel keeps while the iterator's program runs.
+        unsafe { (*own.entry).set_shared(&shared) };
+    }
+}
+
+/// Tells the reader of a TCP flow that is being cut, who can reset both sides at once. `false`: its
+/// buffer is full.
+#[inline(always)]
+fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
+    if !key.is_tcp() || entry.side() != Side::Forward {
+        return true;
+    }
+    let (backend_next_seq, backend_acked) =
+        peer_of(key, entry, &key.peer(entry)).map_or((0, 0), |peer| (peer.next_seq, peer.acked));
+    let flow = CutFlow {
+        client: key.src.wide(),
+        vip: key.dst.wide(),
+        backend: entry.rewrite_addr.wide(),
+        client_next_seq: entry.next_seq,
+        client_acked: entry.acked,
+        backend_next_seq,
+        backend_acked,
+        client_port_be: key.src_port_be,
+        vip_port_be: key.dst_port_be,
+        backend_port_be: entry.rewrite_port_be,
+        service: entry.service,
+        color: entry.color,
+        af: A::AF,
+        reserved: [0; 6],
+    };
+    // SAFETY: the kernel hands the iterator a valid file; the record is a local variable.
+    let written = unsafe {
+        let seq = (*element.meta).seq;
+        bpf_seq_write(seq, (&raw const flow).cast(), size_of::<CutFlow>() as u32)
+    };
+    written == 0
 }

@@ -88,6 +88,15 @@ pub(crate) fn new_flow<A: Address>(entry: &FlowEntry<A>, unpinned: bool) {
     }
 }
 
+/// Counts a TCP flow that was cut by its packet.
+#[inline(always)]
+pub(crate) fn cut_flow<A: Address>(entry: &FlowEntry<A>) {
+    if let Some(stats) = stats_of(entry) {
+        // SAFETY: per-CPU value.
+        unsafe { (*stats).reset_flows += 1 };
+    }
+}
+
 #[inline(always)]
 fn stats_of<A: Address>(entry: &FlowEntry<A>) -> Option<*mut ColorStats> {
     TRAFFIC.get_ptr_mut(ColorStats::index(entry.service, entry.color()))

@@ -51,6 +51,6 @@ fn timeout<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, idle: &IdleTicks) 
         FlowState::Unanswered | FlowState::Answered => idle.unanswered,
         FlowState::Established if key.is_tcp() => idle.established,
         FlowState::Established => idle.udp[entry.color() as usize],
-        FlowState::Closing | FlowState::Refused => idle.closing,
+        FlowState::Closing | FlowState::Refused | FlowState::Cut => idle.closing,
     }
 }

@@ -1,6 +1,8 @@
 //! The frame that the program runs on: every bounds check of the data path is here.
 
-use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext as _, bindings::xdp_md, helpers::bpf_xdp_adjust_tail, programs::XdpContext,
+};
 use switcher_common::packet::{Frame, Header};
 
 /// No header that is read begins further in; the verifier asks for a bound.
@@ -29,6 +31,20 @@ impl<'a> XdpFrame<'a> {
     pub(crate) fn ingress_ifindex(&self) -> u32 {
         // SAFETY: the kernel hands the program a valid context.
         unsafe { (*self.ctx.ctx).ingress_ifindex }
+    }
+
+    /// Cuts the frame to its first `len` bytes; `false` when it is shorter already.
+    #[inline(always)]
+    pub(crate) fn cut_to(&mut self, len: usize) -> bool {
+        let present = Frame::len(self);
+        // Read back from memory: the verifier knows no difference of 32-bit pointers.
+        // SAFETY: a local variable.
+        let present = unsafe { (&raw const present).read_volatile() };
+        let Some(surplus) = present.checked_sub(len) else {
+            return false;
+        };
+        // SAFETY: the context is valid; no reference into the frame outlives this exclusive borrow.
+        unsafe { bpf_xdp_adjust_tail(self.raw(), -(surplus as i32)) == 0 }
     }
 
     #[inline(always)]

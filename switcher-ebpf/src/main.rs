@@ -19,6 +19,7 @@
 mod clock;
 mod collect;
 mod count;
+mod cut;
 mod expiry;
 mod filter;
 mod flow;
@@ -90,10 +91,13 @@ fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
     if code == NO_FLOW {
         code = A::select(ctx.ctx);
     }
+    if code == Reason::ResetSent as u32 {
+        return Reason::from_code(A::reset(ctx.ctx));
+    }
     if code != GO_ON {
         return Reason::from_code(code);
     }
-    let reason = A::send(ctx.ctx);
+    let reason = Reason::from_code(A::send(ctx.ctx));
     count::traffic::<A>(&XdpFrame::new(ctx), reason);
     reason
 }

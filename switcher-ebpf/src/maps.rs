@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use switcher_common::{
     address::{Ipv4, Ipv6},
+    cut::CutOrder,
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
     rate::{Capped, Window},
@@ -49,6 +50,10 @@ pub(crate) static BACKENDS: Array<BackendRecord, 16> = Array::new();
 /// Whose replies come from which endpoint.
 #[btf_map]
 pub(crate) static ENDPOINTS: HashMap<ListenerKey, EndpointRecord, 16> = HashMap::new();
+
+/// Orders to cut flows, by backend id.
+#[btf_map]
+pub(crate) static CUTS: Array<CutOrder, 16> = Array::new();
 
 /// Bitmap of our addresses.
 #[btf_map]

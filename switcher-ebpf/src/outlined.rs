@@ -1,207 +1,148 @@
 //! Stages as global functions: the kernel verifies each of them once, and not again for each way that
-//! leads to it, and each has a stack of its own while it runs. They find everything in [`Work`], and
-//! answer with the number of a [`Reason`], or with [`GO_ON`].
+//! leads to it, and each has a stack of its own while it runs. They find everything in [`Work`].
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use switcher_common::{
     address::{Ipv4, Ipv6},
-    packet::Network,
     reason::Reason,
 };
 
-use crate::{flow, forward, frame::XdpFrame, maps::Tables, read, reply, select, work::Work};
+use crate::{
+    frame::XdpFrame,
+    maps::Tables,
+    work::{HasWork, Work},
+};
 
 /// No verdict: the packet is to be translated by the entry in its [`Work`].
 pub(crate) const GO_ON: u32 = 0;
 /// No verdict: there is no flow, or it is over.
 pub(crate) const NO_FLOW: u32 = u32::MAX;
 
-/// As a global function returns it.
+/// Declares a global function for each family, and the trait that calls the right one.
+macro_rules! outlined {
+    ($($(#[$doc:meta])* $name:ident, $v4:ident, $v6:ident, ($($arg:ident: $type:ty),*);)*) => {
+        /// An address family's global functions; each works on that family's [`Work`].
+        pub(crate) trait Outlined: Sized {
+            $($(#[$doc])* fn $name($($arg: $type),*) -> u32;)*
+        }
+        impl Outlined for Ipv4 {
+            $(#[inline(always)] fn $name($($arg: $type),*) -> u32 { $v4($($arg),*) })*
+        }
+        impl Outlined for Ipv6 {
+            $(#[inline(always)] fn $name($($arg: $type),*) -> u32 { $v6($($arg),*) })*
+        }
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $v4($($arg: $type),*) -> u32 { body::$name::<Ipv4>($($arg),*) }
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $v6($($arg: $type),*) -> u32 { body::$name::<Ipv6>($($arg),*) }
+        )*
+    };
+}
+
+outlined! {
+    /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], or why it ends here.
+    read, read4, read6, (ctx: *mut xdp_md, ip_offset: u32);
+    /// Finds the packet's flow and moves it on: [`GO_ON`], [`NO_FLOW`], or why it ends here.
+    track, track4, track6, (ctx: *mut xdp_md);
+    /// Selects for a packet without a flow: [`GO_ON`], or why it ends here.
+    select, select4, select6, (ctx: *mut xdp_md);
+    /// Rewrites the packet as its entry says, and sends it on: the verdict.
+    send, send4, send6, (ctx: *mut xdp_md);
+    /// Answers the packet of a cut flow with a RST: the verdict.
+    reset, reset4, reset6, (ctx: *mut xdp_md);
+    /// Moves the flow to the established table.
+    promote, promote4, promote6, ();
+    /// Moves the flow out of it.
+    demote, demote4, demote6, ();
+    /// Makes the entry for the replies again if it is gone.
+    mend, mend4, mend6, ();
+    /// 1 if the packet came in by the interface that leads back to its source.
+    comes_by_its_route, comes_by_its_route4, comes_by_its_route6, (ctx: *mut xdp_md);
+}
+
+/// Runs a stage on this CPU's [`Work`].
+#[inline(always)]
+fn with_work<A: HasWork>(stage: impl FnOnce(&mut Work<A>) -> u32) -> u32 {
+    A::work().map_or(Reason::Inconsistent as u32, stage)
+}
+
 #[inline(always)]
 fn code(result: Result<(), Reason>) -> u32 {
-    match result {
-        Ok(()) => GO_ON,
-        Err(reason) => reason as u32,
+    result.map_or_else(|reason| reason as u32, |()| GO_ON)
+}
+
+/// What the global functions do.
+mod body {
+    use switcher_common::packet::Network;
+
+    use super::{GO_ON, NO_FLOW, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md};
+    use crate::{cut, flow, forward, read as reading, reply, select as selection};
+
+    #[inline(always)]
+    pub(super) fn read<A: Tables + Network>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let frame = XdpFrame::new(&ctx);
+        with_work::<A>(|work| code(reading::packet(&frame, ip_offset as usize, work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn track<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        with_work::<A>(|work| match flow::track(&XdpContext::new(ctx), work) {
+            Ok(true) => GO_ON,
+            Ok(false) => NO_FLOW,
+            Err(reason) => reason as u32,
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn select<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        with_work::<A>(|work| match selection::fresh(work) {
+            Err(Reason::NotOurs) => code(reply::repin(&XdpContext::new(ctx), work)),
+            result => code(result),
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn send<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        with_work::<A>(|work| forward::send(&mut XdpFrame::new(&ctx), work) as u32)
+    }
+
+    #[inline(always)]
+    pub(super) fn reset<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        with_work::<A>(|work| cut::reset(&XdpContext::new(ctx), work) as u32)
+    }
+
+    #[inline(always)]
+    pub(super) fn promote<A: Tables>() -> u32 {
+        with_work::<A>(|work| {
+            flow::promote(work);
+            GO_ON
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn demote<A: Tables>() -> u32 {
+        with_work::<A>(|work| {
+            flow::demote(work);
+            GO_ON
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn mend<A: Tables>() -> u32 {
+        with_work::<A>(|work| {
+            flow::mend(work);
+            GO_ON
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn comes_by_its_route<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        with_work::<A>(|work| u32::from(reply::comes_by_its_route(&ctx, work)))
     }
 }
-
-#[inline(always)]
-fn select<A: Tables>(ctx: *mut xdp_md) -> u32 {
-    let Some(work) = A::work() else {
-        return Reason::Inconsistent as u32;
-    };
-    match select::fresh(work) {
-        Err(Reason::NotOurs) => code(reply::repin(&XdpContext::new(ctx), work)),
-        result => code(result),
-    }
-}
-
-#[inline(always)]
-fn read<A: Tables + Network>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
-    let Some(work) = A::work() else {
-        return Reason::Inconsistent as u32;
-    };
-    code(read::packet(
-        &XdpFrame::new(&XdpContext::new(ctx)),
-        ip_offset as usize,
-        work,
-    ))
-}
-
-#[inline(always)]
-fn track<A: Tables>(ctx: *mut xdp_md) -> u32 {
-    let Some(work) = A::work() else {
-        return Reason::Inconsistent as u32;
-    };
-    match flow::track(&XdpContext::new(ctx), work) {
-        Ok(true) => GO_ON,
-        Ok(false) => NO_FLOW,
-        Err(reason) => reason as u32,
-    }
-}
-
-#[inline(always)]
-fn send<A: Tables>(ctx: *mut xdp_md) -> u32 {
-    let Some(work) = A::work() else {
-        return Reason::Inconsistent as u32;
-    };
-    forward::send(&mut XdpFrame::new(&XdpContext::new(ctx)), work) as u32
-}
-
-#[inline(always)]
-fn with_work<A: Tables>(stage: impl FnOnce(&mut Work<A>)) -> u32 {
-    if let Some(work) = A::work() {
-        stage(work);
-    }
-    GO_ON
-}
-
-#[inline(always)]
-fn comes_by_its_route<A: Tables>(ctx: *mut xdp_md) -> u32 {
-    let Some(work) = A::work() else {
-        return 0;
-    };
-    u32::from(reply::comes_by_its_route(&XdpContext::new(ctx), work))
-}
-
-macro_rules! outlined {
-    ($family:ty, $read:ident, $track:ident, $select:ident, $send:ident, $promote:ident, $demote:ident, $mend:ident, $comes_by_its_route:ident) => {
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $read(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
-            read::<$family>(ctx, ip_offset)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $track(ctx: *mut xdp_md) -> u32 {
-            track::<$family>(ctx)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $select(ctx: *mut xdp_md) -> u32 {
-            select::<$family>(ctx)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $send(ctx: *mut xdp_md) -> u32 {
-            send::<$family>(ctx)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $promote() -> u32 {
-            with_work::<$family>(flow::promote)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $demote() -> u32 {
-            with_work::<$family>(flow::demote)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $mend() -> u32 {
-            with_work::<$family>(flow::mend)
-        }
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $comes_by_its_route(ctx: *mut xdp_md) -> u32 {
-            comes_by_its_route::<$family>(ctx)
-        }
-        impl Outlined for $family {
-            #[inline(always)]
-            fn read(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
-                $read(ctx, ip_offset)
-            }
-            #[inline(always)]
-            fn track(ctx: *mut xdp_md) -> u32 {
-                $track(ctx)
-            }
-            #[inline(always)]
-            fn select(ctx: *mut xdp_md) -> u32 {
-                $select(ctx)
-            }
-            #[inline(always)]
-            fn send(ctx: *mut xdp_md) -> Reason {
-                Reason::from_code($send(ctx))
-            }
-            #[inline(always)]
-            fn promote() {
-                $promote();
-            }
-            #[inline(always)]
-            fn demote() {
-                $demote();
-            }
-            #[inline(always)]
-            fn mend() {
-                $mend();
-            }
-            #[inline(always)]
-            fn comes_by_its_route(ctx: *mut xdp_md) -> bool {
-                $comes_by_its_route(ctx) != 0
-            }
-        }
-    };
-}
-
-/// An address family's global functions; each works on that family's `Work`.
-pub(crate) trait Outlined: Sized {
-    /// Reads the packet whose IP header is at `ip_offset`, or why it ends here.
-    fn read(ctx: *mut xdp_md, ip_offset: u32) -> u32;
-    /// Finds the packet's flow and moves it on: its entry, [`NO_FLOW`], or why it ends here.
-    fn track(ctx: *mut xdp_md) -> u32;
-    /// For a packet without a flow: its entry, or why there is none.
-    fn select(ctx: *mut xdp_md) -> u32;
-    /// Rewrites the packet as its entry says, and sends it on.
-    fn send(ctx: *mut xdp_md) -> Reason;
-    /// Moves the flow to the established table.
-    fn promote();
-    /// Moves the flow out of it.
-    fn demote();
-    /// Makes the entry for the replies again if it is gone.
-    fn mend();
-    /// Whether the packet came in by the interface that leads back to its source.
-    fn comes_by_its_route(ctx: *mut xdp_md) -> bool;
-}
-
-outlined!(
-    Ipv4,
-    read4,
-    track4,
-    select4,
-    send4,
-    promote4,
-    demote4,
-    mend4,
-    comes_by_its_route4
-);
-outlined!(
-    Ipv6,
-    read6,
-    track6,
-    select6,
-    send6,
-    promote6,
-    demote6,
-    mend6,
-    comes_by_its_route6
-);

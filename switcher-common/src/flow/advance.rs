@@ -8,7 +8,7 @@
 //! ```
 //! A RST counts only with a sequence number that its sender alone can know (RFC 5961, section 3), a
 //! FIN only at the end of its direction's data. Others travel on and change nothing; so whoever
-//! forges them ends no pin and moves none.
+//! forges them ends no pin and moves none. What happens to a flow that is cut is decided before.
 
 use super::{FLAG_UNPINNED, FlowEntry, FlowState, Side};
 use crate::address::Address;
@@ -259,7 +259,8 @@ impl Advance {
             | FlowState::Unanswered
             | FlowState::Answered
             | FlowState::Closing
-            | FlowState::Refused => self.with(Next::Reselect),
+            | FlowState::Refused
+            | FlowState::Cut => self.with(Next::Reselect),
         }
     }
 
@@ -273,7 +274,9 @@ impl Advance {
             FlowState::Refused if fits && self.shared.answer_seq != 0 => {
                 self.promoted().with_fin(Side::Forward, segment)
             }
-            FlowState::Unanswered | FlowState::Answered | FlowState::Refused => self,
+            FlowState::Unanswered | FlowState::Answered | FlowState::Refused | FlowState::Cut => {
+                self
+            }
             FlowState::Established | FlowState::Closing => {
                 self.with_fin(Side::Forward, segment).or_restored(segment)
             }
@@ -291,7 +294,9 @@ impl Advance {
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused if answers => {
                 self.answered(Next::Update, segment)
             }
-            FlowState::Unanswered | FlowState::Answered | FlowState::Refused => self,
+            FlowState::Unanswered | FlowState::Answered | FlowState::Refused | FlowState::Cut => {
+                self
+            }
             FlowState::Established | FlowState::Closing
                 if answers && segment.seq != self.shared.answer_seq =>
             {
@@ -342,7 +347,7 @@ impl Advance {
     #[inline(always)]
     fn closed(self) -> Self {
         match self.shared.state {
-            FlowState::Closing | FlowState::Refused => self,
+            FlowState::Closing | FlowState::Refused | FlowState::Cut => self,
             FlowState::Established => self.in_state(Next::Update, FlowState::Closing),
             FlowState::Unanswered | FlowState::Answered => {
                 self.in_state(Next::Update, FlowState::Refused)

@@ -123,6 +123,8 @@ pub enum FlowState {
     Closing = 4,
     /// RST before both sides had answered: as `Closing`, but only the handshake brings it back.
     Refused = 5,
+    /// Cut by an order ([`crate::cut`]): over for good, whatever its packets say.
+    Cut = 6,
 }
 
 impl FlowState {
@@ -135,6 +137,7 @@ impl FlowState {
             3 => Self::Established,
             4 => Self::Closing,
             5 => Self::Refused,
+            6 => Self::Cut,
             _ => Self::Unanswered,
         }
     }
@@ -143,7 +146,7 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Closing | Self::Refused)
+        matches!(self, Self::Closing | Self::Refused | Self::Cut)
     }
 
     /// As the API shows it.
@@ -155,6 +158,7 @@ impl FlowState {
             Self::Established => "established",
             Self::Closing => "closing",
             Self::Refused => "refused",
+            Self::Cut => "cut",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod link;
 mod parse;
+mod reset;
 mod rewrite;
 
 use network_types::{
@@ -15,6 +16,7 @@ use network_types::{
 
 pub use link::{Family, Link, link};
 pub use parse::{IpPacket, Network, Transport, network, transport};
+pub use reset::{OWN_TTL, answer_with_reset};
 pub use rewrite::{Hop, set_link_addresses, translate};
 
 /// Ethernet header. `network_types::eth::EthHdr` has alignment 2, which a frame need not have.

@@ -17,7 +17,7 @@ use switcher_common::{
 pub(crate) use settle::{demote, mend, promote};
 use table::{Hit, find, peer_of};
 
-use crate::{count, maps::Tables, select, work::Work};
+use crate::{count, cut, maps::Tables, outlined::GO_ON, select, work::Work};
 
 /// Finds the flow of the packet whose 5-tuple `work` holds, advances it, and leaves its entry in
 /// `work`. `false`: there is none, or the packet begins a new connection on its 5-tuple. The error
@@ -27,13 +27,16 @@ pub(crate) fn track<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<b
     let Some(hit) = find(&work.key) else {
         return Ok(false);
     };
-    if !work.may_travel() {
-        return Err(Reason::TtlExceeded);
-    }
     // SAFETY: a map value; the kernel keeps its memory while the program runs. Other CPUs may write
     // single fields at the same time, each of which is valid on its own.
     work.entry = unsafe { *hit.entry };
     work.set_peer_key();
+    if cut::is_cut(&work.entry, work.key.is_tcp(), work.now) {
+        return cut::packet_of(work, &hit);
+    }
+    if !work.may_travel() {
+        return Err(Reason::TtlExceeded);
+    }
     let is_pinned = !cfg!(mutant = "no-pin") || select::takes_fresh_flows(&work.entry);
     if !is_pinned && work.entry.side() == Side::Forward {
         table::forget(&work.key, &work.entry, Writer::Program);
@@ -42,7 +45,7 @@ pub(crate) fn track<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<b
     let advance = Advance::of(&work.entry, work.key.is_tcp(), &work.segment, || {
         peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.acked)
     });
-    if needs_proof(work, advance.next) && !A::comes_by_its_route(ctx.ctx) {
+    if needs_proof(work, advance.next) && A::comes_by_its_route(ctx.ctx) == 0 {
         count::note(Reason::ReplyUnverified);
         return Ok(true);
     }
@@ -115,6 +118,6 @@ fn settle<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, advance: &Advance, is_new
         (Table::Unanswered, FlowState::Established) if is_due => A::promote(),
         (Table::Unanswered, _) if work.entry.side() == Side::Forward => A::mend(),
         (Table::Established, FlowState::Closing) => A::demote(),
-        _ => {}
-    }
+        _ => GO_ON,
+    };
 }

@@ -60,6 +60,7 @@ impl Counters {
                 bytes: sum.bytes + cpu.bytes,
                 new_flows: sum.new_flows + cpu.new_flows,
                 unpinned_packets: sum.unpinned_packets + cpu.unpinned_packets,
+                reset_flows: sum.reset_flows + cpu.reset_flows,
             }))
     }
 

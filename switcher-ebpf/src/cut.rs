@@ -1,0 +1,89 @@
+//! Flows that are cut: which ones, and the RST that answers their packets.
+
+use aya_ebpf::programs::XdpContext;
+use switcher_common::{
+    cut::CutOrder,
+    flow::{FlowEntry, FlowState, Shared, Side},
+    packet,
+    reason::Reason,
+    scan::Table,
+    stats::Writer,
+};
+
+use crate::{
+    count,
+    flow::table::{Hit, forget, peer_of},
+    frame::XdpFrame,
+    maps::{CUTS, Tables},
+    work::Work,
+};
+
+/// Whether the flow of `entry` is cut at tick `now`.
+#[inline(always)]
+pub(crate) fn is_cut<A: Tables>(entry: &FlowEntry<A>, is_tcp: bool, now: u32) -> bool {
+    let by_order = |order: &CutOrder| order.cuts(is_tcp, entry.created, now);
+    entry.state() == FlowState::Cut || CUTS.get(entry.backend).is_some_and(by_order)
+}
+
+/// What becomes of a packet of a cut flow, whose entry is in `work`. `true`: it is translated once
+/// more; `false`: it begins a flow of its own.
+#[inline(always)]
+pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<bool, Reason> {
+    if !work.key.is_tcp() {
+        // Datagrams on their way to the client still arrive; its own next one moves the flow.
+        if work.entry.side() == Side::Forward {
+            count::note(Reason::FlowMoved);
+            forget(&work.key, &work.entry, Writer::Program);
+            return Ok(false);
+        }
+        return Ok(true);
+    }
+    if work.entry.side() == Side::Forward && work.segment.is_initial_syn() {
+        count::note(Reason::TupleReused);
+        forget(&work.key, &work.entry, Writer::Program);
+        return Ok(false);
+    }
+    mark(work, hit);
+    Err(if work.segment.is_rst() {
+        Reason::FlowCut
+    } else {
+        Reason::ResetSent
+    })
+}
+
+/// Marks both entries, so that the flow stays cut when its order is taken back.
+#[inline(always)]
+fn mark<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) {
+    if work.entry.state() != FlowState::Cut {
+        count::cut_flow(&work.entry);
+        let shared = Shared {
+            state: FlowState::Cut,
+            ..work.entry.shared()
+        };
+        work.entry.set_shared(&shared);
+        // SAFETY: as in `track`.
+        unsafe { (*hit.entry).set_shared(&shared) };
+        if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
+            peer.set_shared(&shared);
+        }
+    }
+    work.entry.last_seen = work.now;
+    // SAFETY: as in `track`.
+    unsafe { (*hit.entry).last_seen = work.now };
+    if hit.table == Table::Established {
+        A::demote();
+    }
+}
+
+/// Makes the packet a RST to its sender.
+#[inline(always)]
+pub(crate) fn reset<A: Tables>(ctx: &XdpContext, work: &Work<A>) -> Reason {
+    let mut frame = XdpFrame::new(ctx);
+    let Some(len) = packet::answer_with_reset(&mut frame, &work.ip, &work.segment) else {
+        return Reason::Inconsistent;
+    };
+    if !frame.cut_to(len) {
+        return Reason::Inconsistent;
+    }
+    Reason::ResetSent
+}
