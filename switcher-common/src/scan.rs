@@ -17,6 +17,17 @@ pub enum Table {
     Unanswered = 1,
 }
 
+impl Table {
+    /// As the API shows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
 /// What the agent asks for before it runs the iterator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -109,6 +109,17 @@ pub enum Side {
     Reverse = 1,
 }
 
+impl Side {
+    /// As the API shows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Reverse => "reverse",
+        }
+    }
+}
+
 /// Where a flow is in its life. UDP knows `Unanswered` and `Established` only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

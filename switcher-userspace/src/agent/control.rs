@@ -11,16 +11,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     collector::Collector,
     core::{Command, data_path},
+    explain::explain,
     view::View,
 };
 use crate::{
     api::{
         Control, Peer,
+        explain::{ExplainQuestion, Explanation},
         types::{
             ApiError, ChangeReply, DrainStatus, ErrorCode, FlipRequest, StatusReply, VersionReply,
         },
     },
-    datapath::Counters,
+    datapath::{Counters, Explainer},
 };
 
 /// A scan that is not older serves a status as it is.
@@ -32,6 +34,7 @@ pub(super) struct AgentControl {
     pub(super) collector: Collector,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) counters: Counters,
+    pub(super) explainer: Explainer,
 }
 
 impl AgentControl {
@@ -81,6 +84,10 @@ impl Control for AgentControl {
         let view = self.scanned().await;
         view.status(&self.counters)
             .map_err(|error| data_path(&error))
+    }
+
+    fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
+        explain(&self.explainer, &self.current(), question)
     }
 
     async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {

@@ -9,6 +9,7 @@ mod collector;
 mod control;
 mod core;
 mod detach;
+mod explain;
 mod gate;
 mod start;
 mod state_file;
@@ -116,6 +117,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         collector,
         view,
         counters,
+        explainer,
         log,
     } = start::start(config, commands.clone())?;
     // Dropped when the core's thread ends, however it does.
@@ -147,6 +149,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         collector,
         view,
         counters,
+        explainer,
     });
     tracing::info!(socket = %socket.path().display(), "serving");
     server::serve(socket, control, async {

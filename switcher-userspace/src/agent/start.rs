@@ -23,7 +23,9 @@ use super::{
 use crate::{
     api::types::{ApiError, ErrorCode},
     config::{AttachMode, Config},
-    datapath::{Attached, Counters, DataPath, DataPathError, ProgramLog, Scanner, Wanted},
+    datapath::{
+        Attached, Counters, DataPath, DataPathError, Explainer, ProgramLog, Scanner, Wanted,
+    },
     preflight,
     switching::Switchboard,
 };
@@ -34,6 +36,7 @@ pub(super) struct Started {
     pub(super) collector: Collector,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) counters: Counters,
+    pub(super) explainer: Explainer,
     pub(super) log: ProgramLog,
 }
 
@@ -41,6 +44,7 @@ pub(super) struct Started {
 struct Ready {
     scanner: Scanner,
     counters: Counters,
+    explainer: Explainer,
     log: ProgramLog,
     board: Switchboard,
     ids: BTreeMap<String, u16>,
@@ -91,6 +95,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         collector,
         view: published,
         counters: ready.counters,
+        explainer: ready.explainer,
         log: ready.log,
     })
 }
@@ -104,6 +109,7 @@ fn prepare(
     let kernel_error = |error: DataPathError| data_path(&error);
     let mut scanner = path.scanner().map_err(kernel_error)?;
     let counters = path.counters().map_err(kernel_error)?;
+    let explainer = path.explainer().map_err(kernel_error)?;
     let log = path.logger().map_err(kernel_error)?;
     let kernel = kernel_state(path).map_err(kernel_error)?;
     let on_disk = file.read()?;
@@ -156,6 +162,7 @@ fn prepare(
     Ok(Ready {
         scanner,
         counters,
+        explainer,
         log,
         board,
         ids,

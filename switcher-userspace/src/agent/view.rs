@@ -1,8 +1,8 @@
 //! What readers see: the newest published state, turned into the API's types.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
 
-use switcher_common::service::{Color, PerColor};
+use switcher_common::service::{Color, PerColor, Protocol};
 
 use super::clock;
 use crate::{
@@ -85,6 +85,23 @@ impl View {
             drain: self.drain(&config.name),
             listeners: config.listeners.iter().map(listener).collect(),
         }))
+    }
+
+    /// Name of the service with `id`.
+    pub(super) fn service_name(&self, id: u16) -> Option<&str> {
+        let mut ids = self.ids.iter();
+        ids.find(|(_, of)| **of == id)
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Name of the listener at `endpoint`.
+    pub(super) fn listener_name(&self, endpoint: SocketAddr, protocol: Protocol) -> Option<&str> {
+        let services = self.config.services.iter();
+        let mut listeners = services.flat_map(|service| &service.listeners);
+        let at = (endpoint.ip(), endpoint.port(), protocol);
+        listeners
+            .find(|listener| (listener.vip, listener.port, listener.protocol) == at)
+            .map(|listener| listener.name.as_str())
     }
 
     /// The drain of a service.

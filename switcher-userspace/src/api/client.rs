@@ -20,9 +20,12 @@ use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
 
 pub use self::watch::DrainWatch;
-use super::types::{
-    ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure, FlipRequest,
-    StatusReply, VersionReply,
+use super::{
+    explain::{ExplainQuestion, Explanation},
+    types::{
+        ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
+        FlipRequest, StatusReply, VersionReply,
+    },
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +72,18 @@ impl Client {
     /// Everything that the agent knows.
     pub async fn status(&self) -> Result<StatusReply, ApiError> {
         self.get("/v1/status").await
+    }
+
+    /// Where packets of a 5-tuple would go now.
+    pub async fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
+        question.check()?;
+        let path = format!(
+            "/v1/explain?protocol={}&client={}&vip={}",
+            question.protocol.name(),
+            escape(&question.client.to_string()),
+            escape(&question.vip.to_string())
+        );
+        self.get(&path).await
     }
 
     /// The drain of `service` that runs, or the newest one that ended.

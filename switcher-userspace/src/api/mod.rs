@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod client;
+pub mod explain;
 pub mod instant;
 mod routes;
 pub mod server;
@@ -17,11 +18,14 @@ use std::{fmt, future::Future, time::Duration};
 
 use tokio::sync::watch;
 
-use self::types::{ApiError, ChangeReply, DrainStatus, FlipRequest, StatusReply, VersionReply};
+use self::{
+    explain::{ExplainQuestion, Explanation},
+    types::{ApiError, ChangeReply, DrainStatus, FlipRequest, StatusReply, VersionReply},
+};
 
 /// What the agent does for the API.
 ///
-/// The server checks form ([`check::flip`]) and bounds time; everything else is decided here.
+/// The server checks form ([`check::flip`], [`ExplainQuestion::check`]) and bounds time; everything else is decided here.
 /// A read that takes longer than [`ANSWER_DEADLINE`] is dropped at an await; a change never is: it
 /// runs to its end also when its client leaves.
 pub trait Control: Send + Sync + 'static {
@@ -30,6 +34,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Everything that `switcher status` shows.
     fn status(&self) -> impl Future<Output = Result<StatusReply, ApiError>> + Send;
+
+    /// Where packets of a 5-tuple would go now; changes nothing. A handful of system calls.
+    fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError>;
 
     /// Flips as `request` says. A failure is told in [`ChangeReply::error`], beside the generation
     /// and active colors as they are.

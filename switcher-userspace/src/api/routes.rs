@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, convert::Infallible, future::Future, sync::Arc,
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
-    extract::{Path, State, rejection::PathRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{
         HeaderValue, Method, StatusCode, Uri,
         header::{CONNECTION, CONTENT_TYPE},
@@ -23,6 +26,7 @@ use tokio::{
 
 use super::{
     ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, WATCH_HEARTBEAT, check,
+    explain::ExplainQuestion,
     stop::Stop,
     types::{
         ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
@@ -65,6 +69,7 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
     Router::new()
         .route("/v1/version", get(version::<C>))
         .route("/v1/status", get(status::<C>))
+        .route("/v1/explain", get(explain::<C>))
         .route("/v1/flip", post(flip::<C>))
         .route("/v1/drain/{service}", get(drain::<C>))
         .route("/v1/drain/{service}/watch", get(watch_drain::<C>))
@@ -101,6 +106,17 @@ async fn drain<C: Control>(State(server): Server<C>, service: Service) -> Respon
         Err(error) => Err(error),
     };
     answer(found.map(|drain| DrainReply { drain }))
+}
+
+async fn explain<C: Control>(
+    State(server): Server<C>,
+    question: Result<Query<ExplainQuestion>, QueryRejection>,
+) -> Response {
+    let explained = query(question).and_then(|question| {
+        question.check()?;
+        server.control.explain(&question)
+    });
+    answer(explained)
 }
 
 async fn flip<C: Control>(
@@ -278,7 +294,7 @@ async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "use /v1/version, /v1/status, /v1/flip, /v1/drain/SERVICE or /v1/drain/SERVICE/watch",
+        "use /v1/version, /v1/status, /v1/explain, /v1/flip, /v1/drain/SERVICE or /v1/drain/SERVICE/watch",
     )))
 }
 
@@ -297,6 +313,16 @@ fn name(service: Service) -> Result<String, ApiError> {
             ErrorCode::Usage,
             format!("cannot read the service's name in the path: {rejection}"),
             "write the name as `switcher status` shows it",
+        )
+    })
+}
+
+fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    query.map(|Query(query)| query).map_err(|rejection| {
+        ApiError::new(
+            ErrorCode::Usage,
+            format!("cannot read the request's query: {}", rejection.body_text()),
+            "write it as `switcher --help` and the verb's --help show",
         )
     })
 }

@@ -10,9 +10,12 @@ use clap::{
     Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use switcher_common::service::Color;
+use switcher_common::service::{Color, Protocol};
 
-use super::{AgentArgs, Console, DetachArgs, answer::Answer, drain::DrainArgs, flip::FlipArgs};
+use super::{
+    AgentArgs, Console, DetachArgs, answer::Answer, drain::DrainArgs, explain::ExplainArgs,
+    flip::FlipArgs,
+};
 use crate::{
     api::types::{ApiError, ChangeFailure, ErrorCode},
     config::defaults,
@@ -54,6 +57,8 @@ pub(super) enum Verb {
     Status,
     /// Change the active color of one service, or of several at once
     Flip(FlipArgs),
+    /// Show where a packet would go now, and why; changes nothing
+    Explain(ExplainArgs),
     /// Show the drain of a service, or wait for its end
     Drain(DrainArgs),
 }
@@ -83,6 +88,19 @@ pub(super) fn color() -> impl TypedValueParser<Value = Color> {
             Color::Blue
         } else {
             Color::Green
+        }
+    })
+}
+
+/// Parses `tcp` and `udp`.
+pub(super) fn protocol() -> impl TypedValueParser<Value = Protocol> {
+    const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+    PossibleValuesParser::new(BOTH.map(Protocol::name)).map(|name| {
+        // The parser lets only the two names through.
+        if name == Protocol::Tcp.name() {
+            Protocol::Tcp
+        } else {
+            Protocol::Udp
         }
     })
 }

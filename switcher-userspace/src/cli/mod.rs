@@ -7,6 +7,7 @@ mod arguments;
 mod console;
 pub mod detach;
 mod drain;
+mod explain;
 mod flip;
 mod progress;
 mod status;
@@ -85,6 +86,7 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         Some(Verb::Agent(args)) => agent::run(&args, local),
         Some(Verb::Detach(args)) => detach::run(args, local),
         Some(Verb::Status) => block_on(status::run(&client)),
+        Some(Verb::Explain(args)) => block_on(explain::run(&args, &client)),
         Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),
         Some(Verb::Drain(args)) => block_on(drain::run(&args, &client, console)),
         None => arguments::no_verb(),

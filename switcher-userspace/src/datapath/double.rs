@@ -177,16 +177,77 @@ impl<V: Pod + aya::Pod> Inner<V> {
     }
 }
 
+/// The current state for readers beside the owner, by handles of their own.
+pub(super) struct Current<V: Pod + aya::Pod> {
+    name: &'static str,
+    /// The outer slot as a number.
+    slot: Array<MapData, u32>,
+    inner: [(u32, Array<MapData, V>); 2],
+}
+
+impl Current<ServiceSwitch> {
+    /// The switch state.
+    pub(super) fn switch(pins: &PinDir) -> Result<Self, DataPathError> {
+        Self::open(pins, "SWITCH", SWITCH_INNER)
+    }
+}
+
+impl Current<ListenerRecord> {
+    /// The listeners.
+    pub(super) fn config(pins: &PinDir) -> Result<Self, DataPathError> {
+        Self::open(pins, "CONFIG", CONFIG_INNER)
+    }
+}
+
+impl<V: Pod + aya::Pod> Current<V> {
+    fn open(pins: &PinDir, name: &'static str, inner: [&str; 2]) -> Result<Self, DataPathError> {
+        let open = |inner| -> Result<(u32, Array<MapData, V>), DataPathError> {
+            let inner = Inner::open(pins, inner)?;
+            Ok((inner.id()?, inner.array))
+        };
+        let [first, second] = inner;
+        Ok(Self {
+            name,
+            slot: outer_slot(pins, name)?,
+            inner: [open(first)?, open(second)?],
+        })
+    }
+
+    /// Which map is in the slot: another number than before means another state.
+    pub(super) fn id(&self) -> Result<u32, DataPathError> {
+        self.slot
+            .get(&0, 0)
+            .attempt(format!("reading the outer slot of {}", self.name))
+    }
+
+    /// The value at `index`; `None` beyond the end, or when the slot holds neither map.
+    pub(super) fn get(&self, index: u32) -> Result<Option<V>, DataPathError> {
+        let id = self.id()?;
+        let Some((_, array)) = self.inner.iter().find(|(inner, _)| *inner == id) else {
+            return Ok(None);
+        };
+        if index >= array.len() {
+            return Ok(None);
+        }
+        array
+            .get(&index, 0)
+            .map(Some)
+            .attempt(format!("reading the state of {}", self.name))
+    }
+}
+
 /// Id of the inner map in the outer slot. Read as a number: opening a map by its id would need more
 /// rights than opening its pin.
 fn current_id(pins: &PinDir, name: &str) -> Result<Option<u32>, DataPathError> {
-    let attempt = format!("reading the outer slot of {name}");
-    let ids: Array<_, u32> = Map::Array(pins.open_data(name)?)
-        .try_into()
-        .attempt(&attempt)?;
-    match ids.get(&0, 0) {
+    match outer_slot(pins, name)?.get(&0, 0) {
         Ok(id) => Ok(Some(id)),
         Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error).attempt(&attempt),
+        Err(error) => Err(error).attempt(format!("reading the outer slot of {name}")),
     }
+}
+
+fn outer_slot(pins: &PinDir, name: &str) -> Result<Array<MapData, u32>, DataPathError> {
+    Map::Array(pins.open_data(name)?)
+        .try_into()
+        .attempt(format!("opening the outer slot of {name}"))
 }

@@ -4,9 +4,11 @@
 //! their own, so that a long scan holds up no flip.
 
 mod bpf;
+mod clock;
 mod counters;
 mod double;
 mod error;
+mod explain;
 mod image;
 mod links;
 mod load;
@@ -25,6 +27,9 @@ use switcher_common::service::ServiceSwitch;
 pub use counters::Counters;
 pub use double::Replaced;
 pub use error::DataPathError;
+pub use explain::{
+    Explained, Explainer, FoundFlow, FoundListener, Question, Selection, Tried, Way, Why,
+};
 pub use image::{DrainedBackend, Wanted};
 pub use links::{Attached, Mode};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
@@ -78,6 +83,11 @@ impl DataPath {
     /// Counters with handles of their own.
     pub fn counters(&self) -> Result<Counters, DataPathError> {
         Counters::open(&self.pins)
+    }
+
+    /// An explainer with handles of its own.
+    pub fn explainer(&self) -> Result<Explainer, DataPathError> {
+        Explainer::open(&self.pins)
     }
 
     /// A scanner with handles of its own.

@@ -26,6 +26,11 @@ fn exit_codes_follow_from_what_happened() {
         ("flip web --to green --expect-active blue", 4),
         ("flip nope --to green", 7),
         ("drain nope", 7),
+        ("explain tcp 192.0.2.1:40000 198.51.100.1:80", 0),
+        ("explain tcp 192.0.2.1:40000", 2),
+        ("explain icmp 192.0.2.1:40000 198.51.100.1:80", 2),
+        ("explain tcp 192.0.2.1 198.51.100.1:80", 2),
+        ("explain tcp 192.0.2.1:40000 [2001:db8::2]:80", 2),
         ("drain nope --wait", 7),
         ("flip web web --to green", 2),
         ("flip web", 2),
@@ -84,6 +89,7 @@ fn without_an_agent_verbs_end_with_6_and_the_version_is_told_all_the_same() {
         "flip web --to green",
         "drain web",
         "drain web --wait",
+        "explain tcp 192.0.2.1:1 198.51.100.1:80",
     ] {
         let ran = run_at(&socket, line, None);
         assert_eq!((ran.code, ran.out.as_str()), (6, ""), "{line}");

@@ -10,6 +10,7 @@ use std::{
 use switcher_common::service::{Color, PerColor};
 use switcher_userspace::api::{
     Control, Peer,
+    explain::{ExplainQuestion, Explanation},
     server::{self, ApiSocket},
     types::{
         AgentStatus, ApiError, ChangeReply, DrainEnd, DrainStatus, ErrorCode, FlipRequest,
@@ -140,6 +141,10 @@ impl Control for Fake {
             }],
             tables: TableStatus::default(),
         })
+    }
+
+    fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
+        Ok(crate::explain::explanation(question))
     }
 
     async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {

@@ -4,6 +4,7 @@
 
 mod cli;
 mod command;
+mod explain;
 mod fake;
 mod hostile;
 mod http;

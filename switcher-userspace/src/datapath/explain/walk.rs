@@ -1,0 +1,318 @@
+//! One walk over the maps: the steps of the program, by the code that it shares with userspace.
+
+use std::net::SocketAddr;
+
+use aya::maps::{Array, MapData, MapError};
+use bytemuck::Zeroable as _;
+use switcher_common::{
+    address::{Address, WideAddress},
+    clock::{TICK_SHIFT, elapsed, ticks_from_ns},
+    flow::{ACK, Advance, FLAG_UNPINNED, FlowEntry, FlowKey, Next, SYN, Segment, Side},
+    reason::Reason,
+    scan::Table,
+    select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
+    service::{Color, ListenerKey, ListenerRecord, ServiceSwitch},
+};
+
+use super::{
+    Explained, Explainer, FlowTables, FoundFlow, FoundListener, Question, Selection, Tried, Way,
+    Why,
+};
+use crate::datapath::{
+    clock,
+    error::{Attempt as _, DataPathError},
+};
+
+impl Explainer {
+    pub(super) fn walk<A: Address>(
+        &self,
+        flows: &FlowTables<A>,
+        key: &FlowKey<A>,
+    ) -> Result<Explained, DataPathError>
+    where
+        FlowKey<A>: aya::Pod,
+        FlowEntry<A>: aya::Pod,
+    {
+        let walk = Walk {
+            maps: self,
+            flows,
+            key,
+            listener: self.listener(key)?,
+            hit: flows.find(key)?,
+        };
+        Ok(Explained {
+            listener: walk.listener.map(|(_, _, found)| found),
+            to_vip: self
+                .listener_id(&ListenerKey::any_of(key.dst.wide(), A::AF))?
+                .is_some(),
+            flow: walk.found_flow()?,
+            begins: walk.way(true)?,
+            mid_stream: key.is_tcp().then(|| walk.way(false)).transpose()?,
+        })
+    }
+
+    fn listener_id(&self, key: &ListenerKey) -> Result<Option<u32>, DataPathError> {
+        found(self.listeners.get(key, 0)).attempt("looking a listener up")
+    }
+
+    fn listener<A: Address>(
+        &self,
+        key: &FlowKey<A>,
+    ) -> Result<Option<(ListenerRecord, ServiceSwitch, FoundListener)>, DataPathError> {
+        let address = ListenerKey {
+            vip: key.dst.wide(),
+            port_be: key.dst_port_be,
+            protocol: key.protocol,
+            af: A::AF,
+        };
+        let Some(id) = self.listener_id(&address)? else {
+            return Ok(None);
+        };
+        let record = self.config.get(id)?;
+        let Some(record) = record.filter(ListenerRecord::is_present) else {
+            return Ok(None);
+        };
+        let switch = self.switch.get(u32::from(record.service))?;
+        let switch = switch.ok_or_else(|| contradiction("a service without switch state"))?;
+        let found = FoundListener {
+            service: record.service,
+            preview: record.is_preview(),
+            active: Color::from_bit(switch.active),
+            base: Color::from_bit(switch.base),
+            generation: switch.generation,
+        };
+        Ok(Some((record, switch, found)))
+    }
+}
+
+/// A 5-tuple, and what the maps say of it.
+struct Walk<'a, A>
+where
+    FlowKey<A>: aya::Pod,
+    FlowEntry<A>: aya::Pod,
+{
+    maps: &'a Explainer,
+    flows: &'a FlowTables<A>,
+    key: &'a FlowKey<A>,
+    listener: Option<(ListenerRecord, ServiceSwitch, FoundListener)>,
+    hit: Option<(Table, FlowEntry<A>)>,
+}
+
+impl<A: Address> Walk<'_, A>
+where
+    FlowKey<A>: aya::Pod,
+    FlowEntry<A>: aya::Pod,
+{
+    fn found_flow(&self) -> Result<Option<FoundFlow>, DataPathError> {
+        let Some((table, entry)) = self.hit else {
+            return Ok(None);
+        };
+        let peer_key = self.key.peer(&entry);
+        let peer = self.flows.find(&peer_key)?.map(|(_, peer)| peer);
+        let peer = peer.filter(|peer| entry.is_peer_of(self.key, peer));
+        let now = ticks_from_ns(clock::monotonic_ns());
+        let silent = |entry: &FlowEntry<A>| elapsed(now, entry.last_seen);
+        let own = silent(&entry);
+        let newest = peer.as_ref().map_or(own, |peer| own.min(silent(peer)));
+        let (address, port_be) = match entry.side() {
+            Side::Forward => (entry.rewrite_addr, entry.rewrite_port_be),
+            Side::Reverse => (self.key.src, self.key.src_port_be),
+        };
+        Ok(Some(FoundFlow {
+            table,
+            side: entry.side(),
+            state: entry.state(),
+            service: entry.service,
+            color: entry.color(),
+            backend: endpoint(&address, port_be),
+            preview: entry.is_preview(),
+            unpinned: entry.flags & FLAG_UNPINNED != 0,
+            is_whole: peer.is_some(),
+            age_ms: ms_from_ticks(elapsed(now, entry.created)),
+            silent_ms: ms_from_ticks(newest),
+        }))
+    }
+
+    /// The way of a packet that begins, or of one in the middle of a stream.
+    fn way(&self, begins: bool) -> Result<Way, DataPathError> {
+        match &self.hit {
+            Some((_, entry)) if self.stays(entry, begins) => {
+                Ok(self.forward(entry, Why::Pinned, None))
+            }
+            _ => self.select(begins),
+        }
+    }
+
+    /// Whether the packet goes where its flow is pinned, by the rules that the program goes by.
+    fn stays(&self, entry: &FlowEntry<A>, begins: bool) -> bool {
+        let segment = if !self.key.is_tcp() {
+            Segment::default()
+        } else if begins {
+            // As far as can be from the number of the SYN that began the flow: not that one again.
+            Segment {
+                flags: SYN,
+                seq: entry.syn_seq.wrapping_add(1 << 31),
+                ..Segment::default()
+            }
+        } else {
+            Segment {
+                flags: ACK,
+                seq: entry.next_seq,
+                ack: entry.acked,
+                payload_len: 1,
+            }
+        };
+        let advance = Advance::of(entry, self.key.is_tcp(), &segment, || None);
+        advance.next != Next::Reselect
+    }
+
+    fn select(&self, begins: bool) -> Result<Way, DataPathError> {
+        let Some((record, switch, found)) = self.listener else {
+            return Ok(Way::Pass(Reason::NotOurs));
+        };
+        let color = select::color(&record, &switch, begins);
+        let why = match (found.preview, begins) {
+            (true, _) => Why::Preview,
+            (false, true) => Why::Active,
+            (false, false) => Why::Base,
+        };
+        let table = record.tables[color as usize];
+        if table.len == 0 {
+            return Ok(Way::Drop {
+                reason: Reason::NoBackend,
+                color,
+                selection: None,
+            });
+        }
+        let hash = flow_hash(self.key, FLOW_HASH_SEED);
+        let slot = select::slot(hash, table.len);
+        let mut selection = Selection {
+            hash,
+            slot,
+            slots: table.len,
+            tried: Vec::new(),
+        };
+        let mut id = found_in(&self.maps.maglev, table.start.wrapping_add(slot))?
+            .ok_or_else(|| contradiction("a table beyond the last slot"))?;
+        for _ in 0..BACKEND_TRIES {
+            let backend = found_in(&self.maps.backends, id)?
+                .ok_or_else(|| contradiction("a slot with a backend that is not there"))?;
+            let entry = FlowEntry {
+                rewrite_addr: A::narrow(&backend.address),
+                rewrite_port_be: backend.port_be,
+                color: color as u8,
+                ..FlowEntry::zeroed()
+            };
+            let free = self.has_free_reply_tuple(&entry)?;
+            selection.tried.push(Tried {
+                backend: endpoint(&entry.rewrite_addr, entry.rewrite_port_be),
+                free,
+            });
+            if free {
+                return Ok(self.forward(&entry, why, Some(selection)));
+            }
+            id = backend.next;
+        }
+        Ok(Way::Drop {
+            reason: Reason::ReplyTupleTaken,
+            color,
+            selection: Some(selection),
+        })
+    }
+
+    /// Whether the program would find the replies' tuple free, or make it so. By then it has
+    /// forgotten the flow that the packet ends, if there is one.
+    fn has_free_reply_tuple(&self, entry: &FlowEntry<A>) -> Result<bool, DataPathError> {
+        let replies = self.key.peer(entry);
+        let Some((_, owner)) = self.flows.find(&replies)? else {
+            return Ok(true);
+        };
+        let is_forgotten = self.hit.as_ref().is_some_and(|(_, own)| {
+            replies == *self.key
+                || (replies == self.key.peer(own) && own.is_peer_of(self.key, &owner))
+        });
+        Ok(is_forgotten || owner.gives_way_to(self.key))
+    }
+
+    fn forward(&self, entry: &FlowEntry<A>, why: Why, selection: Option<Selection>) -> Way {
+        let sent = self.key.translated(entry);
+        Way::Forward {
+            why,
+            color: entry.color(),
+            from: endpoint(&sent.src, sent.src_port_be),
+            to: endpoint(&sent.dst, sent.dst_port_be),
+            selection,
+        }
+    }
+}
+
+impl<A: Address> FlowTables<A>
+where
+    FlowKey<A>: aya::Pod,
+    FlowEntry<A>: aya::Pod,
+{
+    /// The entry of `key`, and its table.
+    fn find(&self, key: &FlowKey<A>) -> Result<Option<(Table, FlowEntry<A>)>, DataPathError> {
+        let attempt = "looking a flow up";
+        let established = || -> Result<_, DataPathError> {
+            let entry = found(self.established.get(key, 0)).attempt(attempt)?;
+            Ok(entry.map(|entry| (Table::Established, entry)))
+        };
+        if let Some(hit) = established()? {
+            return Ok(Some(hit));
+        }
+        if let Some(entry) = found(self.unanswered.get(key, 0)).attempt(attempt)? {
+            return Ok(Some((Table::Unanswered, entry)));
+        }
+        // Between the two look-ups the program may have moved the flow.
+        established()
+    }
+}
+
+/// The key that the program would look up.
+pub(super) fn key<A: Address>(question: &Question) -> FlowKey<A> {
+    let narrow = |endpoint: SocketAddr| A::narrow(&WideAddress::from_ip(endpoint.ip()));
+    FlowKey {
+        src: narrow(question.from),
+        dst: narrow(question.to),
+        src_port_be: question.from.port().to_be(),
+        dst_port_be: question.to.port().to_be(),
+        protocol: question.protocol as u8,
+        reserved: [0; 3],
+    }
+}
+
+fn endpoint<A: Address>(address: &A, port_be: u16) -> SocketAddr {
+    SocketAddr::new(address.wide().to_ip(), u16::from_be(port_be))
+}
+
+fn ms_from_ticks(ticks: u32) -> u64 {
+    (u64::from(ticks) << TICK_SHIFT) / 1_000_000
+}
+
+/// A value that may be missing.
+fn found<V>(value: Result<V, MapError>) -> Result<Option<V>, MapError> {
+    match value {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn found_in<V: aya::Pod>(
+    array: &Array<MapData, V>,
+    index: u32,
+) -> Result<Option<V>, DataPathError> {
+    if index >= array.len() {
+        return Ok(None);
+    }
+    found(array.get(&index, 0)).attempt("looking a backend up")
+}
+
+/// What the program would drop as `inconsistent`.
+fn contradiction(what: &str) -> DataPathError {
+    DataPathError::Kernel {
+        attempt: "looking a packet up in the maps".to_owned(),
+        found: format!("the maps contradict each other: {what}"),
+    }
+}
