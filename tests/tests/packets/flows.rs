@@ -76,6 +76,22 @@ impl Flows {
         self.v4.entries() + self.v6.entries()
     }
 
+    /// Whether the entry of a packet's own direction is there.
+    pub(crate) fn has_entry(&self, packet: &Packet) -> Result<bool> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.find(&key(packet)).map(|it| it.is_some()),
+            SocketAddr::V6(_) => self.v6.find(&key(packet)).map(|it| it.is_some()),
+        }
+    }
+
+    /// All bytes of all entries, in an order of their own.
+    pub(crate) fn bytes(&self) -> Result<Vec<Vec<u8>>> {
+        let mut all = self.v4.bytes()?;
+        all.extend(self.v6.bytes()?);
+        all.sort();
+        Ok(all)
+    }
+
     /// Takes both entries of a flow away, as if its table were lost.
     pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
         match packet.to {
@@ -114,6 +130,22 @@ where
 {
     fn entries(&self) -> usize {
         self.established.keys().count() + self.unanswered.keys().count()
+    }
+
+    fn bytes(&self) -> Result<Vec<Vec<u8>>>
+    where
+        FlowKey<A>: bytemuck::Pod,
+        FlowEntry<A>: bytemuck::Pod,
+    {
+        let mut all = Vec::new();
+        for (table, map) in [(b"e", &self.established), (b"u", &self.unanswered)] {
+            for element in map.iter() {
+                let (key, entry) = element.context("reading a flow table")?;
+                let (key, entry) = (bytemuck::bytes_of(&key), bytemuck::bytes_of(&entry));
+                all.push([table, key, entry].concat());
+            }
+        }
+        Ok(all)
     }
 
     fn find(&self, key: &FlowKey<A>) -> Result<Option<(Table, FlowEntry<A>)>> {

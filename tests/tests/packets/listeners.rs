@@ -89,7 +89,7 @@ fn a_color_without_backends_drops_with_a_reason() -> Result<()> {
 }
 
 /// Both backends of each color, blue's with weights 1 and 3.
-fn weighted(lab: &Lab) -> Setup {
+pub(crate) fn weighted(lab: &Lab) -> Setup {
     let mut setup = Setup::plain(lab);
     for (kind, listener) in Kind::ALL.into_iter().zip(&mut setup.services[0]) {
         let backends = |color| kind.backends(lab, color).into_iter();
@@ -168,7 +168,7 @@ fn backends_are_chosen_in_proportion_to_their_weights() -> Result<()> {
 }
 
 /// One service with two listeners of each kind, on VIPs 0 and 1, that share the backends of `setup`.
-fn shared_backends(mut setup: Setup, lab: &Lab) -> Setup {
+pub(crate) fn shared_backends(mut setup: Setup, lab: &Lab) -> Setup {
     let twins: Vec<_> = Kind::ALL
         .into_iter()
         .zip(&setup.services[0])

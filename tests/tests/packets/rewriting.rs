@@ -6,6 +6,7 @@ use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 
+use crate::numbers::Numbers;
 use crate::packet::{ACK, PSH, Packet};
 use crate::rig::{Expected, Rig};
 use crate::setup::Kind;
@@ -129,27 +130,6 @@ fn the_hop_is_counted_once_and_the_last_hop_is_not_forwarded() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// Numbers that look random and are the same in every run (xorshift64 by Marsaglia).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_be_bytes()[3]
-    }
-
-    fn word(&mut self) -> u32 {
-        let [a, b, c, d, ..] = self.next().to_be_bytes();
-        u32::from_be_bytes([a, b, c, d])
-    }
 }
 
 #[test]

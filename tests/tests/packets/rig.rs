@@ -70,6 +70,38 @@ impl Expected {
     }
 }
 
+impl Expected {
+    /// An error in English unless this is what became of `frame`.
+    pub(crate) fn judge(
+        &self,
+        frame: &[u8],
+        run: &TestRun,
+        counted: &[(Reason, u64)],
+    ) -> Result<()> {
+        let wrong = |text: String| format!("{text}\n  sent     {}", describe::frame(frame));
+        let mut wanted: Vec<_> = std::iter::once(&self.reason)
+            .chain(&self.notes)
+            .map(|&reason| (reason, 1))
+            .collect();
+        wanted.sort_by_key(|(reason, _)| *reason as u32);
+        if counted != wanted {
+            bail!(wrong(format!("counted {counted:?}, expected {wanted:?}")));
+        }
+        let action = action(self.reason);
+        if run.action != action {
+            bail!(wrong(format!("{:?}, expected {action:?}", run.action)));
+        }
+        let bytes = match &self.packet {
+            Some(packet) => packet.bytes()?,
+            None => frame.to_vec(),
+        };
+        if let Some(difference) = describe::difference(&bytes, &run.frame) {
+            bail!(wrong(format!("the frame is not as expected: {difference}")));
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Rig<'a> {
     /// Runs `test` inside the node of `lab`, over the loaded program with [`Setup::plain`].
     pub(crate) fn plain(lab: &Lab, test: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
@@ -270,27 +302,9 @@ impl<'a> Rig<'a> {
         expected: &Expected,
     ) -> Result<()> {
         let (run, counted) = self.run_counted(frame)?;
-        let wrong = |text: String| format!("{what}: {text}\n  sent     {}", describe::frame(frame));
-        let mut wanted: Vec<_> = std::iter::once(&expected.reason)
-            .chain(&expected.notes)
-            .map(|&reason| (reason, 1))
-            .collect();
-        wanted.sort_by_key(|(reason, _)| *reason as u32);
-        if counted != wanted {
-            bail!(wrong(format!("counted {counted:?}, expected {wanted:?}")));
-        }
-        let action = action(expected.reason);
-        if run.action != action {
-            bail!(wrong(format!("{:?}, expected {action:?}", run.action)));
-        }
-        let bytes = match &expected.packet {
-            Some(packet) => packet.bytes()?,
-            None => frame.to_vec(),
-        };
-        if let Some(difference) = describe::difference(&bytes, &run.frame) {
-            bail!(wrong(format!("the frame is not as expected: {difference}")));
-        }
-        Ok(())
+        expected
+            .judge(frame, &run, &counted)
+            .with_context(|| what.to_owned())
     }
 
     /// The flow of a packet from the client; an error when there is none.
