@@ -112,8 +112,9 @@ fn ask(explainer: &Explainer, packet: &Packet) -> Result<Explained> {
 /// What the explanation promises for `packet`, and a word for it.
 fn promised(rig: &Rig, packet: &Packet, way: &Way) -> Result<(Expected, &'static str)> {
     Ok(match way {
-        Way::Pass(reason) => (Expected::untouched(*reason), reason.name()),
-        Way::Drop { reason, .. } => (Expected::untouched(*reason), reason.name()),
+        Way::Pass(reason) | Way::Drop { reason, .. } => {
+            (Expected::untouched(*reason), reason.name())
+        }
         Way::Forward {
             why,
             color,
@@ -151,7 +152,7 @@ fn is_note(reason: Reason) -> bool {
 
 /// The flow tables' own words must be those of the explanation.
 fn same_flow(found: Option<FoundFlow>, table: Option<Flow>) -> Result<()> {
-    let said = found.map(|it| {
+    let told = found.map(|it| {
         (
             it.table,
             it.state,
@@ -173,7 +174,7 @@ fn same_flow(found: Option<FoundFlow>, table: Option<Flow>) -> Result<()> {
             it.unpinned,
         )
     });
-    ensure!(said == is, "the flow is {is:?}, explained as {said:?}");
+    ensure!(told == is, "the flow is {is:?}, explained as {told:?}");
     ensure!(found.is_none_or(|it| it.is_whole), "half of it is missing");
     Ok(())
 }
@@ -227,21 +228,21 @@ fn packets_go_where_explain_says_and_asking_changes_nothing() -> Result<()> {
             let (packet, begins) = crowd.packet(kind);
             let what = format!("step {step}: {packet:?}");
             let before = (step % 16 == 0).then(|| rig.flows.bytes()).transpose()?;
-            let explained = ask(&explainer, &packet)?;
+            let said = ask(&explainer, &packet)?;
             if let Some(before) = before {
                 ensure!(rig.flows.bytes()? == before, "{what}: asking changed flows");
             }
-            same_flow(explained.flow, rig.flows.of(&packet)?).context(what.clone())?;
-            ensure!(explained.to_vip, "{what}: it is to a VIP");
-            let way = match (kind.protocol, &explained.mid_stream) {
+            same_flow(said.flow, rig.flows.of(&packet)?).context(what.clone())?;
+            ensure!(said.to_vip, "{what}: it is to a VIP");
+            let way = match (kind.protocol, &said.mid_stream) {
                 (Protocol::Tcp, Some(mid_stream)) if !begins => mid_stream,
                 (Protocol::Tcp, None) | (Protocol::Udp, Some(_)) => {
-                    bail!("{what}: only TCP has a middle: {explained:?}")
+                    bail!("{what}: only TCP has a middle: {said:?}")
                 }
-                _ => &explained.begins,
+                _ => &said.begins,
             };
             let (expected, outcome) = promised(rig, &packet, way).context(what.clone())?;
-            goes(rig, &packet, &expected).with_context(|| format!("{what}: {explained:?}"))?;
+            goes(rig, &packet, &expected).with_context(|| format!("{what}: {said:?}"))?;
             *seen.entry((format!("{kind:?}"), outcome)).or_default() += 1;
             if begins {
                 let stage = crowd.numbers.byte();
@@ -280,10 +281,10 @@ fn a_backends_own_tuple_is_explained_as_the_reply_that_it_is() -> Result<()> {
             let talk = Talk::open(rig, kind, 4000, Blue)?;
             rig.flip(Green)?;
             let reply = talk.of_backend(ACK);
-            let explained = ask(&explainer, &reply)?;
-            let flow = explained.flow.context("the reply's flow")?;
+            let said = ask(&explainer, &reply)?;
+            let flow = said.flow.context("the reply's flow")?;
             assert_eq!(flow.backend, talk.backend, "{kind:?}");
-            let way = explained.mid_stream.unwrap_or(explained.begins);
+            let way = said.mid_stream.unwrap_or(said.begins);
             let Way::Forward { why, from, to, .. } = way else {
                 bail!("{kind:?}: {way:?}");
             };
@@ -310,7 +311,7 @@ fn outlive(rig: &mut Rig, touch: impl Fn(&mut Rig, &Packet) -> Result<()>) -> Re
     let left = |rig: &Rig, first: u16| -> Result<i64> {
         let ports = (first..first + 256).step_by(2);
         let there = ports.map(|port| rig.flows.has_entry(&packet(rig, port)));
-        Ok(there.map(|it| it.map(i64::from)).sum::<Result<i64>>()?)
+        there.map(|it| it.map(i64::from)).sum()
     };
     for port in 1_000..1_256 {
         rig.run(&packet(rig, port).bytes()?)?;

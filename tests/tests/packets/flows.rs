@@ -139,7 +139,7 @@ where
     {
         let mut all = Vec::new();
         for (table, map) in [(b"e", &self.established), (b"u", &self.unanswered)] {
-            for element in map.iter() {
+            for element in map {
                 let (key, entry) = element.context("reading a flow table")?;
                 let (key, entry) = (bytemuck::bytes_of(&key), bytemuck::bytes_of(&entry));
                 all.push([table, key, entry].concat());

@@ -211,7 +211,7 @@ where
             if free {
                 return Ok(self.forward(&entry, why, Some(selection)));
             }
-            id = backend.next;
+            id = backend.next[record.ring(color)];
         }
         Ok(Way::Drop {
             reason: Reason::ReplyTupleTaken,
