@@ -90,7 +90,7 @@ fn way(way: Way) -> ExplainedWay {
         } => ExplainedWay {
             outcome: Outcome::Drop,
             reason: Some(reason.name().to_owned()),
-            color: Some(color),
+            color,
             selection: tried.map(selection),
             ..nothing
         },
@@ -118,6 +118,7 @@ const fn wire_why(why: Why) -> WireWhy {
         Why::Active => WireWhy::Active,
         Why::Base => WireWhy::Base,
         Why::Preview => WireWhy::Preview,
+        Why::Repinned => WireWhy::Repinned,
     }
 }
 

@@ -156,6 +156,9 @@ pub enum Why {
     Base,
     /// A preview listener selects the standby.
     Preview,
+    /// A reply without a flow, from an endpoint of one listener only, is pinned again (G9): where it
+    /// comes in by the interface that leads to its source, and unless it is for this node.
+    Repinned,
 }
 
 /// A backend chosen by hash.
@@ -176,7 +179,7 @@ pub struct ExplainedSelection {
 pub struct TriedBackend {
     /// Its endpoint.
     pub backend: SocketAddr,
-    /// Its replies can be told from those of other flows of this client's port.
+    /// It is not the client itself, and its replies can be told from those of other flows.
     pub free: bool,
 }
 

@@ -129,13 +129,20 @@ fn describe_way(way: &ExplainedWay) -> String {
     let reason = way.reason.as_deref().unwrap_or("unknown");
     let mut text = match way.outcome {
         Outcome::Pass => format!("passed to the stack untouched: {reason}"),
-        Outcome::Drop => format!("dropped: {reason} ({color})"),
+        Outcome::Drop => match way.color {
+            Some(color) => format!("dropped: {reason} ({})", color.name()),
+            None => format!("dropped: {reason}"),
+        },
         Outcome::Forward => {
             let why = match way.why {
                 Some(Why::Pinned) => format!("pinned to {color}"),
                 Some(Why::Active) => format!("{color} is active"),
                 Some(Why::Base) => format!("{color} is the base color"),
                 Some(Why::Preview) => format!("{color} is the standby"),
+                Some(Why::Repinned) => format!(
+                    "a reply of {color} without a flow, pinned again if it is not for this node \
+                     and comes in by the interface that leads to its source"
+                ),
                 None => color.to_owned(),
             };
             format!(
@@ -160,7 +167,7 @@ fn describe_selection(selection: &ExplainedSelection) -> String {
         // Writing to a String does not fail.
         let _ = write!(
             text,
-            ", not {}: its replies would be another flow's",
+            ", not {}, which is the client, or whose replies would be another flow's",
             tried.backend
         );
     }

@@ -13,7 +13,9 @@ use switcher_common::{
     flow::{FlowEntry, FlowKey, FlowState, Side},
     reason::Reason,
     scan::Table,
-    service::{BackendRecord, Color, ListenerKey, ListenerRecord, Protocol, ServiceSwitch},
+    service::{
+        BackendRecord, Color, EndpointRecord, ListenerKey, ListenerRecord, Protocol, ServiceSwitch,
+    },
 };
 
 use self::walk::key;
@@ -99,8 +101,8 @@ pub enum Way {
     Drop {
         /// Why.
         reason: Reason,
-        /// The color that was chosen.
-        color: Color,
+        /// The color that was chosen; `None` when it did not come to that.
+        color: Option<Color>,
         /// What was tried.
         selection: Option<Selection>,
     },
@@ -130,6 +132,9 @@ pub enum Why {
     Base,
     /// A preview listener: the standby.
     Preview,
+    /// A reply without a flow, of a backend of one listener only: pinned again (G9). Only where it
+    /// comes in by the interface that leads to its source, and not where it is for this node.
+    Repinned,
 }
 
 /// A backend chosen by hash.
@@ -150,13 +155,14 @@ pub struct Selection {
 pub struct Tried {
     /// Its endpoint.
     pub backend: SocketAddr,
-    /// Its replies could be told from those of other flows.
+    /// It is not the source itself, and its replies can be told from those of other flows.
     pub free: bool,
 }
 
 /// Handles on the maps that a packet is looked up in.
 pub struct Explainer {
     listeners: HashMap<MapData, ListenerKey, u32>,
+    endpoints: HashMap<MapData, ListenerKey, EndpointRecord>,
     config: Current<ListenerRecord>,
     switch: Current<ServiceSwitch>,
     maglev: Array<MapData, u32>,
@@ -178,6 +184,7 @@ impl Explainer {
     pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
         Ok(Self {
             listeners: pins.open("LISTENERS")?,
+            endpoints: pins.open("ENDPOINTS")?,
             config: Current::config(pins)?,
             switch: Current::switch(pins)?,
             maglev: pins.open("MAGLEV")?,

@@ -128,7 +128,7 @@ fn the_command_tells_what_was_found() {
              age 61.234 s, silent for 0.042 s, recorded in mid-stream",
             "a new SYN   goes out as 192.0.2.1:40000 > 10.0.0.2:8080: green is active, \
              hash 00000000deadbeef, slot 7 of 101, \
-             not 10.0.0.1:8080: its replies would be another flow's",
+             not 10.0.0.1:8080, which is the client, or whose replies would be another flow's",
             "mid-stream  goes out as 192.0.2.1:40000 > 10.0.0.1:8080: pinned to blue",
         ]
     );

@@ -63,6 +63,16 @@ impl Crowd<'_> {
         } else {
             self.numbers.pick(&[4_000, 4_001])
         };
+        if self.numbers.byte() < 16 {
+            // No client: a loopback address, a VIP, a backend.
+            let loopback = match family {
+                Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
+                Family::V6 => IpAddr::from(Ipv6Addr::LOCALHOST),
+            };
+            let backend = self.lab.backends(Blue, family)[0];
+            let strange = [loopback, self.lab.vip(family, 0), backend, backend];
+            return SocketAddr::new(self.numbers.pick(&strange), port);
+        }
         let host = self.numbers.pick(&[7, 8, 9]);
         let address = match family {
             Family::V4 => IpAddr::from(Ipv4Addr::new(192, 0, 2, host)),
@@ -129,8 +139,16 @@ fn promised(rig: &Rig, packet: &Packet, way: &Way) -> Result<(Expected, &'static
                 Why::Active => "active",
                 Why::Base => "base",
                 Why::Preview => "preview",
+                Why::Repinned => "repinned",
             };
-            (Expected::redirected(sent), name)
+            let backends = rig.lab.backends(*color, Family::of(to.ip()));
+            let reason = if backends.contains(&packet.from.ip()) {
+                // A backend as a client of its own color: back where it came from.
+                Reason::Transmitted
+            } else {
+                Reason::Redirected
+            };
+            (Expected::rewritten(reason, sent), name)
         }
     })
 }
@@ -257,6 +275,7 @@ fn packets_go_where_explain_says_and_asking_changes_nothing() -> Result<()> {
                 "not_ours",
                 "no_backend",
                 "reply_tuple_taken",
+                "martian_source",
             ];
             let base = (kind.protocol == Protocol::Tcp).then_some("base");
             for outcome in outcomes.into_iter().chain(base) {
@@ -295,6 +314,50 @@ fn a_backends_own_tuple_is_explained_as_the_reply_that_it_is() -> Result<()> {
             );
             rig.expect("the reply", &reply, &rig.to_client(&reply, talk.vip)?)?;
             rig.flip(Blue)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_reply_without_a_flow_is_explained_too() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        let explainer = rig.path.explainer()?;
+        for kind in Kind::ALL {
+            let mut talk = Talk::open(rig, kind, 4000, Blue)?;
+            let syn = talk.of_backend(SYN);
+            rig.flows.lose(&talk.first())?;
+            let lost = talk.of_backend(ACK);
+            let said = ask(&explainer, &lost)?;
+            let way = said.mid_stream.as_ref().unwrap_or(&said.begins);
+            let Way::Forward { why, color, .. } = way else {
+                bail!("{kind:?}: {said:?}");
+            };
+            assert_eq!((*why, *color), (Why::Repinned, Blue), "{kind:?}");
+            if kind.protocol == Protocol::Tcp {
+                assert_eq!(said.begins, Way::Pass(Reason::NotOurs), "its own SYN");
+                rig.expect("its own SYN", &syn, &Expected::untouched(Reason::NotOurs))?;
+            }
+            talk.reply(rig, "the reply", &lost, &[Reason::ReplyRepinned])?;
+        }
+        Ok(())
+    })?;
+    let lab = Lab::builder().build()?;
+    Rig::with(&lab, &shared_backends(Setup::plain(&lab), &lab), |rig| {
+        let explainer = rig.path.explainer()?;
+        for kind in Kind::ALL {
+            let client = rig.client(kind.family, 4000);
+            let lost = match kind.protocol {
+                Protocol::Tcp => Packet::tcp(rig.backend(kind, Blue), client, ACK, 1, 1),
+                Protocol::Udp => Packet::udp(rig.backend(kind, Blue), client),
+            };
+            let said = ask(&explainer, &lost)?;
+            let way = said.mid_stream.unwrap_or(said.begins);
+            let (expected, reason) = promised(rig, &lost, &way)?;
+            assert_eq!(reason, "unexpected_reply", "{kind:?}");
+            rig.expect("a reply to nobody", &lost, &expected)?;
         }
         Ok(())
     })

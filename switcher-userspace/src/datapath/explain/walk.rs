@@ -11,7 +11,7 @@ use switcher_common::{
     reason::Reason,
     scan::Table,
     select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
-    service::{Color, ListenerKey, ListenerRecord, ServiceSwitch},
+    service::{Color, ListenerKey, ListenerRecord, SHARED_ENDPOINT, ServiceSwitch},
 };
 
 use super::{
@@ -42,9 +42,7 @@ impl Explainer {
         };
         Ok(Explained {
             listener: walk.listener.map(|(_, _, found)| found),
-            to_vip: self
-                .listener_id(&ListenerKey::any_of(key.dst.wide(), A::AF))?
-                .is_some(),
+            to_vip: self.is_vip(&key.dst)?,
             flow: walk.found_flow()?,
             begins: walk.way(true)?,
             mid_stream: key.is_tcp().then(|| walk.way(false)).transpose()?,
@@ -53,6 +51,11 @@ impl Explainer {
 
     fn listener_id(&self, key: &ListenerKey) -> Result<Option<u32>, DataPathError> {
         found(self.listeners.get(key, 0)).attempt("looking a listener up")
+    }
+
+    fn is_vip<A: Address>(&self, address: &A) -> Result<bool, DataPathError> {
+        let any = ListenerKey::any_of(address.wide(), A::AF);
+        Ok(self.listener_id(&any)?.is_some())
     }
 
     fn listener<A: Address>(
@@ -168,8 +171,11 @@ where
 
     fn select(&self, begins: bool) -> Result<Way, DataPathError> {
         let Some((record, switch, found)) = self.listener else {
-            return Ok(Way::Pass(Reason::NotOurs));
+            return self.reply(begins);
         };
+        if self.key.src.is_martian() || self.maps.is_vip(&self.key.src)? {
+            return Ok(dropped(Reason::MartianSource));
+        }
         let color = select::color(&record, &switch, begins);
         let why = match (found.preview, begins) {
             (true, _) => Why::Preview,
@@ -180,7 +186,7 @@ where
         if table.len == 0 {
             return Ok(Way::Drop {
                 reason: Reason::NoBackend,
-                color,
+                color: Some(color),
                 selection: None,
             });
         }
@@ -194,6 +200,7 @@ where
         };
         let mut id = found_in(&self.maps.maglev, table.start.wrapping_add(slot))?
             .ok_or_else(|| contradiction("a table beyond the last slot"))?;
+        let mut reason = Reason::SourceIsBackend;
         for _ in 0..BACKEND_TRIES {
             let backend = found_in(&self.maps.backends, id)?
                 .ok_or_else(|| contradiction("a slot with a backend that is not there"))?;
@@ -203,7 +210,8 @@ where
                 color: color as u8,
                 ..FlowEntry::zeroed()
             };
-            let free = self.has_free_reply_tuple(&entry)?;
+            let is_source = entry.rewrite_addr == self.key.src;
+            let free = !is_source && self.has_free_reply_tuple(&entry)?;
             selection.tried.push(Tried {
                 backend: endpoint(&entry.rewrite_addr, entry.rewrite_port_be),
                 free,
@@ -211,13 +219,50 @@ where
             if free {
                 return Ok(self.forward(&entry, why, Some(selection)));
             }
+            if !is_source {
+                reason = Reason::ReplyTupleTaken;
+            }
             id = backend.next[record.ring(color)];
         }
         Ok(Way::Drop {
-            reason: Reason::ReplyTupleTaken,
-            color,
+            reason,
+            color: Some(color),
             selection: Some(selection),
         })
+    }
+
+    /// The way of a packet that is to no listener and of no flow.
+    fn reply(&self, begins: bool) -> Result<Way, DataPathError> {
+        let source = ListenerKey {
+            vip: self.key.src.wide(),
+            port_be: self.key.src_port_be,
+            protocol: self.key.protocol,
+            af: A::AF,
+        };
+        let endpoint =
+            found(self.maps.endpoints.get(&source, 0)).attempt("looking an endpoint up")?;
+        let Some(endpoint) = endpoint.filter(|_| !(begins && self.key.is_tcp())) else {
+            return Ok(Way::Pass(Reason::NotOurs));
+        };
+        if endpoint.backend == SHARED_ENDPOINT {
+            return Ok(dropped(Reason::UnexpectedReply));
+        }
+        let backend = found_in(&self.maps.backends, endpoint.backend)?
+            .ok_or_else(|| contradiction("an endpoint with a backend that is not there"))?;
+        let entry = FlowEntry {
+            rewrite_addr: A::narrow(&endpoint.vip),
+            rewrite_port_be: endpoint.port_be,
+            backend: endpoint.backend,
+            side: Side::Reverse as u8,
+            color: backend.color,
+            ..FlowEntry::zeroed()
+        };
+        match self.flows.find(&self.key.peer(&entry))? {
+            Some((_, owner)) if !entry.is_peer_of(self.key, &owner) => {
+                Ok(dropped(Reason::ReplyTupleTaken))
+            }
+            _ => Ok(self.forward(&entry, Why::Repinned, None)),
+        }
     }
 
     /// Whether the program would find the replies' tuple free, or make it so. By then it has
@@ -288,6 +333,14 @@ fn endpoint<A: Address>(address: &A, port_be: u16) -> SocketAddr {
 
 fn ms_from_ticks(ticks: u32) -> u64 {
     (u64::from(ticks) << TICK_SHIFT) / 1_000_000
+}
+
+const fn dropped(reason: Reason) -> Way {
+    Way::Drop {
+        reason,
+        color: None,
+        selection: None,
+    }
 }
 
 /// A value that may be missing.
