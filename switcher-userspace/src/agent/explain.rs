@@ -52,6 +52,7 @@ fn in_names(view: &View, question: &ExplainQuestion, explained: Explained) -> Ex
         backend: found.backend,
         preview: found.preview,
         unpinned: found.unpinned,
+        cut: found.cut,
         both_directions: found.is_whole,
         age_ms: found.age_ms,
         silent_ms: found.silent_ms,
@@ -81,6 +82,12 @@ fn way(way: Way) -> ExplainedWay {
     match way {
         Way::Pass(reason) => ExplainedWay {
             reason: Some(reason.name().to_owned()),
+            ..nothing
+        },
+        Way::Answer { reason, color } => ExplainedWay {
+            outcome: Outcome::Answer,
+            reason: Some(reason.name().to_owned()),
+            color: Some(color),
             ..nothing
         },
         Way::Drop {

@@ -93,7 +93,7 @@ pub struct ExplainedFlow {
     pub table: String,
     /// `forward`: the 5-tuple is the client's. `reverse`: it is the backend's.
     pub direction: String,
-    /// `unanswered`, `answered`, `established`, `closing` or `refused`.
+    /// `unanswered`, `answered`, `established`, `closing`, `refused` or `cut`.
     pub state: String,
     /// Its service; `null` for one that is configured no more.
     pub service: Option<String>,
@@ -105,6 +105,8 @@ pub struct ExplainedFlow {
     pub preview: bool,
     /// It was recorded in the middle of a stream (G9).
     pub unpinned: bool,
+    /// It is cut, by its state or by an order that has come due: no packet of it is sent on.
+    pub cut: bool,
     /// The entries of both directions are there.
     pub both_directions: bool,
     /// Time since it began.
@@ -116,7 +118,7 @@ pub struct ExplainedFlow {
 /// What would happen to a packet, in [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedWay {
-    /// Forward, pass or drop.
+    /// Forward, pass, answer or drop.
     pub outcome: Outcome,
     /// What decides on the backend; `null` unless the outcome is `forward`.
     pub why: Option<Why>,
@@ -140,6 +142,8 @@ pub enum Outcome {
     Forward,
     /// It would go to the stack untouched.
     Pass,
+    /// It would be answered, and not sent on.
+    Answer,
     /// It would be dropped.
     Drop,
 }

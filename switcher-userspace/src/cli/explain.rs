@@ -111,6 +111,7 @@ fn describe_flow(flow: Option<&ExplainedFlow>) -> String {
         (flow.direction == "reverse", "these are its replies"),
         (flow.preview, "of a preview"),
         (flow.unpinned, "recorded in mid-stream"),
+        (flow.cut, "cut"),
         (!flow.both_directions, "its other direction is missing"),
     ] {
         if holds {
@@ -129,6 +130,7 @@ fn describe_way(way: &ExplainedWay) -> String {
     let reason = way.reason.as_deref().unwrap_or("unknown");
     let mut text = match way.outcome {
         Outcome::Pass => format!("passed to the stack untouched: {reason}"),
+        Outcome::Answer => format!("answered, not sent on: {reason} ({color})"),
         Outcome::Drop => match way.color {
             Some(color) => format!("dropped: {reason} ({})", color.name()),
             None => format!("dropped: {reason}"),

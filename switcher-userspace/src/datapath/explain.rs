@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use aya::maps::{Array, HashMap, MapData};
 use switcher_common::{
     address::{Ipv4, Ipv6},
+    cut::CutOrder,
     flow::{FlowEntry, FlowKey, FlowState, Side},
     reason::Reason,
     scan::Table,
@@ -84,6 +85,8 @@ pub struct FoundFlow {
     pub preview: bool,
     /// It was recorded in the middle of a stream (G9).
     pub unpinned: bool,
+    /// It is cut, by its state or by an order that has come due.
+    pub cut: bool,
     /// The entry of the other direction is there.
     pub is_whole: bool,
     /// Time since it began, in milliseconds.
@@ -97,6 +100,13 @@ pub struct FoundFlow {
 pub enum Way {
     /// It would go on to the stack untouched.
     Pass(Reason),
+    /// It would be answered, and not sent on.
+    Answer {
+        /// Why, and by what.
+        reason: Reason,
+        /// The color of its flow.
+        color: Color,
+    },
     /// It would be dropped.
     Drop {
         /// Why.
@@ -167,6 +177,7 @@ pub struct Explainer {
     switch: Current<ServiceSwitch>,
     maglev: Array<MapData, u32>,
     backends: Array<MapData, BackendRecord>,
+    cuts: Array<MapData, CutOrder>,
     v4: FlowTables<Ipv4>,
     v6: FlowTables<Ipv6>,
 }
@@ -189,6 +200,7 @@ impl Explainer {
             switch: Current::switch(pins)?,
             maglev: pins.open("MAGLEV")?,
             backends: pins.open("BACKENDS")?,
+            cuts: pins.open("CUTS")?,
             v4: FlowTables {
                 established: pins.open("ESTABLISHED4")?,
                 unanswered: pins.open("UNANSWERED4")?,

@@ -59,6 +59,7 @@ pub(crate) fn explanation(question: &ExplainQuestion) -> Explanation {
             backend: first,
             preview: false,
             unpinned: true,
+            cut: false,
             both_directions: true,
             age_ms: 61_234,
             silent_ms: 42,

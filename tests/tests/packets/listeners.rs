@@ -101,7 +101,8 @@ pub(crate) fn weighted(lab: &Lab) -> Setup {
     setup
 }
 
-fn open<V: aya::Pod>(rig: &Rig, name: &str) -> Result<Array<MapData, V>> {
+/// A pinned array of the data path.
+pub(crate) fn open<V: aya::Pod>(rig: &Rig, name: &str) -> Result<Array<MapData, V>> {
     let path = rig.config.agent.pin_dir.join("maps").join(name);
     MapData::from_pin(path)
         .and_then(Map::from_map_data)

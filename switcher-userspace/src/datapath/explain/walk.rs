@@ -7,7 +7,7 @@ use bytemuck::Zeroable as _;
 use switcher_common::{
     address::{Address, WideAddress},
     clock::{TICK_SHIFT, elapsed, ticks_from_ns},
-    flow::{ACK, Advance, FLAG_UNPINNED, FlowEntry, FlowKey, Next, SYN, Segment, Side},
+    flow::{ACK, Advance, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Next, SYN, Segment, Side},
     reason::Reason,
     scan::Table,
     select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
@@ -39,6 +39,7 @@ impl Explainer {
             key,
             listener: self.listener(key)?,
             hit: flows.find(key)?,
+            now: ticks_from_ns(clock::monotonic_ns()),
         };
         Ok(Explained {
             listener: walk.listener.map(|(_, _, found)| found),
@@ -99,6 +100,8 @@ where
     key: &'a FlowKey<A>,
     listener: Option<(ListenerRecord, ServiceSwitch, FoundListener)>,
     hit: Option<(Table, FlowEntry<A>)>,
+    /// The tick at which it is asked.
+    now: u32,
 }
 
 impl<A: Address> Walk<'_, A>
@@ -113,8 +116,7 @@ where
         let peer_key = self.key.peer(&entry);
         let peer = self.flows.find(&peer_key)?.map(|(_, peer)| peer);
         let peer = peer.filter(|peer| entry.is_peer_of(self.key, peer));
-        let now = ticks_from_ns(clock::monotonic_ns());
-        let silent = |entry: &FlowEntry<A>| elapsed(now, entry.last_seen);
+        let silent = |entry: &FlowEntry<A>| elapsed(self.now, entry.last_seen);
         let own = silent(&entry);
         let newest = peer.as_ref().map_or(own, |peer| own.min(silent(peer)));
         let (address, port_be) = match entry.side() {
@@ -130,8 +132,9 @@ where
             backend: endpoint(&address, port_be),
             preview: entry.is_preview(),
             unpinned: entry.flags & FLAG_UNPINNED != 0,
+            cut: self.is_cut(&entry)?,
             is_whole: peer.is_some(),
-            age_ms: ms_from_ticks(elapsed(now, entry.created)),
+            age_ms: ms_from_ticks(elapsed(self.now, entry.created)),
             silent_ms: ms_from_ticks(newest),
         }))
     }
@@ -139,10 +142,31 @@ where
     /// The way of a packet that begins, or of one in the middle of a stream.
     fn way(&self, begins: bool) -> Result<Way, DataPathError> {
         match &self.hit {
+            Some((_, entry)) if self.is_cut(entry)? => self.cut(entry, begins),
             Some((_, entry)) if self.stays(entry, begins) => {
                 Ok(self.forward(entry, Why::Pinned, None))
             }
             _ => self.select(begins),
+        }
+    }
+
+    fn is_cut(&self, entry: &FlowEntry<A>) -> Result<bool, DataPathError> {
+        let order = found_in(&self.maps.cuts, entry.backend)?;
+        let by_order =
+            order.is_some_and(|order| order.cuts(self.key.is_tcp(), entry.created, self.now));
+        Ok(by_order || entry.state() == FlowState::Cut)
+    }
+
+    /// The way of a packet of a cut flow.
+    fn cut(&self, entry: &FlowEntry<A>, begins: bool) -> Result<Way, DataPathError> {
+        match (self.key.is_tcp(), entry.side()) {
+            (false, Side::Forward) => self.select(begins),
+            (false, Side::Reverse) => Ok(self.forward(entry, Why::Pinned, None)),
+            (true, Side::Forward) if begins => self.select(begins),
+            (true, _) => Ok(Way::Answer {
+                reason: Reason::ResetSent,
+                color: entry.color(),
+            }),
         }
     }
 
