@@ -88,6 +88,10 @@ pub struct ExplainedListener {
 
 /// A tracked flow in [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other"
+)]
 pub struct ExplainedFlow {
     /// `established` or `unanswered`.
     pub table: String,

@@ -68,6 +68,10 @@ pub struct FoundListener {
 
 /// A flow in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other"
+)]
 pub struct FoundFlow {
     /// Where its entry is.
     pub table: Table,
