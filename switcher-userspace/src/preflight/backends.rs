@@ -12,7 +12,7 @@ use super::{
     network::{Network, Route},
     report::Problem,
     shell_word,
-    sysctl::{Sysctl, of_interface},
+    sysctl::{Sysctl, of_interface, set_command},
 };
 use crate::config::{Config, ListenerConfig};
 
@@ -42,6 +42,10 @@ pub(super) fn check(config: &Config, network: &mut Network, sysctl: &Sysctl, rep
     report.settle("backend_route", unreachable(&targets));
     report.settle("backend_device", strange_devices(config, &targets, network));
     check_neighbours(&targets, network, report);
+    report.settle(
+        "send_redirects",
+        misled_backends(config, &targets, network, sysctl),
+    );
     if local_vips.is_empty() {
         return;
     }
@@ -267,6 +271,30 @@ fn rejected_replies(
         what,
         set_all(&devices, "ipv4", "accept_local", 1),
     )]
+}
+
+/// That clients and backends are behind the same interface is certain only where there is one.
+fn misled_backends(
+    config: &Config,
+    targets: &[Target],
+    network: &Network,
+    sysctl: &Sysctl,
+) -> Vec<Problem> {
+    let [name] = &config.agent.interfaces[..] else {
+        return Vec::new();
+    };
+    let is_behind =
+        |it: &Target| it.address.is_ipv4() && device_of(it, network).as_ref() == Some(name);
+    // The kernel sends them if one of the two is set.
+    let keys = ["all", name].map(|name| of_interface("ipv4", name, "send_redirects"));
+    let are_sent = keys.iter().any(|key| sysctl.number(key) == Some(1));
+    if !are_sent || !targets.iter().any(is_behind) {
+        return Vec::new();
+    }
+    let what = format!(
+        "send_redirects is on at {name}, the only interface: when a client and a backend talk directly, the node shows them the way that leaves it out, and what the backend answers to this client's connections to a VIP goes that way too, untranslated, for minutes"
+    );
+    vec![Problem::warning(what, set_command(&keys, 0))]
 }
 
 #[cfg(test)]

@@ -111,6 +111,20 @@ fn accept_local_does_not_matter_where_the_vip_is_no_address_of_the_node() {
 }
 
 #[test]
+fn redirects_on_a_node_with_one_interface_are_found_and_mended() {
+    with_node("send_redirects", |mut node| {
+        node.interfaces = r#"["sw1"]"#;
+        let finding = node.only_finding();
+        assert_eq!(
+            (finding.check, finding.severity),
+            ("send_redirects", Severity::Warning)
+        );
+        sh(&finding.mend);
+        node.expect_clean();
+    });
+}
+
+#[test]
 fn an_interface_that_is_down_is_found_and_mended() {
     is_found_and_mended(
         "ip link set dev sw0 down",
