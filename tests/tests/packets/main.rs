@@ -2,6 +2,7 @@
 //! step's verdict, reasons, bytes and flow entries. What frames become is built by etherparse, with
 //! all checksums computed in full.
 
+mod crowd;
 mod describe;
 mod flows;
 mod packet;
@@ -13,6 +14,8 @@ mod talk;
 mod apply;
 mod broken;
 mod closing;
+mod collect;
+mod collect_traffic;
 mod explain;
 mod forwarding;
 mod handshake;
