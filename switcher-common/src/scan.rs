@@ -32,7 +32,8 @@ impl Table {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ScanRequest {
-    /// Flows whose silence began before now minus their idle timeout are removed. 0 counts only.
+    /// Flows whose silence began before now minus their idle timeout are removed, those that an order
+    /// wants are cut. 0 counts only.
     pub remove_expired: u32,
 }
 shared!(ScanRequest, 4);
@@ -50,8 +51,8 @@ pub struct ScanTotals {
 }
 shared!(ScanTotals, 24);
 
-/// A TCP flow that the iterator has cut, as it writes it to its reader: what a RST to either side
-/// must say.
+/// A flow that the iterator has cut, as it writes it to its reader: also what a RST to either side
+/// of a TCP flow must say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CutFlow {
@@ -81,8 +82,10 @@ pub struct CutFlow {
     pub color: u8,
     /// `AF_INET` or `AF_INET6`.
     pub af: u8,
+    /// IP protocol number.
+    pub protocol: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 shared!(CutFlow, 80);
 

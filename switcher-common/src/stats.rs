@@ -23,8 +23,10 @@ pub struct ColorStats {
     pub unpinned_packets: u64,
     /// Cut TCP flows of which a packet came and was answered with a RST.
     pub reset_flows: u64,
+    /// Cut UDP flows that their client's datagram moved.
+    pub moved_flows: u64,
 }
-shared!(ColorStats, 40);
+shared!(ColorStats, 48);
 
 impl ColorStats {
     /// Index of the counters of `color` of a service.

@@ -100,7 +100,7 @@ fn judge<A: Tables>(
         return;
     }
     let is_cut = cut::is_cut(entry, key.is_tcp(), now);
-    if is_cut && entry.state() != FlowState::Cut {
+    if is_cut && entry.state() != FlowState::Cut && request.remove_expired != 0 {
         if !is_told(element, key, entry) {
             // The reader's buffer is full: the kernel visits the element again.
             totals.entries -= 1;
@@ -148,11 +148,11 @@ fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
     }
 }
 
-/// Tells the reader of a TCP flow that is being cut, who can reset both sides at once. `false`: its
+/// Tells the reader of a flow that is being cut, who can reset both sides at once. `false`: its
 /// buffer is full.
 #[inline(always)]
 fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
-    if !key.is_tcp() || entry.side() != Side::Forward {
+    if entry.side() != Side::Forward {
         return true;
     }
     let (backend_next_seq, backend_acked) =
@@ -171,7 +171,8 @@ fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEnt
         service: entry.service,
         color: entry.color,
         af: A::AF,
-        reserved: [0; 6],
+        protocol: key.protocol,
+        reserved: [0; 5],
     };
     // SAFETY: the kernel hands the iterator a valid file; the record is a local variable.
     let written = unsafe {

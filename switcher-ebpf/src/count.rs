@@ -97,6 +97,15 @@ pub(crate) fn cut_flow<A: Address>(entry: &FlowEntry<A>) {
     }
 }
 
+/// Counts a UDP flow that was cut and selects afresh.
+#[inline(always)]
+pub(crate) fn moved_flow<A: Address>(entry: &FlowEntry<A>) {
+    if let Some(stats) = stats_of(entry) {
+        // SAFETY: per-CPU value.
+        unsafe { (*stats).moved_flows += 1 };
+    }
+}
+
 #[inline(always)]
 fn stats_of<A: Address>(entry: &FlowEntry<A>) -> Option<*mut ColorStats> {
     TRAFFIC.get_ptr_mut(ColorStats::index(entry.service, entry.color()))

@@ -22,7 +22,8 @@ use crate::{
 #[inline(always)]
 pub(crate) fn is_cut<A: Tables>(entry: &FlowEntry<A>, is_tcp: bool, now: u32) -> bool {
     let by_order = |order: &CutOrder| order.cuts(is_tcp, entry.created, now);
-    entry.state() == FlowState::Cut || CUTS.get(entry.backend).is_some_and(by_order)
+    let is_ordered = || CUTS.get(entry.backend).is_some_and(by_order);
+    entry.state() == FlowState::Cut || (!entry.is_preview() && is_ordered())
 }
 
 /// What becomes of a packet of a cut flow, whose entry is in `work`. `true`: it is translated once
@@ -33,6 +34,7 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
         // Datagrams on their way to the client still arrive; its own next one moves the flow.
         if work.entry.side() == Side::Forward {
             count::note(Reason::FlowMoved);
+            count::moved_flow(&work.entry);
             forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }

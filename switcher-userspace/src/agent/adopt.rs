@@ -7,8 +7,8 @@ use switcher_common::service::{Color, ServiceSwitch};
 
 use super::state_file::State;
 use crate::{
-    config::Config,
-    switching::{Drain, Now, Service, Switchboard},
+    config::{Config, ServiceConfig},
+    switching::{Cuts, Drain, Now, Service, Switchboard},
 };
 
 /// What the kernel's maps say; empty where the maps are new.
@@ -41,7 +41,7 @@ pub(super) fn board(
         let state = match (kernel.services.get(&service.name), from_file) {
             (Some(kernel), file) => {
                 let file = file.filter(|_| same_boot);
-                adopted(kernel, file, now, service.drain_timeout.as_millis())
+                adopted(kernel, file, now, service)
             }
             (None, Some(file)) => after_reboot(file, now),
             (None, None) => Service::new(service.initial_active),
@@ -52,7 +52,12 @@ pub(super) fn board(
 }
 
 /// A service that the kernel switches now. Its drain is the file's, if the file saw the newest flip.
-fn adopted(kernel: &ServiceSwitch, file: Option<&Service>, now: Now, timeout_ms: u64) -> Service {
+fn adopted(
+    kernel: &ServiceSwitch,
+    file: Option<&Service>,
+    now: Now,
+    config: &ServiceConfig,
+) -> Service {
     let active = Color::from_bit(kernel.active);
     let base = Color::from_bit(kernel.base);
     let known = file.filter(|file| file.generation == kernel.generation && file.active == active);
@@ -63,7 +68,9 @@ fn adopted(kernel: &ServiceSwitch, file: Option<&Service>, now: Now, timeout_ms:
             active.other(),
             kernel.generation,
             now,
-            timeout_ms,
+            config.drain_timeout.as_millis(),
+            config.at_deadline,
+            Cuts::default(),
         )),
         None => None,
     };
@@ -82,6 +89,7 @@ fn after_reboot(file: &Service, now: Now) -> Service {
         drain.ended.get_or_insert(crate::switching::End {
             at: now,
             flows_left: 0,
+            cuts: Cuts::default(),
         });
         drain
     });
@@ -97,6 +105,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::switching::AtDeadline;
 
     const NOW: Now = Now {
         boot_ms: 5_000,
@@ -150,7 +159,14 @@ mod tests {
             active,
             base: active.other(),
             generation,
-            drain: Some(Drain::begin(active.other(), generation, NOW, 30_000)),
+            drain: Some(Drain::begin(
+                active.other(),
+                generation,
+                NOW,
+                30_000,
+                AtDeadline::Keep,
+                Cuts::default(),
+            )),
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use switcher_common::clock::ticks_from_ns;
 
 use crate::switching::Now;
 
@@ -27,6 +28,23 @@ pub(super) fn boot_ms() -> u64 {
     let secs = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     secs * 1_000 + nanos / 1_000_000
+}
+
+/// The tick of `CLOCK_MONOTONIC` at which an instant of `CLOCK_BOOTTIME` comes, if the node is not
+/// suspended until then.
+pub(super) fn tick_of(instant: Now) -> u32 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither part of a clock that began at boot is negative.
+    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    let now_ns = secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+    let now_ms = boot_ms();
+    let ahead_ns = |ms: u64| ms.saturating_mul(1_000_000);
+    ticks_from_ns(if instant.boot_ms >= now_ms {
+        now_ns.saturating_add(ahead_ns(instant.boot_ms - now_ms))
+    } else {
+        now_ns.saturating_sub(ahead_ns(now_ms - instant.boot_ms))
+    })
 }
 
 /// The instant on the wall clock.

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{clock, core::Command};
+use super::{clock, core::Command, resetter::Resetter};
 use crate::datapath::{Scan, Scanner};
 
 /// Requests for a scan that may wait at once; as many as the API serves connections.
@@ -85,13 +85,14 @@ fn run(
     draining: &AtomicBool,
 ) {
     let mut pause = Duration::ZERO;
+    let mut resetter = Resetter::open();
     loop {
         let mut waiting = Vec::new();
         if !collect_orders(orders, pause, &mut waiting) {
             return;
         }
         let began_boot_ms = clock::boot_ms();
-        match scanner.scan(highest_service, true) {
+        match scanner.scan(highest_service, true, |flow| resetter.reset(flow)) {
             Ok(scan) => {
                 pause = pause_after(
                     scan.ended_at - scan.began_at,

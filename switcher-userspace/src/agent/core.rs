@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use switcher_common::service::{Color, PerColor, ServiceSwitch};
+use switcher_common::{
+    cut::{Action, CutOrder},
+    service::{Color, PerColor, ServiceSwitch},
+    stats::ColorStats,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -23,8 +27,11 @@ use crate::{
         types::{ApiError, ChangeReply, ErrorCode, FlipRequest},
     },
     config::{Config, ServiceConfig},
-    datapath::{Attached, DataPath, DataPathError, Replaced, Scan},
-    switching::{Conditions, DrainEnded, FlipOrder, Observation, Refusal, Service, Switchboard},
+    datapath::{Attached, Counters, DataPath, DataPathError, Replaced, Scan},
+    switching::{
+        AtDeadline, Conditions, Cuts, DrainEnded, FlipOrder, Observation, Refusal, Seen, Service,
+        Switchboard,
+    },
 };
 
 /// What the core is asked to do.
@@ -54,6 +61,7 @@ pub(super) struct Core {
     pub(super) path: DataPath,
     pub(super) board: Switchboard,
     pub(super) ids: BTreeMap<String, u16>,
+    pub(super) counters: Counters,
     pub(super) writer: Writer,
     pub(super) collector: Collector,
     pub(super) view: watch::Sender<Arc<View>>,
@@ -105,20 +113,62 @@ pub(super) fn udp_idle_ms(config: &ServiceConfig, state: &Service) -> [u64; 2] {
 }
 
 /// A scan in the state machine's terms.
-struct Seen<'a> {
-    scan: &'a Scan,
-    began_boot_ms: u64,
-    ids: &'a BTreeMap<String, u16>,
+pub(super) struct Observed<'a> {
+    pub(super) scan: &'a Scan,
+    pub(super) began_boot_ms: u64,
+    pub(super) ids: &'a BTreeMap<String, u16>,
+    pub(super) counters: &'a Counters,
 }
 
-impl Observation for Seen<'_> {
+impl Observation for Observed<'_> {
     fn began_boot_ms(&self) -> u64 {
         self.began_boot_ms
     }
 
-    fn in_flight(&self, service: &str) -> Option<PerColor<u64>> {
-        Some(self.scan.in_flight(*self.ids.get(service)?))
+    fn seen(&self, service: &str, color: Color) -> Option<Seen> {
+        let id = *self.ids.get(service)?;
+        let cut = *self.scan.cut(id).get(color);
+        Some(Seen {
+            in_flight: *self.scan.in_flight(id).get(color),
+            cut_by_packets: cut_by_packets(self.counters, id, color),
+            cut_by_scan: Cuts {
+                answered: 0,
+                silent: cut.tcp,
+                moved: cut.udp,
+            },
+        })
     }
+}
+
+/// Flows of a color that packets have cut. Counters that cannot be read only make a receipt poorer.
+fn cut_by_packets(counters: &Counters, service: u16, color: Color) -> Cuts {
+    let traffic = counters.traffic(service, color).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cut flows are not counted");
+        ColorStats::default()
+    });
+    Cuts {
+        answered: traffic.reset_flows,
+        silent: 0,
+        moved: traffic.moved_flows,
+    }
+}
+
+/// The orders to cut flows that the drains of `board` want, by service id and color.
+pub(super) fn cut_orders(
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+) -> BTreeMap<(u16, Color), CutOrder> {
+    let order = |(name, service): (&String, &Service)| {
+        let drain = service.running_drain()?;
+        let action = match drain.at_deadline {
+            AtDeadline::Keep => return None,
+            AtDeadline::Reset => Action::Reset,
+            AtDeadline::Move => Action::Move,
+        };
+        let order = CutOrder::new(action, clock::tick_of(drain.deadline));
+        Some(((*ids.get(name)?, drain.color), order))
+    };
+    board.services.iter().filter_map(order).collect()
 }
 
 impl Core {
@@ -247,6 +297,16 @@ impl Core {
             let configured = service.drain_timeout.as_millis();
             Some((name.clone(), request.drain_timeout_ms.unwrap_or(configured)))
         };
+        let at_deadline = |name: &String| {
+            let service = self.config.services.iter().find(|s| s.name == *name)?;
+            let policy = request.at_deadline.unwrap_or(service.at_deadline);
+            Some((name.clone(), policy))
+        };
+        let cut_before = |name: &String| {
+            let id = *self.ids.get(name)?;
+            let cuts = PerColor::from_fn(|color| cut_by_packets(&self.counters, id, color));
+            Some((name.clone(), cuts))
+        };
         FlipOrder {
             services: request.services.clone(),
             to: request.to,
@@ -255,6 +315,8 @@ impl Core {
                 if_generation: request.if_generation,
             },
             drain_timeout_ms: request.services.iter().filter_map(timeout).collect(),
+            at_deadline: request.services.iter().filter_map(at_deadline).collect(),
+            cut_before: request.services.iter().filter_map(cut_before).collect(),
         }
     }
 
@@ -272,13 +334,25 @@ impl Core {
     }
 
     /// Makes `next` true in the kernel by one store and keeps it. Returns after the barrier.
+    ///
+    /// Orders to cut a color's flows are taken back before it can become active again, and given
+    /// when no fresh flow comes to it any more.
     fn switch_to(&mut self, mut next: Switchboard) -> Result<Replaced, ApiError> {
+        let mut lasting = cut_orders(&self.board, &self.ids);
+        let wanted = cut_orders(&next, &self.ids);
+        lasting.retain(|color, _| wanted.contains_key(color));
+        self.path
+            .set_cuts(&lasting)
+            .map_err(|error| data_path(&error))?;
         let replaced = self
             .path
             .switch(&encode(&next, &self.ids))
             .map_err(|error| data_path(&error))?;
         next.barrier_passed(clock::now());
         self.board = next;
+        if let Err(error) = self.path.set_cuts(&wanted) {
+            tracing::error!(%error, "what is left at the drains' deadlines would not be cut");
+        }
         self.set_idle_timeouts();
         self.collector.pace(self.board.is_draining());
         Ok(replaced)
@@ -307,10 +381,11 @@ impl Core {
             expired_flows = scanned.scan.expired_flows,
             "scanned"
         );
-        let seen = Seen {
+        let seen = Observed {
             scan: &scanned.scan,
             began_boot_ms: scanned.began_boot_ms,
             ids: &self.ids,
+            counters: &self.counters,
         };
         let mut next = self.board.clone();
         let ended = next.observe(&seen, clock::now());
@@ -339,6 +414,8 @@ impl Core {
                 service = drain.service,
                 color = drain.color.name(),
                 flows_left = drain.end.flows_left,
+                flows_reset = drain.end.cuts.reset(),
+                flows_moved = drain.end.cuts.moved,
                 "drain ended"
             );
         }

@@ -11,6 +11,7 @@ mod core;
 mod detach;
 mod explain;
 mod gate;
+mod resetter;
 mod start;
 mod state_file;
 mod view;

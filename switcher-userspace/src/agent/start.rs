@@ -15,7 +15,8 @@ use super::{
     adopt::{self, Kernel},
     clock,
     collector::Collector,
-    core::{Command, Core, data_path, encode, udp_idle_ms},
+    core::{Command, Core, Observed, cut_orders, data_path, encode, udp_idle_ms},
+    resetter::Resetter,
     state_file::StateFile,
     view::View,
     writer::Writer,
@@ -27,7 +28,7 @@ use crate::{
         Attached, Counters, DataPath, DataPathError, Explainer, ProgramLog, Scanner, Wanted,
     },
     preflight,
-    switching::Switchboard,
+    switching::{Service, Switchboard},
 };
 
 /// A started agent's parts.
@@ -65,6 +66,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         }
     };
     let highest = ready.ids.values().copied().max().unwrap_or(0);
+    let core_counters = path.counters().map_err(|error| data_path(&error))?;
     let writer = Writer::start(file, commands.clone())?;
     let collector = Collector::start(ready.scanner, highest, commands)?;
     collector.pace(ready.board.is_draining());
@@ -83,6 +85,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         path,
         board: ready.board,
         ids: ready.ids,
+        counters: core_counters,
         writer,
         collector: collector.clone(),
         view,
@@ -153,6 +156,9 @@ fn prepare(
     path.detach_others(&config.agent).map_err(kernel_error)?;
     // The store above was a barrier for everything that an earlier agent did.
     board.barrier_passed(clock::now());
+    path.set_cuts(&cut_orders(&board, &ids))
+        .map_err(kernel_error)?;
+    end_overdue_drains(path, &mut board, &mut scanner, &counters, &ids).map_err(kernel_error)?;
     tracing::info!(
         adopted = path.adopted(),
         generation = board.generation,
@@ -167,6 +173,41 @@ fn prepare(
         board,
         ids,
     })
+}
+
+/// Carries out what drains wanted whose deadline passed while no agent ran.
+fn end_overdue_drains(
+    path: &mut DataPath,
+    board: &mut Switchboard,
+    scanner: &mut Scanner,
+    counters: &Counters,
+    ids: &BTreeMap<String, u16>,
+) -> Result<(), DataPathError> {
+    let began_boot_ms = clock::boot_ms();
+    let mut running = board.services.values().filter_map(Service::running_drain);
+    if !running.any(|drain| drain.deadline.boot_ms <= began_boot_ms) {
+        return Ok(());
+    }
+    let mut resetter = Resetter::open();
+    let highest = ids.values().copied().max().unwrap_or(0);
+    let scan = scanner.scan(highest, true, |flow| resetter.reset(flow))?;
+    let observed = Observed {
+        scan: &scan,
+        began_boot_ms,
+        ids,
+        counters,
+    };
+    let ended = board.observe(&observed, clock::now());
+    for drain in &ended {
+        tracing::info!(
+            service = drain.service,
+            color = drain.color.name(),
+            "drain ended, its deadline passed while no agent ran"
+        );
+    }
+    let states = overlaid(path.switch_states()?, &encode(board, ids), ids);
+    path.switch(&states)?;
+    path.set_cuts(&cut_orders(board, ids))
 }
 
 /// Fresh flows of a listener whose active color has no backend would all be dropped (G6).

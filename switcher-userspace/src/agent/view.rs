@@ -150,13 +150,20 @@ fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus {
         in_flight: drain.in_flight,
         started_at: rfc3339(drain.started),
         deadline_at: rfc3339(drain.deadline),
-        ended: drain.ended.map(|end| match end.flows_left {
-            0 => DrainEnd::Drained,
-            _ => DrainEnd::Deadline,
+        at_deadline: drain.at_deadline,
+        ended: drain.ended.map(|end| {
+            if end.flows_left == 0 && end.cuts.is_none() {
+                DrainEnd::Drained
+            } else {
+                DrainEnd::Deadline
+            }
         }),
         ended_at: drain.ended.map(|end| rfc3339(end.at)),
         elapsed_ms: until.boot_ms.saturating_sub(drain.started.boot_ms),
         flows_left: drain.ended.map(|end| end.flows_left),
+        flows_reset: drain.ended.map(|end| end.cuts.reset()),
+        flows_silent: drain.ended.map(|end| end.cuts.silent),
+        flows_moved: drain.ended.map(|end| end.cuts.moved),
     }
 }
 

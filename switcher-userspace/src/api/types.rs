@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, PerColor, Protocol};
 
+use crate::switching::AtDeadline;
+
 /// What an answer that is not a success says. Serialized as `error` of every failed answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -111,6 +113,9 @@ pub struct FlipRequest {
     /// Longest drain in milliseconds; absent: as configured.
     #[serde(default)]
     pub drain_timeout_ms: Option<u64>,
+    /// What happens then to the flows that are left; absent: as configured.
+    #[serde(default)]
+    pub at_deadline: Option<AtDeadline>,
 }
 
 /// The answer to a changing verb.
@@ -356,14 +361,23 @@ pub struct DrainStatus {
     pub started_at: String,
     /// When it ends at the latest.
     pub deadline_at: String,
+    /// What happens then to the flows that are left.
+    pub at_deadline: AtDeadline,
     /// How it ended; `null` while it runs.
     pub ended: Option<DrainEnd>,
     /// When it ended.
     pub ended_at: Option<String>,
     /// How long it took, or has taken so far.
     pub elapsed_ms: u64,
-    /// Flows that were live at the deadline and live on (`keep`).
+    /// Flows that were live at the deadline and live on.
     pub flows_left: Option<u64>,
+    /// TCP flows that were cut at the deadline.
+    pub flows_reset: Option<u64>,
+    /// Of these, the ones that were silent then: the agent sent both sides a RST, where it may, and
+    /// each side gets one in answer to its next packet in any case.
+    pub flows_silent: Option<u64>,
+    /// UDP flows that were made to select afresh.
+    pub flows_moved: Option<u64>,
 }
 
 /// How a drain ended.

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     api::types::{ApiError, ChangeFailure, ErrorCode},
     config::defaults,
+    switching::AtDeadline,
 };
 
 /// Switches services between blue and green inside the kernel of a load-balancer node.
@@ -102,6 +103,15 @@ pub(super) fn protocol() -> impl TypedValueParser<Value = Protocol> {
         } else {
             Protocol::Udp
         }
+    })
+}
+
+/// Parses `keep`, `reset` and `move`.
+pub(super) fn at_deadline() -> impl TypedValueParser<Value = AtDeadline> {
+    PossibleValuesParser::new(AtDeadline::ALL.map(AtDeadline::name)).map(|name| {
+        let named = AtDeadline::ALL.into_iter().find(|it| it.name() == name);
+        // The parser lets only the three names through.
+        named.unwrap_or_default()
     })
 }
 

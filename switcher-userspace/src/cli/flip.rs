@@ -6,7 +6,12 @@ use clap::Args;
 use serde::Serialize;
 use switcher_common::service::Color;
 
-use super::{Console, answer::Answer, arguments::color, progress, wait};
+use super::{
+    Console,
+    answer::Answer,
+    arguments::{at_deadline, color},
+    progress, wait,
+};
 use crate::{
     api::{
         client::Client,
@@ -15,6 +20,7 @@ use crate::{
         },
     },
     duration::Span,
+    switching::AtDeadline,
 };
 
 /// Arguments of `switcher flip`.
@@ -47,6 +53,10 @@ pub(super) struct FlipArgs {
     /// Longest drain of the old color [default: as configured]
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<Span>,
+
+    /// What happens then to the flows that are left [default: as configured]
+    #[arg(long, value_name = "POLICY", value_parser = at_deadline())]
+    at_deadline: Option<AtDeadline>,
 
     /// Wait until the old color's drain has ended
     #[arg(long, conflicts_with = "dry_run")]
@@ -97,6 +107,7 @@ async fn flip(
         dry_run: args.dry_run,
         reason: args.reason.clone(),
         drain_timeout_ms: args.drain_timeout.map(Span::as_millis),
+        at_deadline: args.at_deadline,
     };
     if request.to.is_none() && request.expect_active.is_none() && request.if_generation.is_none() {
         if !console.interactive {

@@ -27,10 +27,23 @@ pub(super) fn describe(drain: &DrainStatus) -> String {
         ),
         Some(DrainEnd::Drained) => format!("{color} drained after {}", seconds(drain.elapsed_ms)),
         Some(DrainEnd::Deadline) => format!(
-            "the drain of {color} ended at its deadline, {} left",
-            flows_left(drain)
+            "the drain of {color} ended at its deadline, {} left{}",
+            flows_left(drain),
+            cuts(drain)
         ),
     }
+}
+
+/// What was cut at the deadline, as the end of a sentence.
+fn cuts(drain: &DrainStatus) -> String {
+    let mut text = String::new();
+    if let (Some(reset @ 1..), silent) = (drain.flows_reset, drain.flows_silent.unwrap_or(0)) {
+        text += &format!(", {reset} reset ({silent} of them silent)");
+    }
+    if let Some(moved @ 1..) = drain.flows_moved {
+        text += &format!(", {moved} moved");
+    }
+    text
 }
 
 /// What is left of a drain that ended at its deadline.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::{
         client::Client,
-        types::{ApiError, DrainEnd, DrainStatus, ErrorCode},
+        types::{ApiError, DrainStatus, ErrorCode},
     },
     duration::Span,
 };
@@ -118,7 +118,7 @@ impl Waiting<'_, '_> {
             .drains
             .iter()
             .flatten()
-            .filter(|drain| drain.ended == Some(DrainEnd::Deadline))
+            .filter(|drain| drain.flows_left.is_some_and(|left| left > 0))
             .map(progress::left)
             .collect();
         (!left.is_empty()).then(|| {

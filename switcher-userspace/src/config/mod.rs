@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
-use crate::duration::Span;
+use crate::{duration::Span, switching::AtDeadline};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -101,6 +101,9 @@ pub struct ServiceConfig {
     /// How long a drain lasts at most unless a flip says otherwise.
     #[serde(default = "defaults::drain_timeout")]
     pub drain_timeout: Span,
+    /// What happens at the end of that time to the flows that are left.
+    #[serde(default)]
+    pub at_deadline: AtDeadline,
     /// Silence after which a UDP flow counts as finished during a drain.
     #[serde(default = "defaults::drain_udp_idle")]
     pub drain_udp_idle: Span,

@@ -116,13 +116,20 @@ fn batch_attr(map: BorrowedFd<'_>, count: usize) -> io::Result<bpf_attr> {
     Ok(attr)
 }
 
-/// Runs an iterator program over all elements of a map.
-pub(super) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+/// Records of an iterator that are read at once.
+const RECORDS_AT_ONCE: usize = 1_024;
+
+/// Runs an iterator program over all elements of a map, and hands on the records that it writes.
+pub(super) fn iterate<R: Pod>(
+    program: BorrowedFd<'_>,
+    map: BorrowedFd<'_>,
+    on_record: &mut impl FnMut(&R),
+) -> io::Result<()> {
     let link = iterator_link(program, map)?;
     let mut attr = zeroed_attr();
     attr.iter_create.link_fd = raw(link.as_fd());
     let iterator = owned(bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr)?)?;
-    run_to_end(std::fs::File::from(iterator))
+    run_to_end(std::fs::File::from(iterator), on_record)
 }
 
 fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -139,14 +146,25 @@ fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Own
     owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
-/// The iterator writes nothing, so each read runs it on. The kernel answers EAGAIN after a million
-/// silent elements.
-fn run_to_end(mut iterator: std::fs::File) -> io::Result<()> {
-    let mut nothing = [0; 8];
+/// Each read runs the iterator on. The kernel answers EAGAIN after a million silent elements, and may
+/// end a read within a record.
+fn run_to_end<R: Pod>(
+    mut iterator: std::fs::File,
+    on_record: &mut impl FnMut(&R),
+) -> io::Result<()> {
+    let mut buffer = vec![0; RECORDS_AT_ONCE * size_of::<R>()];
+    let mut filled = 0;
     loop {
-        match iterator.read(&mut nothing) {
+        match iterator.read(&mut buffer[filled..]) {
             Ok(0) => return Ok(()),
-            Ok(_) => {}
+            Ok(read) => {
+                filled += read;
+                let records = buffer[..filled].chunks_exact(size_of::<R>());
+                let rest = records.remainder().len();
+                records.for_each(|record| on_record(&bytemuck::pod_read_unaligned(record)));
+                buffer.copy_within(filled - rest..filled, 0);
+                filled = rest;
+            }
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
             Err(error) => return Err(error),
         }

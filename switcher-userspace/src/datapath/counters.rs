@@ -61,6 +61,7 @@ impl Counters {
                 new_flows: sum.new_flows + cpu.new_flows,
                 unpinned_packets: sum.unpinned_packets + cpu.unpinned_packets,
                 reset_flows: sum.reset_flows + cpu.reset_flows,
+                moved_flows: sum.moved_flows + cpu.moved_flows,
             }))
     }
 

@@ -22,7 +22,10 @@ mod tables;
 use std::{collections::BTreeMap, path::Path};
 
 use aya::Ebpf;
-use switcher_common::service::ServiceSwitch;
+use switcher_common::{
+    cut::CutOrder,
+    service::{Color, ServiceSwitch},
+};
 
 pub use counters::Counters;
 pub use double::Replaced;
@@ -34,7 +37,7 @@ pub use image::{DrainedBackend, Wanted};
 pub use links::{Attached, Mode};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
-pub use scan::{Scan, Scanner};
+pub use scan::{CutCount, Scan, Scanner};
 
 use self::{double::Doubled, load::Meta, pins::PinDir, tables::Tables};
 use crate::config::{AgentConfig, Limits, ServiceConfig};
@@ -148,6 +151,15 @@ impl DataPath {
         udp_ms: [u64; 2],
     ) -> Result<(), DataPathError> {
         self.tables.set_idle(id, service, udp_ms)
+    }
+
+    /// Makes `orders`, by service id and color, the only orders to cut flows: those of all other
+    /// backends are taken back. Flows of preview listeners are never cut.
+    pub fn set_cuts(
+        &mut self,
+        orders: &BTreeMap<(u16, Color), CutOrder>,
+    ) -> Result<(), DataPathError> {
+        self.tables.set_cuts(orders)
     }
 
     /// Puts this version's program into the slot that all dispatchers jump to: one store.
@@ -270,7 +282,7 @@ impl Pinned {
         let names: BTreeMap<u16, String> = self.path.services().into_iter().collect();
         // The limits keep service ids below 2^16.
         let highest = u16::try_from(self.path.limits.services).unwrap_or(u16::MAX);
-        let scan = self.path.scanner()?.scan(highest, false)?;
+        let scan = self.path.scanner()?.scan(highest, false, |_| {})?;
         let flows = |id: u16| {
             let live = scan.in_flight(id);
             live.blue + live.green + scan.preview_flows(id)

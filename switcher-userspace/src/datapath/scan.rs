@@ -1,6 +1,7 @@
 //! Scanning the flow tables by the in-kernel iterator: counts what is live, removes what expired.
 
 use std::{
+    collections::HashMap,
     os::fd::{AsFd as _, OwnedFd},
     time::Instant,
 };
@@ -10,8 +11,8 @@ use aya::{
     maps::{Array, MapData},
 };
 use switcher_common::{
-    scan::{SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table, live_index},
-    service::{Color, PerColor},
+    scan::{CutFlow, SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table, live_index},
+    service::{Color, PerColor, Protocol},
 };
 
 use super::{
@@ -37,6 +38,17 @@ pub struct Scan {
     pub unanswered_entries: u64,
     /// Flows that were removed because they were silent for too long.
     pub expired_flows: u64,
+    /// Flows that were cut, by service id and color.
+    cut: HashMap<(u16, Color), CutCount>,
+}
+
+/// Flows of a color that one scan has cut because an order had come due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CutCount {
+    /// TCP flows.
+    pub tcp: u64,
+    /// UDP flows.
+    pub udp: u64,
 }
 
 impl Scan {
@@ -53,6 +65,12 @@ impl Scan {
             .into_iter()
             .map(|color| self.counter(service, color, true))
             .sum()
+    }
+
+    /// Flows of a service that this scan has cut.
+    #[must_use]
+    pub fn cut(&self, service: u16) -> PerColor<CutCount> {
+        PerColor::from_fn(|color| self.cut.get(&(service, color)).copied().unwrap_or_default())
     }
 
     fn counter(&self, service: u16, color: Color, preview: bool) -> u64 {
@@ -109,14 +127,36 @@ impl Scanner {
     }
 
     /// Scans all tables; removes expired flows if asked to. `services` is the highest service id.
-    pub fn scan(&mut self, services: u16, remove_expired: bool) -> Result<Scan, DataPathError> {
+    /// Flows for which an order to cut them has come due are cut, and handed to `on_cut`.
+    pub fn scan(
+        &mut self,
+        services: u16,
+        remove_expired: bool,
+        mut on_cut: impl FnMut(&CutFlow),
+    ) -> Result<Scan, DataPathError> {
         let began_at = Instant::now();
         clear(&self.live_raw, self.live.len())?;
         clear(&self.backends_raw, self.backends_len)?;
         let mut entries = [0; 2];
         let mut expired_flows = 0;
+        let mut cut: HashMap<(u16, Color), CutCount> = HashMap::new();
+        let mut on_cut = |flow: &CutFlow| {
+            let key = (flow.service, Color::from_bit(flow.color));
+            let count = cut.entry(key).or_default();
+            match Protocol::from_number(flow.protocol) {
+                Some(Protocol::Tcp) => count.tcp += 1,
+                _ => count.udp += 1,
+            }
+            on_cut(flow);
+        };
         for pass in &self.passes {
-            let totals = run(pass, &mut self.request, &mut self.totals, remove_expired)?;
+            let totals = run(
+                pass,
+                &mut self.request,
+                &mut self.totals,
+                remove_expired,
+                &mut on_cut,
+            )?;
             entries[pass.table as usize] += totals.entries;
             expired_flows += totals.expired_flows;
         }
@@ -129,12 +169,13 @@ impl Scanner {
             established_entries: entries[Table::Established as usize],
             unanswered_entries: entries[Table::Unanswered as usize],
             expired_flows,
+            cut,
         })
     }
 
     /// Scans for what flows refer to; removes nothing.
     pub(super) fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
-        let scan = self.scan(highest_service, false)?;
+        let scan = self.scan(highest_service, false, |_| {})?;
         let flows = read(&self.backends_raw, self.backends_len)?;
         let is_busy = |service: &u16| {
             let live = scan.in_flight(*service);
@@ -156,6 +197,7 @@ fn run(
     request: &mut Array<MapData, ScanRequest>,
     totals: &mut Array<MapData, ScanTotals>,
     remove_expired: bool,
+    on_cut: &mut impl FnMut(&CutFlow),
 ) -> Result<ScanTotals, DataPathError> {
     let ask = ScanRequest {
         remove_expired: u32::from(remove_expired),
@@ -164,7 +206,8 @@ fn run(
         .set(0, ask, 0)
         .and_then(|()| totals.set(0, ScanTotals::default(), 0))
         .attempt("preparing a scan of the flow tables")?;
-    bpf::iterate(pass.program.as_fd(), pass.map.fd().as_fd()).attempt("scanning a flow table")?;
+    bpf::iterate(pass.program.as_fd(), pass.map.fd().as_fd(), on_cut)
+        .attempt("scanning a flow table")?;
     totals.get(&0, 0).attempt("reading the scan's totals")
 }
 

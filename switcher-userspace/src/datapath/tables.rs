@@ -6,10 +6,11 @@ use aya::maps::{Array, MapData};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6, WideAddress},
     clock::ticks_from_ms,
+    cut::CutOrder,
     filter::{FILTER_WORDS, position},
     rate::{Capped, budget},
     scan::IdleTicks,
-    service::{BackendRecord, EndpointRecord, ListenerKey, ListenerRecord, Name},
+    service::{BackendRecord, Color, EndpointRecord, ListenerKey, ListenerRecord, Name},
 };
 
 use super::{
@@ -36,6 +37,9 @@ pub(super) struct Tables {
     names: Bulk<u32, Name>,
     filter: Bulk<u32, u64>,
     idle: Array<MapData, IdleTicks>,
+    cuts: Bulk<u32, CutOrder>,
+    /// The orders that the map holds, by backend id.
+    ordered: Vec<CutOrder>,
     image: Image,
 }
 
@@ -59,6 +63,8 @@ impl Tables {
             maglev: maglev.values(used_slots(&records))?,
             records,
         };
+        let cuts: Bulk<u32, CutOrder> = Bulk::open(pins, "CUTS")?;
+        let ordered = cuts.values(cuts.len)?;
         Ok(Self {
             config,
             listeners,
@@ -69,6 +75,8 @@ impl Tables {
             names,
             filter: Bulk::open(pins, "FILTER")?,
             idle: pins.open("IDLE")?,
+            cuts,
+            ordered,
             image,
         })
     }
@@ -141,6 +149,22 @@ impl Tables {
                 .set(what as u32, budget(per_second), 0)
                 .attempt("writing the caps per second")?;
         }
+        Ok(())
+    }
+
+    /// Gives each backend the order of its service and color, or none: also the removed ones, whose
+    /// flows still run.
+    pub(super) fn set_cuts(
+        &mut self,
+        orders: &BTreeMap<(u16, Color), CutOrder>,
+    ) -> Result<(), DataPathError> {
+        let mut wanted = vec![CutOrder::default(); self.ordered.len()];
+        for (order, backend) in wanted.iter_mut().zip(&self.image.backends) {
+            let of = (backend.service, Color::from_bit(backend.color));
+            *order = orders.get(&of).copied().unwrap_or_default();
+        }
+        self.cuts.write_changed(&self.ordered, &wanted)?;
+        self.ordered = wanted;
         Ok(())
     }
 

@@ -8,6 +8,89 @@ use super::Now;
 /// Scans in a row without a live flow that end a drain.
 const EMPTY_SCANS: u32 = 2;
 
+/// What happens at a drain's deadline to the flows that are left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtDeadline {
+    /// They live on, and are reported as left.
+    #[default]
+    Keep,
+    /// They are cut: both sides of a TCP flow get a RST, a UDP flow selects afresh.
+    Reset,
+    /// UDP flows select afresh; TCP as [`Self::Keep`].
+    Move,
+}
+
+impl AtDeadline {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Keep, Self::Reset, Self::Move];
+
+    /// `keep`, `reset` or `move`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Reset => "reset",
+            Self::Move => "move",
+        }
+    }
+}
+
+/// What a color's flows came to by being cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cuts {
+    /// TCP flows of which a packet came and was answered with a RST.
+    pub answered: u64,
+    /// TCP flows that were silent.
+    pub silent: u64,
+    /// UDP flows.
+    pub moved: u64,
+}
+
+impl Cuts {
+    /// What came since `before`.
+    const fn since(self, before: Self) -> Self {
+        Self {
+            answered: self.answered.saturating_sub(before.answered),
+            silent: self.silent.saturating_sub(before.silent),
+            moved: self.moved.saturating_sub(before.moved),
+        }
+    }
+
+    /// Both together.
+    const fn plus(self, other: Self) -> Self {
+        Self {
+            answered: self.answered.saturating_add(other.answered),
+            silent: self.silent.saturating_add(other.silent),
+            moved: self.moved.saturating_add(other.moved),
+        }
+    }
+
+    /// TCP flows.
+    #[must_use]
+    pub const fn reset(&self) -> u64 {
+        self.answered + self.silent
+    }
+
+    /// Whether nothing was cut.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.reset() == 0 && self.moved == 0
+    }
+}
+
+/// What a scan says of a drain's color.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Live flows.
+    pub in_flight: u64,
+    /// Flows that packets have cut, since the data path was loaded.
+    pub cut_by_packets: Cuts,
+    /// Flows that this scan has cut.
+    pub cut_by_scan: Cuts,
+}
+
 /// A drain that runs or has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +103,15 @@ pub struct Drain {
     pub started: Now,
     /// When it ends at the latest.
     pub deadline: Now,
+    /// What happens then.
+    #[serde(default)]
+    pub at_deadline: AtDeadline,
+    /// The color's flows that packets had cut before this drain.
+    #[serde(default)]
+    pub cut_before: Cuts,
+    /// Flows that scans have cut during this drain.
+    #[serde(default)]
+    pub cut_by_scans: Cuts,
     /// When the flip's barrier had passed, in milliseconds of `CLOCK_BOOTTIME`. A scan that began
     /// before may have missed a flow that was being recorded.
     pub barrier_boot_ms: Option<u64>,
@@ -38,8 +130,11 @@ pub struct Drain {
 pub struct End {
     /// When.
     pub at: Now,
-    /// Flows that were live at the deadline and live on; 0: all had finished.
+    /// Flows that were live at the deadline and live on.
     pub flows_left: u64,
+    /// What was cut at the deadline.
+    #[serde(default)]
+    pub cuts: Cuts,
 }
 
 /// A drain that has just ended.
@@ -56,8 +151,22 @@ pub struct DrainEnded {
 impl Drain {
     /// A drain that begins now.
     #[must_use]
-    pub const fn begin(color: Color, generation: u64, now: Now, timeout_ms: u64) -> Self {
+    pub const fn begin(
+        color: Color,
+        generation: u64,
+        now: Now,
+        timeout_ms: u64,
+        at_deadline: AtDeadline,
+        cut_before: Cuts,
+    ) -> Self {
         Self {
+            at_deadline,
+            cut_before,
+            cut_by_scans: Cuts {
+                answered: 0,
+                silent: 0,
+                moved: 0,
+            },
             color,
             generation,
             started: now,
@@ -70,7 +179,8 @@ impl Drain {
     }
 
     /// Takes in a scan; the end if that was it.
-    pub(super) fn observe(&mut self, began_boot_ms: u64, in_flight: u64, now: Now) -> Option<End> {
+    pub(super) fn observe(&mut self, began_boot_ms: u64, seen: &Seen, now: Now) -> Option<End> {
+        self.cut_by_scans = self.cut_by_scans.plus(seen.cut_by_scan);
         if self
             .barrier_boot_ms
             .is_none_or(|barrier| began_boot_ms < barrier)
@@ -80,7 +190,7 @@ impl Drain {
         let in_flight = if cfg!(mutant = "drain-without-scan") {
             0
         } else {
-            in_flight
+            seen.in_flight
         };
         self.in_flight = Some(in_flight);
         self.empty_scans = if in_flight == 0 {
@@ -88,12 +198,18 @@ impl Drain {
         } else {
             0
         };
-        if self.empty_scans < EMPTY_SCANS && now.boot_ms < self.deadline.boot_ms {
+        // A scan that begins after the deadline has cut whatever had to be cut.
+        let is_past_deadline = began_boot_ms >= self.deadline.boot_ms;
+        if self.empty_scans < EMPTY_SCANS && !is_past_deadline {
             return None;
         }
         let end = End {
             at: now,
             flows_left: in_flight,
+            cuts: seen
+                .cut_by_packets
+                .since(self.cut_before)
+                .plus(self.cut_by_scans),
         };
         self.ended = Some(end);
         Some(end)

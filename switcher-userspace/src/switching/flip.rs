@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use switcher_common::service::Color;
+use switcher_common::service::{Color, PerColor};
 
-use super::{Drain, Now, Switchboard};
+use super::{AtDeadline, Cuts, Drain, Now, Switchboard};
 
 /// A flip as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct FlipOrder {
     pub conditions: Conditions,
     /// Longest drain in milliseconds, by service.
     pub drain_timeout_ms: BTreeMap<String, u64>,
+    /// What happens at the end of that time, by service.
+    pub at_deadline: BTreeMap<String, AtDeadline>,
+    /// Flows that packets have cut so far, by service and color.
+    pub cut_before: BTreeMap<String, PerColor<Cuts>>,
 }
 
 /// What must hold before a change.
@@ -108,7 +112,15 @@ impl Switchboard {
                 });
             }
             let timeout_ms = order.drain_timeout_ms.get(name).copied().unwrap_or(0);
-            let mut drain = Drain::begin(service.active, next.generation, now, timeout_ms);
+            let cut_before = order.cut_before.get(name).copied().unwrap_or_default();
+            let mut drain = Drain::begin(
+                service.active,
+                next.generation,
+                now,
+                timeout_ms,
+                order.at_deadline.get(name).copied().unwrap_or_default(),
+                *cut_before.get(service.active),
+            );
             match service.running_drain() {
                 // Flipping back to a draining color merges the drains.
                 Some(running) if running.deadline.boot_ms > drain.deadline.boot_ms => {

@@ -10,9 +10,9 @@ mod time;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use switcher_common::service::{Color, PerColor};
+use switcher_common::service::Color;
 
-pub use drain::{Drain, DrainEnded, End};
+pub use drain::{AtDeadline, Cuts, Drain, DrainEnded, End, Seen};
 pub use flip::{Conditions, FlipOrder, Gate, Refusal, Shortage};
 pub use time::Now;
 
@@ -70,8 +70,9 @@ impl Service {
 pub trait Observation {
     /// When the scan began, in milliseconds of `CLOCK_BOOTTIME`.
     fn began_boot_ms(&self) -> u64;
-    /// Live flows of a service, preview left out; `None` for a service that was not scanned.
-    fn in_flight(&self, service: &str) -> Option<PerColor<u64>>;
+    /// What it says of a color of a service, preview left out; `None` for a service that was not
+    /// scanned.
+    fn seen(&self, service: &str, color: Color) -> Option<Seen>;
 }
 
 impl Switchboard {
@@ -90,14 +91,13 @@ impl Switchboard {
     pub fn observe(&mut self, scan: &impl Observation, now: Now) -> Vec<DrainEnded> {
         let mut ended = Vec::new();
         for (name, service) in &mut self.services {
-            let Some(in_flight) = scan.in_flight(name) else {
-                continue;
-            };
             let Some(drain) = service.drain.as_mut().filter(|d| d.ended.is_none()) else {
                 continue;
             };
-            if let Some(end) = drain.observe(scan.began_boot_ms(), *in_flight.get(drain.color), now)
-            {
+            let Some(seen) = scan.seen(name, drain.color) else {
+                continue;
+            };
+            if let Some(end) = drain.observe(scan.began_boot_ms(), &seen, now) {
                 service.base = service.active;
                 ended.push(DrainEnded {
                     service: name.clone(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use switcher_common::service::PerColor;
 
 use super::*;
 
@@ -34,14 +35,20 @@ impl Gate for ClosedFor {
 struct Saw {
     began_boot_ms: u64,
     live: PerColor<u64>,
+    cut_by_packets: Cuts,
+    cut_by_scan: Cuts,
 }
 
 impl Observation for Saw {
     fn began_boot_ms(&self) -> u64 {
         self.began_boot_ms
     }
-    fn in_flight(&self, _: &str) -> Option<PerColor<u64>> {
-        Some(self.live)
+    fn seen(&self, _: &str, color: Color) -> Option<Seen> {
+        Some(Seen {
+            in_flight: *self.live.get(color),
+            cut_by_packets: self.cut_by_packets,
+            cut_by_scan: self.cut_by_scan,
+        })
     }
 }
 
@@ -49,6 +56,8 @@ fn saw(began_boot_ms: u64, blue: u64, green: u64) -> Saw {
     Saw {
         began_boot_ms,
         live: PerColor { blue, green },
+        cut_by_packets: Cuts::default(),
+        cut_by_scan: Cuts::default(),
     }
 }
 
@@ -68,6 +77,8 @@ fn order(services: &[&str], to: Option<Color>) -> FlipOrder {
         to,
         conditions: Conditions::default(),
         drain_timeout_ms: services.iter().map(|s| ((*s).to_owned(), 30_000)).collect(),
+        at_deadline: BTreeMap::new(),
+        cut_before: BTreeMap::new(),
     }
 }
 
@@ -206,7 +217,7 @@ fn at_the_deadline_a_drain_ends_and_says_what_is_left() {
         web.observe(&saw(START.boot_ms, 3, 0), START.plus_ms(29_999))
             .is_empty()
     );
-    let ended = web.observe(&saw(START.boot_ms + 1, 3, 0), START.plus_ms(30_000));
+    let ended = web.observe(&saw(START.boot_ms + 30_000, 3, 0), START.plus_ms(30_001));
     assert_eq!(ended.first().map(|e| e.end.flows_left), Some(3));
     assert!(!web.is_draining());
 }
@@ -277,10 +288,8 @@ fn take(board: &mut Switchboard, now: &mut Now, step: &Step) -> Result<(), TestC
         }
         Step::Barrier => board.barrier_passed(*now),
         Step::Scan { age_ms, live } => {
-            let scan = Saw {
-                began_boot_ms: now.boot_ms.saturating_sub(*age_ms),
-                live: *live,
-            };
+            let began_boot_ms = now.boot_ms.saturating_sub(*age_ms);
+            let scan = saw(began_boot_ms, live.blue, live.green);
             board.observe(&scan, *now);
             prop_assert_eq!(board.generation, before.generation);
         }
@@ -318,4 +327,53 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn g10_a_drain_that_resets_tells_what_was_cut_of_its_own_color_since_it_began() {
+    let before = Cuts {
+        answered: 7,
+        silent: 0,
+        moved: 2,
+    };
+    let ordered = FlipOrder {
+        at_deadline: [("web".to_owned(), AtDeadline::Reset)].into(),
+        cut_before: [("web".to_owned(), PerColor::from_fn(|_| before))].into(),
+        ..order(&["web"], Some(Color::Green))
+    };
+    let mut board = board(&["web"])
+        .flipped(&ordered, &Open, START)
+        .expect("a flip");
+    board.barrier_passed(START);
+    let deadline = START.plus_ms(30_000);
+    let early = Saw {
+        cut_by_packets: before,
+        ..saw(deadline.boot_ms - 1, 5, 0)
+    };
+    assert_eq!(
+        board.observe(&early, deadline),
+        [],
+        "it began before the deadline, and has cut nothing"
+    );
+    let late = Saw {
+        cut_by_packets: Cuts {
+            answered: 9,
+            silent: 0,
+            moved: 3,
+        },
+        cut_by_scan: Cuts {
+            answered: 0,
+            silent: 3,
+            moved: 1,
+        },
+        ..saw(deadline.boot_ms, 0, 0)
+    };
+    let ended = board.observe(&late, deadline.plus_ms(5));
+    let end = ended.first().expect("the drain has ended").end;
+    let cuts = Cuts {
+        answered: 2,
+        silent: 3,
+        moved: 2,
+    };
+    assert_eq!((end.flows_left, end.cuts), (0, cuts));
 }

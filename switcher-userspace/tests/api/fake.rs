@@ -17,6 +17,7 @@ use switcher_userspace::api::{
         InterfaceStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount, VersionReply,
     },
 };
+use switcher_userspace::switching::AtDeadline;
 use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -82,10 +83,14 @@ pub(crate) fn running(in_flight: Option<u64>) -> DrainStatus {
         in_flight,
         started_at: "2026-01-01T00:00:00Z".to_owned(),
         deadline_at: "2026-01-01T00:00:30Z".to_owned(),
+        at_deadline: AtDeadline::Keep,
         ended: None,
         ended_at: None,
         elapsed_ms: 0,
         flows_left: None,
+        flows_reset: None,
+        flows_silent: None,
+        flows_moved: None,
     }
 }
 

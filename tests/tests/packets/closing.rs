@@ -15,7 +15,7 @@ use crate::talk::Talk;
 
 /// Live flows of blue, as a drain counts them.
 fn in_flight(rig: &mut Rig) -> Result<u64> {
-    Ok(rig.scanner.scan(1, false)?.in_flight(1).blue)
+    Ok(rig.scanner.scan(1, false, |_| {})?.in_flight(1).blue)
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_preview_listener_selects_the_standby_and_its_flows_are_left_out_of_in_fligh
                 assert!(flow.preview, "{kind:?}: a flow of a preview listener");
                 assert_eq!(flow.color, color.other());
             }
-            let scan = rig.scanner.scan(1, false)?;
+            let scan = rig.scanner.scan(1, false, |_| {})?;
             assert_eq!(scan.in_flight(1), PerColor { blue: 0, green: 0 });
             assert_eq!(scan.preview_flows(1), 4 * flows);
         }

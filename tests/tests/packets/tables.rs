@@ -131,7 +131,7 @@ fn g7_a_new_flow_is_whole_in_a_table_whose_flows_were_all_just_used() -> Result<
         }
         for round in 0..8 {
             // A scan looks at every entry, which makes none of them the least recently used one.
-            rig.scanner.scan(1, true)?;
+            rig.scanner.scan(1, true, |_| {})?;
             for kind in Kind::ALL {
                 for port in 0..50 {
                     let talk = Talk::begin(rig, kind, 4_000 + 100 * round + port, Color::Blue)?;
