@@ -82,7 +82,7 @@ fn a_scan_of_more_than_a_million_entries_counts_each_flow_once() -> Result<()> {
             crowd.fill(rig, *family, "UNANSWERED")?;
         }
         for remove_expired in [false, true] {
-            let scan = rig.scanner.scan(2, remove_expired)?;
+            let scan = rig.scanner.scan(2, remove_expired, |_| {})?;
             told("at rest", &scan)?;
             ensure!(scan.established_entries == 2 * (many + 4 * few), "{scan:?}");
             ensure!(scan.unanswered_entries == 2 * 4 * few, "{scan:?}");
@@ -128,7 +128,7 @@ fn flows_that_are_silent_for_too_long_leave_with_both_directions_and_others_stay
             flows[usize::from(expires)] += u64::from(crowd.flows);
         }
         let [stays, expires] = flows;
-        let only_counted = rig.scanner.scan(2, false)?;
+        let only_counted = rig.scanner.scan(2, false, |_| {})?;
         ensure!(
             only_counted.expired_flows == 0,
             "asked to remove nothing: {only_counted:?}"
@@ -137,7 +137,7 @@ fn flows_that_are_silent_for_too_long_leave_with_both_directions_and_others_stay
             rig.flows.entries() as u64 == 2 * (stays + expires),
             "nothing is removed"
         );
-        let scan = rig.scanner.scan(2, true)?;
+        let scan = rig.scanner.scan(2, true, |_| {})?;
         told("removing", &scan)?;
         ensure!(
             scan.expired_flows == expires,
@@ -147,7 +147,7 @@ fn flows_that_are_silent_for_too_long_leave_with_both_directions_and_others_stay
             rig.flows.entries() as u64 == 2 * stays,
             "both directions are gone"
         );
-        let again = rig.scanner.scan(2, true)?;
+        let again = rig.scanner.scan(2, true, |_| {})?;
         ensure!(again.expired_flows == 0, "{again:?}");
         ensure!(
             again.in_flight(1)

@@ -46,7 +46,7 @@ fn packets_go_on_while_a_scan_runs_on_their_own_cpu() -> Result<()> {
                 sched_setaffinity(None, &cpu)?;
                 for _ in 0..3 {
                     is_scanning.store(true, Ordering::SeqCst);
-                    let scan = scanner.scan(2, true);
+                    let scan = scanner.scan(2, true, |_| {});
                     is_scanning.store(false, Ordering::SeqCst);
                     told("beside packets", &scan?)?;
                 }
@@ -175,7 +175,7 @@ fn a_count_under_traffic_is_off_by_no_more_than_began_or_ended_meanwhile() -> Re
                 let mut changes = 0;
                 for _ in 0..20 {
                     let [began, established, ending, ended] = traffic.counted();
-                    let scan = scanner.scan(1, true)?;
+                    let scan = scanner.scan(1, true, |_| {})?;
                     let after = traffic.counted();
                     // What certainly was in flight at the beginning, and what may have been.
                     let least = i64::from(STILL) + established - ending;
@@ -201,7 +201,7 @@ fn a_count_under_traffic_is_off_by_no_more_than_began_or_ended_meanwhile() -> Re
         );
         // At rest again: exactly those that are open.
         let [_, established, _, ended] = traffic.counted();
-        let scan = rig.scanner.scan(1, true)?;
+        let scan = rig.scanner.scan(1, true, |_| {})?;
         told("after traffic", &scan)?;
         let open = i64::from(STILL) + established - ended;
         ensure!(
