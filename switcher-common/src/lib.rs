@@ -8,11 +8,13 @@ pub mod clock;
 pub mod cut;
 pub mod filter;
 pub mod flow;
+pub mod interface;
 pub mod packet;
 pub mod rate;
 pub mod reason;
 pub mod scan;
 pub mod select;
+pub mod send_error;
 pub mod service;
 pub mod stats;
 

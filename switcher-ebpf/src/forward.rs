@@ -11,12 +11,14 @@ use aya_ebpf::{
 };
 use switcher_common::{
     address::Address,
+    interface::WayOut,
     packet::{self, Hop},
     reason::Reason,
 };
 
 use crate::{
     frame::XdpFrame,
+    interface,
     route::{Question, lookup},
     work::Work,
 };
@@ -25,7 +27,8 @@ use crate::{
 enum Route {
     /// Out of an interface, to a resolved neighbour.
     Next {
-        ifindex: u32,
+        /// `None`: where it came in.
+        redirect_to: Option<u32>,
         source: [u8; 6],
         destination: [u8; 6],
     },
@@ -43,24 +46,24 @@ pub(crate) fn send<A: Address>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> 
         Route::Nowhere(reason) => return reason,
         Route::Stack(reason) => (Hop::Stack, Err(reason)),
         Route::Next {
-            ifindex,
+            redirect_to,
             source,
             destination,
-        } => (Hop::Program, Ok((ifindex, source, destination))),
+        } => (Hop::Program, Ok((redirect_to, source, destination))),
     };
     if packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop).is_none() {
         return Reason::Inconsistent;
     }
-    let (ifindex, source, destination) = match route {
+    let (redirect_to, source, destination) = match route {
         Ok(next) => next,
         Err(reason) => return reason,
     };
     if packet::set_link_addresses(frame, source, destination).is_none() {
         return Reason::Inconsistent;
     }
-    if ifindex == frame.ingress_ifindex() {
+    let Some(ifindex) = redirect_to else {
         return Reason::Transmitted;
-    }
+    };
     // SAFETY: plain values; the kernel checks the interface when it carries the redirect out.
     unsafe { bpf_redirect(ifindex, 0) };
     Reason::Redirected
@@ -78,11 +81,20 @@ fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>) -> Route {
     let result = lookup(frame, &question, &mut work.fib);
     let fib = &work.fib;
     match result {
-        Some(BPF_FIB_LKUP_RET_SUCCESS) => Route::Next {
-            ifindex: fib.ifindex,
-            source: fib.smac,
-            destination: fib.dmac,
-        },
+        Some(BPF_FIB_LKUP_RET_SUCCESS) => {
+            let tags = packet::tags(frame, work.ip.ip_offset);
+            let redirect_to = match interface::leaves_by(frame, tags, fib.ifindex) {
+                WayOut::Transmit => None,
+                WayOut::Redirect => Some(fib.ifindex),
+                WayOut::TagsChange => return Route::Stack(Reason::TagChanges),
+                WayOut::NoRedirect => return Route::Stack(Reason::NoRedirect),
+            };
+            Route::Next {
+                redirect_to,
+                source: fib.smac,
+                destination: fib.dmac,
+            }
+        }
         Some(BPF_FIB_LKUP_RET_NO_NEIGH) => Route::Stack(Reason::NoNeighbour),
         Some(BPF_FIB_LKUP_RET_FWD_DISABLED) => Route::Stack(Reason::ForwardingOff),
         Some(BPF_FIB_LKUP_RET_FRAG_NEEDED) => Route::Stack(Reason::AboveMtu),

@@ -12,9 +12,11 @@ use switcher_common::{
     cut::CutOrder,
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
+    interface::InterfaceRecord,
     rate::{Capped, Window},
     reason::REASON_SLOTS,
     scan::{IdleTicks, ScanRequest, ScanTotals},
+    send_error::SEND_ERRORS as SEND_ERROR_COUNTERS,
     service::{BackendRecord, EndpointRecord, ListenerKey, ListenerRecord, ServiceSwitch},
     stats::{ColorStats, TableStats},
 };
@@ -59,6 +61,10 @@ pub(crate) static CUTS: Array<CutOrder, 16> = Array::new();
 #[btf_map]
 pub(crate) static FILTER: Array<u64, { FILTER_WORDS as usize }> = Array::new();
 
+/// The node's interfaces, by index.
+#[btf_map]
+pub(crate) static INTERFACES: Array<InterfaceRecord, 16> = Array::new();
+
 /// IPv4 flows whose backend has answered.
 #[btf_map]
 pub(crate) static ESTABLISHED4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 16> = HashMap::new();
@@ -102,6 +108,11 @@ pub(crate) static TRAFFIC: PerCpuArray<ColorStats, 16> = PerCpuArray::new();
 /// Tick of the newest log line, by reason.
 #[btf_map]
 pub(crate) static LOGGED: PerCpuArray<u32, { REASON_SLOTS as usize }> = PerCpuArray::new();
+
+/// Frames lost after a verdict, by [`switcher_common::send_error::SendError`].
+#[btf_map]
+pub(crate) static SEND_ERRORS: PerCpuArray<u64, { SEND_ERROR_COUNTERS as usize }> =
+    PerCpuArray::new();
 
 /// What the running scan is to do.
 #[btf_map]

@@ -9,5 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod duration;
+pub mod interfaces;
+mod netlink;
 pub mod preflight;
 pub mod switching;

@@ -14,7 +14,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-pub use link::{Family, Link, link};
+pub use link::{Family, Link, Tags, link, tags};
 pub use parse::{IpPacket, Network, Transport, network, transport};
 pub use reset::{OWN_TTL, answer_with_reset};
 pub use rewrite::{Hop, set_link_addresses, translate};

@@ -18,6 +18,7 @@ use super::{
     clock,
     collector::{Collector, Scanned},
     gate::ConfiguredGate,
+    interfaces,
     view::View,
     writer::{Writer, Written},
 };
@@ -28,6 +29,7 @@ use crate::{
     },
     config::{Config, ServiceConfig},
     datapath::{Attached, Counters, DataPath, DataPathError, Replaced, Scan},
+    interfaces::Interfaces,
     switching::{
         AtDeadline, Conditions, Cuts, DrainEnded, FlipOrder, Observation, Refusal, Seen, Service,
         Switchboard,
@@ -49,6 +51,8 @@ pub(super) enum Command {
     },
     /// The collector has finished a scan.
     Scanned(Scanned),
+    /// Interfaces of the node have changed.
+    Interfaces(Interfaces),
     /// The writer has tried the disk.
     Written(Written),
     /// End the thread; the data path stays.
@@ -60,6 +64,8 @@ pub(super) struct Core {
     pub(super) config: Config,
     pub(super) path: DataPath,
     pub(super) board: Switchboard,
+    /// The node's, as the program was told.
+    pub(super) interfaces: Arc<Interfaces>,
     pub(super) ids: BTreeMap<String, u16>,
     pub(super) counters: Counters,
     pub(super) writer: Writer,
@@ -190,6 +196,7 @@ impl Core {
                     self.flip(&request, peer, arrived, reply);
                 }
                 Command::Scanned(scanned) => self.take_scan(scanned),
+                Command::Interfaces(interfaces) => self.take_interfaces(interfaces),
                 Command::Written(written) => self.take_written(&written),
                 Command::Stop => break,
             }
@@ -421,6 +428,14 @@ impl Core {
         }
     }
 
+    fn take_interfaces(&mut self, now: Interfaces) {
+        // First what the program must know, then the program.
+        interfaces::tell(&mut self.path, &self.config, &self.interfaces, &now);
+        self.interfaces = Arc::new(now);
+        self.reattach();
+        self.publish(None);
+    }
+
     fn reattach(&mut self) {
         for (interface, result) in self.path.reattach(&self.config.agent) {
             match result {
@@ -449,6 +464,7 @@ impl Core {
                 board: board.clone(),
                 is_settled,
                 scan,
+                interfaces: self.interfaces.clone(),
                 at: clock::now(),
                 ..View::clone(view)
             });

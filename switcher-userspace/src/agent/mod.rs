@@ -11,6 +11,7 @@ mod core;
 mod detach;
 mod explain;
 mod gate;
+mod interfaces;
 mod resetter;
 mod start;
 mod state_file;

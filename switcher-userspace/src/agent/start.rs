@@ -16,6 +16,7 @@ use super::{
     clock,
     collector::Collector,
     core::{Command, Core, Observed, cut_orders, data_path, encode, udp_idle_ms},
+    interfaces,
     resetter::Resetter,
     state_file::StateFile,
     view::View,
@@ -27,6 +28,7 @@ use crate::{
     datapath::{
         Attached, Counters, DataPath, DataPathError, Explainer, ProgramLog, Scanner, Wanted,
     },
+    interfaces::Interfaces,
     preflight,
     switching::{Service, Switchboard},
 };
@@ -54,9 +56,11 @@ struct Ready {
 pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::Result<Started> {
     let boot_id = clock::boot_id()?;
     let file = StateFile::open(&config.agent.state_dir, boot_id.clone())?;
+    let mut watched = interfaces::Watched::open()?;
+    let node = Arc::new(watched.read()?);
     let mut path = DataPath::open(&config.agent).map_err(|error| data_path(&error))?;
     let adopted = path.adopted();
-    let ready = match prepare(&mut path, &config, &file, &boot_id) {
+    let ready = match prepare(&mut path, &config, &node, &file, &boot_id) {
         Ok(ready) => ready,
         Err(error) => {
             if !adopted && let Err(left) = path.remove() {
@@ -68,6 +72,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
     let highest = ready.ids.values().copied().max().unwrap_or(0);
     let core_counters = path.counters().map_err(|error| data_path(&error))?;
     let writer = Writer::start(file, commands.clone())?;
+    watched.start(commands.clone())?;
     let collector = Collector::start(ready.scanner, highest, commands)?;
     collector.pace(ready.board.is_draining());
     let (view, published) = watch::channel(Arc::new(View {
@@ -75,6 +80,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         ids: Arc::new(ready.ids.clone()),
         board: ready.board.clone(),
         scan: None,
+        interfaces: node.clone(),
         is_settled: true,
         at: clock::now(),
         started_at: SystemTime::now(),
@@ -84,6 +90,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         config,
         path,
         board: ready.board,
+        interfaces: node,
         ids: ready.ids,
         counters: core_counters,
         writer,
@@ -106,11 +113,15 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
 fn prepare(
     path: &mut DataPath,
     config: &Config,
+    node: &Interfaces,
     file: &StateFile,
     boot_id: &str,
 ) -> Result<Ready, ApiError> {
     let kernel_error = |error: DataPathError| data_path(&error);
     let mut scanner = path.scanner().map_err(kernel_error)?;
+    if let Err(error) = path.count_send_errors() {
+        tracing::warn!(%error, "frames that are lost after the program's verdict are not counted");
+    }
     let counters = path.counters().map_err(kernel_error)?;
     let explainer = path.explainer().map_err(kernel_error)?;
     let log = path.logger().map_err(kernel_error)?;
@@ -121,6 +132,7 @@ fn prepare(
     // First what may fail, then what packets see: new links meet the data path as it is, and the
     // state is the kernel's own so far.
     let facts = path.facts().map_err(kernel_error)?;
+    interfaces::tell(path, config, &Interfaces::default(), node);
     let attached = attach(path, config).map_err(kernel_error)?;
     if let Err(error) = file.write(&board) {
         path.undo_attach(&attached).map_err(kernel_error)?;

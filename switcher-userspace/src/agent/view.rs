@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
 
-use switcher_common::service::{Color, PerColor, Protocol};
+use switcher_common::{
+    send_error::SendError,
+    service::{Color, PerColor, Protocol},
+};
 
 use super::clock;
 use crate::{
@@ -10,11 +13,13 @@ use crate::{
         instant,
         types::{
             AgentStatus, BackendStatus, DrainEnd, DrainStatus, Health, InterfaceStatus,
-            ListenerStatus, ServiceStatus, StatusReply, TableStatus, TrafficCount, VerdictCount,
+            ListenerStatus, SendErrorStatus, ServiceStatus, StatusReply, TableStatus, TrafficCount,
+            VerdictCount,
         },
     },
     config::{Config, ListenerConfig, ServiceConfig},
     datapath::{Counters, DataPathError, Scan},
+    interfaces::Interfaces,
     preflight,
     switching::{Drain, Now, Switchboard},
 };
@@ -26,6 +31,7 @@ pub(super) struct View {
     pub(super) ids: Arc<BTreeMap<String, u16>>,
     pub(super) board: Switchboard,
     pub(super) scan: Option<Arc<Scan>>,
+    pub(super) interfaces: Arc<Interfaces>,
     /// The disk has answered for the newest state.
     pub(super) is_settled: bool,
     /// When it was published.
@@ -54,6 +60,7 @@ impl View {
             services,
             interfaces: self.interfaces(),
             verdicts: verdicts(counters)?,
+            send_errors: send_errors(counters)?,
             tables: self.tables(),
         })
     }
@@ -120,6 +127,7 @@ impl View {
             .map(|name| InterfaceStatus {
                 name: name.clone(),
                 mode: mode(name).to_owned(),
+                takes_redirects: self.interfaces.takes_redirects(name),
             })
             .collect()
     }
@@ -187,6 +195,22 @@ fn verdicts(counters: &Counters) -> Result<Vec<VerdictCount>, DataPathError> {
             packets,
         })
         .collect())
+}
+
+fn send_errors(counters: &Counters) -> Result<Option<SendErrorStatus>, DataPathError> {
+    let count = |error| counters.send_errors(error);
+    let (Some(redirect_refused), Some(redirect_dropped), Some(transmit_dropped)) = (
+        count(SendError::RedirectRefused)?,
+        count(SendError::RedirectDropped)?,
+        count(SendError::TransmitDropped)?,
+    ) else {
+        return Ok(None);
+    };
+    Ok(Some(SendErrorStatus {
+        redirect_refused,
+        redirect_dropped,
+        transmit_dropped,
+    }))
 }
 
 fn listener(config: &ListenerConfig) -> ListenerStatus {

@@ -206,6 +206,8 @@ pub struct StatusReply {
     pub interfaces: Vec<InterfaceStatus>,
     /// Packets by verdict and reason since the data path was loaded; the ones that occurred.
     pub verdicts: Vec<VerdictCount>,
+    /// Frames lost after their verdict; `null` where the kernel does not let them be counted.
+    pub send_errors: Option<SendErrorStatus>,
     /// How full the flow tables are.
     pub tables: TableStatus,
 }
@@ -313,6 +315,10 @@ pub struct InterfaceStatus {
     pub name: String,
     /// `native` or `generic`.
     pub mode: String,
+    /// Whether the program may redirect frames to it, or they go through the stack; `null` when the
+    /// kernel does not tell (before 6.3, then it is assumed) or the interface is not there.
+    #[serde(default)]
+    pub takes_redirects: Option<bool>,
 }
 
 /// Packets with one verdict and reason.
@@ -324,6 +330,19 @@ pub struct VerdictCount {
     pub reason: String,
     /// How often.
     pub packets: u64,
+}
+
+/// Frames that were lost after a program's verdict, since the data path was loaded. The kernel tells
+/// of the XDP programs of the whole node, in all network namespaces, not of the switcher's alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendErrorStatus {
+    /// Redirects that the kernel refused: the interface is gone or down, takes no redirected frames,
+    /// or the frame is too large for it.
+    pub redirect_refused: u64,
+    /// Redirected frames that the outgoing interface's driver did not take.
+    pub redirect_dropped: u64,
+    /// Frames sent back out of the interface they came in by that its driver did not take.
+    pub transmit_dropped: u64,
 }
 
 /// Flow tables at the newest scan, both families together.

@@ -26,6 +26,7 @@ fn describe(status: &StatusReply) -> String {
         traffic(&status.services),
         interfaces(status),
         verdicts(status),
+        send_errors(status),
         warnings(status),
     ];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -149,11 +150,43 @@ fn traffic(services: &[ServiceStatus]) -> String {
 }
 
 fn interfaces(status: &StatusReply) -> String {
-    let mut table = Table::new(["INTERFACE", "MODE"]);
+    let mut table = Table::new(["INTERFACE", "MODE", "TAKES REDIRECTS"]);
     for interface in &status.interfaces {
-        table.row([interface.name.clone(), interface.mode.clone()]);
+        let takes_redirects = match interface.takes_redirects {
+            Some(true) => "yes",
+            Some(false) => "no, its frames go through the stack",
+            None => "unknown",
+        };
+        table.row([
+            interface.name.clone(),
+            interface.mode.clone(),
+            takes_redirects.to_owned(),
+        ]);
     }
     table.render()
+}
+
+fn send_errors(status: &StatusReply) -> String {
+    let mut table = Table::new(["LOST AFTER A VERDICT, ON THE WHOLE NODE", "FRAMES"]);
+    for (what, frames) in lost(status) {
+        table.row([what.to_owned(), frames.to_string()]);
+    }
+    table.render()
+}
+
+/// What was counted of frames that no program sees lost.
+fn lost(status: &StatusReply) -> impl Iterator<Item = (&'static str, u64)> {
+    let counted = status.send_errors.map(|errors| {
+        [
+            ("redirect refused by the kernel", errors.redirect_refused),
+            ("redirect dropped by the driver", errors.redirect_dropped),
+            ("transmit dropped by the driver", errors.transmit_dropped),
+        ]
+    });
+    counted
+        .into_iter()
+        .flatten()
+        .filter(|(_, frames)| *frames > 0)
 }
 
 fn verdicts(status: &StatusReply) -> String {

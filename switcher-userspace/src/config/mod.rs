@@ -71,6 +71,9 @@ pub struct Limits {
     /// Flows that may be recorded per CPU and second; packets of further ones are dropped. Not
     /// fixed: takes effect at each start.
     pub inserts_per_second: u32,
+    /// Indexes of network interfaces, counted from 0. Of an interface beyond them the program knows
+    /// nothing: it is taken for one without a VLAN that takes redirected frames.
+    pub interfaces: u32,
 }
 
 /// `mode` of `[agent]`.
@@ -269,6 +272,7 @@ impl Default for Limits {
             backends: 65_536,
             maglev_slots: 16_777_216,
             inserts_per_second: 125_000,
+            interfaces: 4_096,
         }
     }
 }

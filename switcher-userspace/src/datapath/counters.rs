@@ -5,6 +5,7 @@ use switcher_common::{
     address::{Address as _, Ipv4, Ipv6},
     reason::Reason,
     scan::Table,
+    send_error::SendError,
     service::Color,
     stats::{ColorStats, TableStats, Writer},
 };
@@ -12,6 +13,7 @@ use switcher_common::{
 use super::{
     error::{Attempt as _, DataPathError},
     pins::PinDir,
+    send_errors::SendErrorCounters,
 };
 
 /// The counters of the program.
@@ -19,6 +21,7 @@ pub struct Counters {
     verdicts: PerCpuArray<MapData, u64>,
     traffic: PerCpuArray<MapData, ColorStats>,
     tables: PerCpuArray<MapData, TableStats>,
+    send_errors: Option<SendErrorCounters>,
 }
 
 impl Counters {
@@ -27,6 +30,7 @@ impl Counters {
             verdicts: pins.open("VERDICTS")?,
             traffic: pins.open("TRAFFIC")?,
             tables: pins.open("TABLE_STATS")?,
+            send_errors: SendErrorCounters::open(pins)?,
         })
     }
 
@@ -45,6 +49,13 @@ impl Counters {
             }
         }
         Ok(counts)
+    }
+
+    /// Frames of any XDP program of this kernel that were lost after its verdict; `None`: the kernel
+    /// does not let them be counted.
+    pub fn send_errors(&self, error: SendError) -> Result<Option<u64>, DataPathError> {
+        let counters = self.send_errors.as_ref();
+        counters.map(|counters| counters.read(error)).transpose()
     }
 
     /// Traffic of a color of a service.

@@ -26,7 +26,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 28] = [
+const PROGRAM_MAPS: [&str; 30] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -36,6 +36,7 @@ const PROGRAM_MAPS: [&str; 28] = [
     "ENDPOINTS",
     "CUTS",
     "FILTER",
+    "INTERFACES",
     "ESTABLISHED4",
     "ESTABLISHED6",
     "UNANSWERED4",
@@ -49,6 +50,7 @@ const PROGRAM_MAPS: [&str; 28] = [
     "VERDICTS",
     "TRAFFIC",
     "LOGGED",
+    "SEND_ERRORS",
     "SCAN_REQUEST",
     "SCAN_TOTALS",
     "SCAN_LIVE",
@@ -68,7 +70,7 @@ pub(super) struct Meta {
     listeners: u32,
     backends: u32,
     maglev_slots: u32,
-    reserved: u32,
+    interfaces: u32,
 }
 
 // SAFETY: `bytemuck::Pod`.
@@ -84,7 +86,7 @@ impl Meta {
             listeners: limits.listeners,
             backends: limits.backends,
             maglev_slots: limits.maglev_slots,
-            reserved: 0,
+            interfaces: limits.interfaces,
         }
     }
 
@@ -99,6 +101,7 @@ impl Meta {
             maglev_slots: self.maglev_slots,
             // Not of the pins: set at each start.
             inserts_per_second: Limits::default().inserts_per_second,
+            interfaces: self.interfaces,
         }
     }
 
@@ -128,6 +131,7 @@ impl Meta {
             ("listeners", pinned.listeners, limits.listeners),
             ("backends", pinned.backends, limits.backends),
             ("maglev_slots", pinned.maglev_slots, limits.maglev_slots),
+            ("interfaces", pinned.interfaces, limits.interfaces),
         ];
         match rows
             .into_iter()
@@ -177,6 +181,7 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("ENDPOINTS", limits.backends)
         .map_max_entries("RING4", ring)
         .map_max_entries("RING6", ring)
+        .map_max_entries("INTERFACES", limits.interfaces)
         .map_max_entries("SCAN_BACKENDS", limits.backends + 1)
         .map_max_entries("ESTABLISHED4", entries(limits.flows))
         .map_max_entries("ESTABLISHED6", entries(limits.flows))
@@ -273,7 +278,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DataPathError> {
     Ok(())
 }
 
-fn no_program(name: &str) -> DataPathError {
+pub(super) fn no_program(name: &str) -> DataPathError {
     DataPathError::Kernel {
         attempt: format!("finding the program {name}"),
         found: "the built object has none of that name and type".to_owned(),

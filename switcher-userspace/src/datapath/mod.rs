@@ -10,6 +10,7 @@ mod double;
 mod error;
 mod explain;
 mod image;
+mod interfaces;
 mod links;
 mod load;
 mod maglev;
@@ -17,6 +18,7 @@ mod pins;
 mod program;
 mod program_log;
 mod scan;
+mod send_errors;
 mod tables;
 
 use std::{collections::BTreeMap, path::Path};
@@ -24,6 +26,7 @@ use std::{collections::BTreeMap, path::Path};
 use aya::Ebpf;
 use switcher_common::{
     cut::CutOrder,
+    interface::InterfaceRecord,
     service::{Color, ServiceSwitch},
 };
 
@@ -39,8 +42,8 @@ pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{CutCount, Scan, Scanner};
 
-use self::{double::Doubled, load::Meta, pins::PinDir, tables::Tables};
-use crate::config::{AgentConfig, Limits, ServiceConfig};
+use self::{double::Doubled, interfaces::InterfaceTable, load::Meta, pins::PinDir, tables::Tables};
+use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};
 
 /// The loaded and pinned data path.
 pub struct DataPath {
@@ -49,6 +52,7 @@ pub struct DataPath {
     limits: Limits,
     switch: Doubled<ServiceSwitch>,
     tables: Tables,
+    interfaces: InterfaceTable,
     adopted: bool,
 }
 
@@ -70,6 +74,7 @@ impl DataPath {
         Ok(Self {
             switch: Doubled::switch(&pins)?,
             tables,
+            interfaces: InterfaceTable::open(&pins)?,
             limits: config.limits,
             pins,
             ebpf,
@@ -81,6 +86,21 @@ impl DataPath {
     #[must_use]
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Counts frames that are lost after the program's verdict, from now on and without an agent too.
+    /// Kernels may refuse it, which harms nothing else; called before [`Self::counters`].
+    pub fn count_send_errors(&mut self) -> Result<(), DataPathError> {
+        send_errors::attach(&mut self.ebpf, &self.pins)
+    }
+
+    /// Tells the program of the node's interfaces, by index, and that all others are plain. Returns
+    /// those beyond the limit, which it takes for plain ones.
+    pub fn set_interfaces(
+        &mut self,
+        records: impl IntoIterator<Item = (u32, InterfaceRecord)>,
+    ) -> Result<Vec<u32>, DataPathError> {
+        self.interfaces.set(records.into_iter())
     }
 
     /// Counters with handles of their own.
@@ -175,7 +195,7 @@ impl DataPath {
     ) -> Result<Vec<(String, Attached)>, DataPathError> {
         let mut done: Vec<(String, Attached)> = Vec::new();
         for interface in &config.interfaces {
-            match links::attach(&mut self.ebpf, &self.pins, interface, config.mode) {
+            match self.attach_one(interface, config.mode) {
                 Ok(attached) => done.push((interface.clone(), attached)),
                 Err(error) => {
                     self.undo_attach(&done)?;
@@ -184,6 +204,16 @@ impl DataPath {
             }
         }
         Ok(done)
+    }
+
+    fn attach_one(&mut self, name: &str, mode: AttachMode) -> Result<Attached, DataPathError> {
+        let attached = links::attach(&mut self.ebpf, &self.pins, name, mode)?;
+        if attached == Attached::Now(Mode::Generic)
+            && let Some(index) = bpf::ifindex(name)
+        {
+            self.interfaces.set_generic(index)?;
+        }
+        Ok(attached)
     }
 
     /// Detaches what [`Self::attach`] has just attached.
@@ -218,7 +248,7 @@ impl DataPath {
         missing
             .into_iter()
             .map(|name| {
-                let result = links::attach(&mut self.ebpf, &self.pins, &name, config.mode);
+                let result = self.attach_one(&name, config.mode);
                 (name, result)
             })
             .collect()

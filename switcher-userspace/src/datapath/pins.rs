@@ -3,6 +3,7 @@
 //! ```text
 //! <pin_dir>/maps/      every map, by name; made as maps_new and renamed (bpffs reserves names with a dot), so it is whole or absent
 //! <pin_dir>/links/     one XDP link for each interface
+//! <pin_dir>/tracing/   the links of the programs that count send errors
 //! ```
 
 use std::{
@@ -54,6 +55,10 @@ impl PinDir {
         };
         // A leftover of an agent that died while it made the maps.
         remove_flat_dir(&pins.staging()).map_err(fail)?;
+        if !pins.has_maps() {
+            // They would count into maps that are gone.
+            remove_flat_dir(&pins.tracing()).map_err(fail)?;
+        }
         fs::create_dir_all(pins.links()).map_err(fail)?;
         Ok(pins)
     }
@@ -134,6 +139,20 @@ impl PinDir {
         self.links().join(interface.replace('.', "%2e"))
     }
 
+    /// Where the link to a tracepoint is pinned.
+    pub(super) fn tracing_link(&self, tracepoint: &str) -> PathBuf {
+        self.tracing().join(tracepoint)
+    }
+
+    /// Makes the directory of the links to tracepoints, if need be.
+    pub(super) fn make_tracing(&self) -> Result<(), DataPathError> {
+        fs::create_dir_all(self.tracing()).map_err(|source| self.error(source))
+    }
+
+    fn tracing(&self) -> PathBuf {
+        self.root.join("tracing")
+    }
+
     /// Interfaces with a pinned link.
     pub(super) fn linked_interfaces(&self) -> Result<Vec<String>, DataPathError> {
         let links = pinned_links(&self.root).map_err(|source| self.error(source))?;
@@ -153,7 +172,9 @@ impl PinDir {
 
     /// Removes links first, so that no packet meets a half-removed data path, then the maps.
     pub(super) fn remove_all(&self) -> Result<(), DataPathError> {
-        self.remove_links().map_err(|source| self.error(source))?;
+        self.remove_links()
+            .and_then(|()| remove_flat_dir(&self.tracing()))
+            .map_err(|source| self.error(source))?;
         self.remove_maps()?;
         fs::remove_dir(&self.root).map_err(|source| self.error(source))
     }

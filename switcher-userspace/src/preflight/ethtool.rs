@@ -3,13 +3,10 @@
 use std::io;
 
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolMessage};
-use netlink_packet_generic::{
-    GenlMessage,
-    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
-};
+use netlink_packet_generic::GenlMessage;
 use netlink_sys::protocols::NETLINK_GENERIC;
 
-use super::netlink::Netlink;
+use crate::netlink::{Netlink, generic::Family};
 
 /// The features in question, by the kernel's names, which `ethtool -K` takes too.
 const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
@@ -17,13 +14,14 @@ const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 /// Asks the kernel about offloads.
 pub(super) struct Ethtool {
     netlink: Netlink,
-    family: u16,
+    family: Family,
 }
 
 impl Ethtool {
     pub(super) fn open() -> io::Result<Self> {
         let mut netlink = Netlink::open(NETLINK_GENERIC)?;
-        let family = ethtool_family(&mut netlink)?;
+        let family = Family::find(&mut netlink, "ethtool")?
+            .ok_or_else(|| io::Error::other("the kernel has no netlink family ethtool"))?;
         Ok(Self { netlink, family })
     }
 
@@ -31,31 +29,13 @@ impl Ethtool {
     pub(super) fn merging_offloads(&mut self, interface: &str) -> io::Result<Vec<&'static str>> {
         let mut request =
             GenlMessage::from_payload(EthtoolMessage::new_feature_get(Some(interface)));
-        request.set_resolved_family_id(self.family);
+        request.set_resolved_family_id(self.family.id);
         let answer = self.netlink.get(request)?;
         Ok(MERGING
             .into_iter()
             .filter(|feature| is_active(&answer.payload, feature))
             .collect())
     }
-}
-
-/// Families of generic netlink get their number when the kernel starts.
-fn ethtool_family(netlink: &mut Netlink) -> io::Result<u16> {
-    let request = GenlMessage::from_payload(GenlCtrl {
-        cmd: GenlCtrlCmd::GetFamily,
-        nlas: vec![GenlCtrlAttrs::FamilyName("ethtool".to_owned())],
-    });
-    let answer = netlink.get(request)?;
-    let id = answer
-        .payload
-        .nlas
-        .iter()
-        .find_map(|attribute| match attribute {
-            GenlCtrlAttrs::FamilyId(id) => Some(*id),
-            _ => None,
-        });
-    id.ok_or_else(|| io::Error::other("the kernel's answer names no family id for ethtool"))
 }
 
 fn is_active(message: &EthtoolMessage, feature: &str) -> bool {

@@ -2,14 +2,11 @@
 
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::{
-    Report,
-    ethtool::Ethtool,
-    network::{Link, Network, XdpProgram},
-    report::Problem,
-    shell_word,
+use super::{Report, ethtool::Ethtool, network::Network, report::Problem, shell_word};
+use crate::{
+    config::{AttachMode, Config},
+    netlink::link::{Link, XdpProgram},
 };
-use crate::config::{AttachMode, Config};
 
 /// Bytes of a page that a packet in native mode cannot have: headroom, the buffer's trailer, and
 /// what the drivers add (3498 bytes are left of a page of 4096; veth has 3506).

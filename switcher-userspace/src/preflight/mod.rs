@@ -7,7 +7,6 @@ mod backends;
 mod ethtool;
 mod forwarding;
 mod interfaces;
-mod netlink;
 mod network;
 mod report;
 mod sysctl;

@@ -4,34 +4,15 @@ use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::Netlink;
-
-/// One network interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Link {
-    pub(super) index: u32,
-    pub(super) name: String,
-    pub(super) is_up: bool,
-    pub(super) has_carrier: bool,
-    pub(super) mtu: u32,
-    /// The other end of a veth pair, if it is in this namespace.
-    pub(super) peer: Option<u32>,
-    pub(super) xdp: Vec<XdpProgram>,
-}
-
-/// A program on an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct XdpProgram {
-    pub(super) id: u32,
-    /// What `ip link set dev X .. off` calls the way it is attached.
-    pub(super) keyword: &'static str,
-}
+use crate::netlink::{
+    Netlink,
+    link::{self, Link},
+};
 
 /// Where packets to an address go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +34,7 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn open() -> io::Result<Self> {
         let mut netlink = Netlink::open(NETLINK_ROUTE)?;
-        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let links = netlink
-            .dump(request)?
-            .into_iter()
-            .filter_map(link_of)
-            .collect();
+        let links = link::all(&mut netlink)?;
         Ok(Self { netlink, links })
     }
 
@@ -102,44 +78,6 @@ impl Network {
             .filter_map(silent_neighbour_of)
             .collect())
     }
-}
-
-fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else {
-        return None;
-    };
-    let mut link = Link {
-        index: message.header.index,
-        is_up: message.header.flags.contains(LinkFlags::Up),
-        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
-        ..Link::default()
-    };
-    let mut is_peer_elsewhere = false;
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Link(peer) => link.peer = Some(peer),
-            LinkAttribute::LinkNetNsId(_) => is_peer_elsewhere = true,
-            LinkAttribute::Xdp(xdp) => link.xdp = xdp.iter().filter_map(xdp_program_of).collect(),
-            _ => {}
-        }
-    }
-    if is_peer_elsewhere {
-        link.peer = None;
-    }
-    Some(link)
-}
-
-/// The kernel names each program by the way it is attached, and one of them once more without it.
-fn xdp_program_of(attribute: &LinkXdp) -> Option<XdpProgram> {
-    let (id, keyword) = match *attribute {
-        LinkXdp::DrvProgId(id) => (id, "xdp"),
-        LinkXdp::SkbProgId(id) => (id, "xdpgeneric"),
-        LinkXdp::HwProgId(id) => (id, "xdpoffload"),
-        _ => return None,
-    };
-    Some(XdpProgram { id, keyword })
 }
 
 fn route_request(address: IpAddr) -> RouteMessage {

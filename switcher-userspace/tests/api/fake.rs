@@ -14,7 +14,8 @@ use switcher_userspace::api::{
     server::{self, ApiSocket},
     types::{
         AgentStatus, ApiError, ChangeReply, DrainEnd, DrainStatus, ErrorCode, FlipRequest,
-        InterfaceStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount, VersionReply,
+        InterfaceStatus, SendErrorStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount,
+        VersionReply,
     },
 };
 use switcher_userspace::switching::AtDeadline;
@@ -138,12 +139,17 @@ impl Control for Fake {
             interfaces: vec![InterfaceStatus {
                 name: "eth0".to_owned(),
                 mode: "generic".to_owned(),
+                takes_redirects: Some(false),
             }],
             verdicts: vec![VerdictCount {
                 verdict: "drop".to_owned(),
                 reason: "ttl_over".to_owned(),
                 packets: 12,
             }],
+            send_errors: Some(SendErrorStatus {
+                redirect_refused: 21,
+                ..SendErrorStatus::default()
+            }),
             tables: TableStatus::default(),
         })
     }

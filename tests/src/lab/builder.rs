@@ -191,8 +191,7 @@ pub fn add_link(near: &Host, near_name: &str, far: &Host, far_name: &str, mtu: u
     let peer: Arc<OwnedFd> = far.network_namespace();
     near.block_on(async move { netlink::add_veth(&here, &there, peer, mtu).await })?;
     for (host, name, receive) in [(near, near_name, false), (far, far_name, true)] {
-        set_offloads(host, name, receive)
-            .with_context(|| format!("setting the offloads of {name} on host {}", host.name()))?;
+        set_offloads(host, name, receive)?;
     }
     Ok(())
 }
@@ -207,12 +206,9 @@ fn set_offloads(host: &Host, interface: &str, receive: bool) -> Result<()> {
         (Offload::TxChecksum, false),
         (Offload::GenericReceive, receive),
     ];
-    host.run(|| {
-        wanted.into_iter().try_for_each(|(offload, on)| {
-            sys::set_offload(interface, offload, on)
-                .with_context(|| format!("setting {offload:?} to {on}"))
-        })
-    })
+    wanted
+        .into_iter()
+        .try_for_each(|(offload, on)| host.set_offload(interface, offload, on))
 }
 
 /// A veth that is sent frames by `XDP_TX` looks at them at once only if it has a program itself;

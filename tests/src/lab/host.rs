@@ -19,7 +19,7 @@ use super::child::LabChild;
 use super::namespace::{BaseMounts, Namespaces};
 use super::netlink::{self, Interface};
 use super::ports::Ports;
-use super::sys;
+use super::sys::{self, Offload};
 
 /// How long a host waits at its end for blocking work that was started on it.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
@@ -178,6 +178,39 @@ impl Host {
     pub fn forget_neighbours(&self) -> Result<()> {
         self.block_on(netlink::forget_neighbours())
             .with_context(|| format!("on host {}", self.name))
+    }
+
+    /// Switches an offload of one of the host's interfaces.
+    pub fn set_offload(&self, interface: &str, offload: Offload, on: bool) -> Result<()> {
+        self.run(|| sys::set_offload(interface, offload, on))
+            .with_context(|| {
+                format!(
+                    "setting {offload:?} of {interface} on host {} to {on}",
+                    self.name
+                )
+            })
+    }
+
+    /// Whether an interface of this host, the far end of a link, takes the frames that XDP sends it.
+    /// The lab's links do by a program and by GRO; from here on it is by GRO alone, or not.
+    pub fn set_takes_redirects(&self, interface: &str, on: bool) -> Result<()> {
+        let wanted = interface.to_owned();
+        self.block_on(async move { netlink::detach_native(&wanted).await })
+            .with_context(|| format!("on host {}", self.name))?;
+        self.set_offload(interface, Offload::GenericReceive, on)
+    }
+
+    /// Sets one of the host's interfaces up or down.
+    pub fn set_up(&self, name: &str, up: bool) -> Result<()> {
+        let wanted = name.to_owned();
+        self.block_on(async move {
+            if up {
+                netlink::set_up(&wanted).await
+            } else {
+                netlink::set_down(&wanted).await
+            }
+        })
+        .with_context(|| format!("on host {}", self.name))
     }
 
     /// Reads a kernel parameter of the host, such as `net/ipv4/ip_forward`, without line end.

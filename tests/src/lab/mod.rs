@@ -46,6 +46,7 @@ pub use host::Host;
 pub use netlink::Interface;
 pub use ports::{FIRST_PORT, Ports};
 pub use requirements::{Skip, report_skip, requirements};
+pub use sys::Offload;
 pub use topology::{FAR_INTERFACE, Family, Link, Role, Router, Topology};
 
 /// A running lab; dropping it kills what runs inside and removes everything.

@@ -102,15 +102,22 @@ pub(super) async fn add_veth(here: &str, there: &str, peer: impl AsFd, mtu: u32)
 
 /// Attaches an XDP program in native mode.
 pub(super) async fn attach_native(name: &str, program: impl AsFd) -> Result<()> {
-    let attributes = vec![
-        LinkXdp::Fd(program.as_fd().as_raw_fd()),
-        LinkXdp::Flags(XDP_FLAGS_DRV_MODE),
-    ];
+    set_native(name, program.as_fd().as_raw_fd()).await
+}
+
+/// Takes an interface's XDP program off that was attached so, if there is one.
+pub(super) async fn detach_native(name: &str) -> Result<()> {
+    const NO_PROGRAM: i32 = -1;
+    set_native(name, NO_PROGRAM).await
+}
+
+async fn set_native(name: &str, program: i32) -> Result<()> {
+    let attributes = vec![LinkXdp::Fd(program), LinkXdp::Flags(XDP_FLAGS_DRV_MODE)];
     let request = LinkUnspec::new_with_index(interface(name).await?.index)
         .append_extra_attribute(LinkAttribute::Xdp(attributes))
         .build();
     let set = connect()?.link().set(request).execute().await;
-    set.with_context(|| format!("attaching an XDP program to interface {name}"))
+    set.with_context(|| format!("setting the XDP program of interface {name}"))
 }
 
 /// Sets an interface up.
@@ -119,6 +126,14 @@ pub(super) async fn set_up(name: &str) -> Result<()> {
     let request = LinkUnspec::new_with_index(index).up().build();
     let set = connect()?.link().set(request).execute().await;
     set.with_context(|| format!("setting interface {name} up"))
+}
+
+/// Sets an interface down.
+pub(super) async fn set_down(name: &str) -> Result<()> {
+    let index = interface(name).await?.index;
+    let request = LinkUnspec::new_with_index(index).down().build();
+    let set = connect()?.link().set(request).execute().await;
+    set.with_context(|| format!("setting interface {name} down"))
 }
 
 /// Adds addresses, usable at once: without duplicate address detection.

@@ -59,7 +59,7 @@ fn current_directory(buffer: &mut [u8]) -> Option<&CStr> {
 /// Offloads that the lab switches; the numbers are ethtool's `ETHTOOL_S*` commands.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
-pub(super) enum Offload {
+pub enum Offload {
     /// Transmit checksums left to the device.
     TxChecksum = 0x17,
     /// TCP segmentation left to the device.

@@ -17,6 +17,7 @@ mod lifecycle;
 mod mixed;
 mod probe;
 mod reconfigured;
+mod redirects;
 mod refusal;
 mod rights;
 mod scale;

@@ -19,6 +19,7 @@ mod collect_traffic;
 mod explain;
 mod forwarding;
 mod handshake;
+mod interfaces;
 mod listeners;
 mod not_ours;
 mod numbers;

@@ -42,6 +42,8 @@ pub(crate) struct Packet {
     /// Bytes after the end of the IP packet, as short frames have them.
     pub(crate) padding: Vec<u8>,
     pub(crate) link: Link,
+    /// VLAN ids of the tags, from the outermost on.
+    pub(crate) tags: Vec<u16>,
 }
 
 /// The Ethernet addresses of a frame.
@@ -73,6 +75,7 @@ impl Packet {
             udp_checksum: true,
             padding: Vec::new(),
             link: INCOMING,
+            tags: Vec::new(),
         }
     }
 
@@ -103,6 +106,11 @@ impl Packet {
 
     pub(crate) fn padding(mut self, padding: &[u8]) -> Self {
         self.padding = padding.to_vec();
+        self
+    }
+
+    pub(crate) fn tags(mut self, vlan_ids: &[u16]) -> Self {
+        self.tags = vlan_ids.to_vec();
         self
     }
 
@@ -143,7 +151,7 @@ impl Packet {
         } else {
             40
         };
-        Ethernet2Header::LEN + ip
+        Ethernet2Header::LEN + 4 * self.tags.len() + ip
     }
 
     /// The frame.
@@ -158,6 +166,13 @@ impl Packet {
             ether_type,
         };
         let mut frame = ethernet.to_bytes().to_vec();
+        let ether_type = frame.split_off(12);
+        for id in &self.tags {
+            let priority = 5 << 13;
+            frame.extend(EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
+            frame.extend((priority | id).to_be_bytes());
+        }
+        frame.extend(ether_type);
         let packet = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => self.ipv4(from.octets(), to.octets()),
             (IpAddr::V6(from), IpAddr::V6(to)) => self.ipv6(from.octets(), to.octets()),

@@ -22,6 +22,7 @@ use crate::setup::Setup;
 
 /// Room for [`Many`], twice: an apply that changes all needs room for the old and the new.
 const LIMITS: Limits = Limits {
+    interfaces: 64,
     flows: 4_096,
     unanswered: 4_096,
     services: 128,

@@ -91,6 +91,7 @@ impl Kind {
 
 /// Small tables, which the kernel makes quickly.
 const LIMITS: Limits = Limits {
+    interfaces: 64,
     flows: 4_096,
     unanswered: 8_192,
     services: 8,

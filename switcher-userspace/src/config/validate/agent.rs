@@ -18,6 +18,7 @@ mod max {
     pub(super) const BACKENDS: u64 = 1_000_000;
     pub(super) const MAGLEV_SLOTS: u64 = 268_435_456;
     pub(super) const INSERTS_PER_SECOND: u64 = 100_000_000;
+    pub(super) const INTERFACES: u64 = 1_048_576;
 }
 
 pub(super) fn check(agent: &AgentConfig, findings: &mut Findings<'_>) {
@@ -107,6 +108,7 @@ fn check_limits(agent: &AgentConfig, place: &Place, findings: &mut Findings<'_>)
             limits.inserts_per_second,
             max::INSERTS_PER_SECOND,
         ),
+        ("interfaces", limits.interfaces, max::INTERFACES),
     ] {
         findings.expect_count(&place, key, u64::from(value), max);
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::Limits;
 
 const LIMITS: Limits = Limits {
+    interfaces: 64,
     flows: 16,
     unanswered: 16,
     services: 8,

@@ -1,7 +1,13 @@
-//! Requests over a netlink socket, answered before the call returns.
+//! Asking the kernel about the node's interfaces: requests over a netlink socket, answered before the
+//! call returns, and word of changes.
 //!
 //! Blocking on purpose: the kernel answers at once, and the socket belongs to the network
 //! namespace of the thread that opens it, which an executor could change between two awaits.
+
+pub(crate) mod events;
+pub(crate) mod generic;
+pub(crate) mod link;
+pub(crate) mod netdev;
 
 use std::{fmt::Debug, io};
 
@@ -15,7 +21,7 @@ use netlink_sys::{Socket, SocketAddr};
 const ALIGN: usize = 4;
 
 /// A socket of one netlink protocol.
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: Socket,
     sequence_number: u32,
 }
@@ -31,7 +37,7 @@ enum Step<M> {
 }
 
 impl Netlink {
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let socket = Socket::new(protocol)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
@@ -41,7 +47,7 @@ impl Netlink {
     }
 
     /// The one answer to `request`.
-    pub(super) fn get<M>(&mut self, request: M) -> io::Result<M>
+    pub(crate) fn get<M>(&mut self, request: M) -> io::Result<M>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Debug,
     {
@@ -53,7 +59,7 @@ impl Netlink {
 
     /// All entries of a table but those that the parser does not understand: a strange interface
     /// must not keep the agent from starting on others.
-    pub(super) fn dump<M>(&mut self, request: M) -> io::Result<Vec<M>>
+    pub(crate) fn dump<M>(&mut self, request: M) -> io::Result<Vec<M>>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Debug,
     {
