@@ -1,7 +1,7 @@
 //! The node's interfaces, as the agent tells of them.
 
 use switcher_common::{
-    interface::{Interface, InterfaceRecord, WayOut, way_out},
+    interface::{Interface, WayOut, way_out},
     packet::Tags,
 };
 
@@ -10,14 +10,9 @@ use crate::{frame::XdpFrame, maps::INTERFACES};
 /// Beyond the map's end an interface counts as a plain one.
 #[inline(always)]
 fn interface(index: u32) -> Interface {
-    let record = INTERFACES.get(index).copied();
     Interface {
         index,
-        record: record.unwrap_or(InterfaceRecord {
-            parent: 0,
-            vlan_id: 0,
-            flags: 0,
-        }),
+        record: INTERFACES.get(index).copied().unwrap_or_default(),
     }
 }
 
