@@ -38,6 +38,13 @@ impl Delta {
         Self(self.0 + new as u64)
     }
 
+    /// A 32-bit word in wire order that was not there before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn added_double_word(self, new: u32) -> Self {
+        Self(self.0 + new as u64)
+    }
+
     /// An address that was not there before.
     #[inline(always)]
     #[must_use]
@@ -50,6 +57,13 @@ impl Delta {
     #[must_use]
     pub const fn checksum(self) -> u16 {
         !fold(self.0)
+    }
+
+    /// Both.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
     }
 
     /// The checksum after the replacements; both as they lie in the packet.

@@ -43,6 +43,13 @@ impl InterfaceRecord {
         self.flags & flags == flags
     }
 
+    /// Whether what came in by it can go back out of it (`XDP_TX`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn can_transmit(&self) -> bool {
+        self.has(flags::GENERIC) || !self.has(flags::NO_TRANSMIT)
+    }
+
     /// Whether it is a VLAN device.
     #[inline(always)]
     #[must_use]
@@ -87,10 +94,10 @@ pub const fn way_out(incoming: Interface, outgoing: Interface, tags: Tags) -> Wa
     // In generic mode frames are sent like those of the stack, by any interface.
     let is_native = !incoming.record.has(flags::GENERIC);
     if leaves_as_it_came {
-        if is_native && incoming.record.has(flags::NO_TRANSMIT) {
-            WayOut::NoRedirect
-        } else {
+        if incoming.record.can_transmit() {
             WayOut::Transmit
+        } else {
+            WayOut::NoRedirect
         }
     } else if !leaves_untagged {
         WayOut::TagsChange

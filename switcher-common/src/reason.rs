@@ -84,7 +84,7 @@ reasons! {
     10 NoNeighbour Pass "rewritten_no_neighbour";
     /// Rewritten; forwarding is off on the incoming interface, the stack decides.
     11 ForwardingOff Pass "rewritten_forwarding_off";
-    /// Rewritten; larger than the route's MTU, the stack fragments or reports it.
+    /// Rewritten; larger than the route's MTU, the stack fragments it.
     12 AboveMtu Pass "rewritten_above_mtu";
     /// Rewritten; the route is none that the program can follow (local, tunnel), the stack decides.
     13 RouteNeedsStack Pass "rewritten_route_needs_stack";

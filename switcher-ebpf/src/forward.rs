@@ -12,7 +12,7 @@ use aya_ebpf::{
 use switcher_common::{
     address::Address,
     interface::WayOut,
-    packet::{self, Hop},
+    packet::{self, Hop, own_error::may_be_fragmented},
     reason::Reason,
 };
 
@@ -41,6 +41,18 @@ enum Route {
 /// Rewrites the packet as the entry of `work` says, and sends it on.
 #[inline(always)]
 pub(crate) fn send<A: Address>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
+    send_by(frame, work, |frame, work, hop| {
+        packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop)
+    })
+}
+
+/// As [`send`], with another way of rewriting it.
+#[inline(always)]
+pub(crate) fn send_by<A: Address>(
+    frame: &mut XdpFrame<'_>,
+    work: &mut Work<A>,
+    rewrite: impl FnOnce(&mut XdpFrame<'_>, &Work<A>, Hop) -> Option<()>,
+) -> Reason {
     work.to = work.key.translated(&work.entry);
     let (hop, route) = match route(frame, work) {
         Route::Nowhere(reason) => return reason,
@@ -51,7 +63,7 @@ pub(crate) fn send<A: Address>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> 
             destination,
         } => (Hop::Program, Ok((redirect_to, source, destination))),
     };
-    if packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop).is_none() {
+    if rewrite(frame, work, hop).is_none() {
         return Reason::Inconsistent;
     }
     let (redirect_to, source, destination) = match route {
@@ -97,7 +109,13 @@ fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>) -> Route {
         }
         Some(BPF_FIB_LKUP_RET_NO_NEIGH) => Route::Stack(Reason::NoNeighbour),
         Some(BPF_FIB_LKUP_RET_FWD_DISABLED) => Route::Stack(Reason::ForwardingOff),
-        Some(BPF_FIB_LKUP_RET_FRAG_NEEDED) => Route::Stack(Reason::AboveMtu),
+        // In generic mode it may be several packets merged into one, which the stack splits.
+        Some(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+            if may_be_fragmented(frame, &work.ip) || interface::is_generic(frame) =>
+        {
+            Route::Stack(Reason::AboveMtu)
+        }
+        Some(BPF_FIB_LKUP_RET_FRAG_NEEDED) => Route::Nowhere(Reason::TooBig),
         Some(
             BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT,
         ) => Route::Nowhere(Reason::NoRoute),

@@ -1,7 +1,10 @@
 //! The frame that the program runs on: every bounds check of the data path is here.
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::xdp_md, helpers::bpf_xdp_adjust_tail, programs::XdpContext,
+    EbpfContext as _,
+    bindings::xdp_md,
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
 };
 use switcher_common::packet::{Frame, Header};
 
@@ -45,6 +48,16 @@ impl<'a> XdpFrame<'a> {
         };
         // SAFETY: the context is valid; no reference into the frame outlives this exclusive borrow.
         unsafe { bpf_xdp_adjust_tail(self.raw(), -(surplus as i32)) == 0 }
+    }
+
+    /// Puts `len` bytes, at most a few headers, before the frame; `false` when there is no room.
+    #[inline(always)]
+    pub(crate) fn grow_front(&mut self, len: usize) -> bool {
+        let Ok(len) = i32::try_from(len) else {
+            return false;
+        };
+        // SAFETY: as in `cut_to`.
+        unsafe { bpf_xdp_adjust_head(self.raw(), -len) == 0 }
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The node's interfaces, as the agent tells of them.
 
 use switcher_common::{
-    interface::{Interface, WayOut, way_out},
+    interface::{Interface, WayOut, flags, way_out},
     packet::Tags,
 };
 
@@ -24,4 +24,18 @@ pub(crate) fn leaves_by(frame: &XdpFrame<'_>, tags: Tags, outgoing: u32) -> WayO
         interface(outgoing),
         tags,
     )
+}
+
+/// Whether `frame` came in by an interface in generic mode.
+#[inline(always)]
+pub(crate) fn is_generic(frame: &XdpFrame<'_>) -> bool {
+    interface(frame.ingress_ifindex())
+        .record
+        .has(flags::GENERIC)
+}
+
+/// Whether an answer can go back where `frame` came in.
+#[inline(always)]
+pub(crate) fn can_answer(frame: &XdpFrame<'_>) -> bool {
+    interface(frame.ingress_ifindex()).record.can_transmit()
 }

@@ -25,9 +25,11 @@ mod filter;
 mod flow;
 mod forward;
 mod frame;
+mod icmp;
 mod interface;
 mod maps;
 mod outlined;
+mod own_error;
 mod rate;
 mod read;
 mod redirect_errors;
@@ -39,7 +41,7 @@ mod work;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
-use outlined::{GO_ON, NO_FLOW};
+use outlined::{GO_ON, MESSAGE, NO_FLOW};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
@@ -85,11 +87,20 @@ pub fn switcher(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
-    let mut code = A::read(ctx.ctx, ip_offset as u32);
-    if code != GO_ON {
-        return Reason::from_code(code);
+    let reason = match A::read(ctx.ctx, ip_offset as u32) {
+        GO_ON => datagram::<A>(ctx),
+        MESSAGE => Reason::from_code(A::message(ctx.ctx)),
+        code => Reason::from_code(code),
+    };
+    match reason {
+        Reason::TtlExceeded | Reason::TooBig => Reason::from_code(A::tell(ctx.ctx, reason as u32)),
+        _ => reason,
     }
-    code = A::track(ctx.ctx);
+}
+
+#[inline(always)]
+fn datagram<A: Tables>(ctx: &XdpContext) -> Reason {
+    let mut code = A::track(ctx.ctx);
     if code == NO_FLOW {
         code = A::select(ctx.ctx);
     }

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) const GO_ON: u32 = 0;
 /// No verdict: there is no flow, or it is over.
 pub(crate) const NO_FLOW: u32 = u32::MAX;
+/// No verdict: it is an ICMP message.
+pub(crate) const MESSAGE: u32 = u32::MAX - 1;
 
 /// Declares a global function for each family, and the trait that calls the right one.
 macro_rules! outlined {
@@ -43,7 +45,7 @@ macro_rules! outlined {
 }
 
 outlined! {
-    /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], or why it ends here.
+    /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], [`MESSAGE`], or why it ends here.
     read, read4, read6, (ctx: *mut xdp_md, ip_offset: u32);
     /// Finds the packet's flow and moves it on: [`GO_ON`], [`NO_FLOW`], or why it ends here.
     track, track4, track6, (ctx: *mut xdp_md);
@@ -51,6 +53,10 @@ outlined! {
     select, select4, select6, (ctx: *mut xdp_md);
     /// Rewrites the packet as its entry says, and sends it on: the verdict.
     send, send4, send6, (ctx: *mut xdp_md);
+    /// What becomes of an ICMP message: the verdict.
+    message, message4, message6, (ctx: *mut xdp_md);
+    /// Tells the packet's sender why it is dropped, if he may be told: the verdict after it.
+    tell, tell4, tell6, (ctx: *mut xdp_md, dropped_as: u32);
     /// Answers the packet of a cut flow with a RST: the verdict.
     reset, reset4, reset6, (ctx: *mut xdp_md);
     /// Moves the flow to the established table.
@@ -76,16 +82,39 @@ fn code(result: Result<(), Reason>) -> u32 {
 
 /// What the global functions do.
 mod body {
-    use switcher_common::packet::Network;
+    use switcher_common::packet::{Network, icmp::Icmp, own_error::OwnErrors};
 
-    use super::{GO_ON, NO_FLOW, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md};
-    use crate::{cut, flow, forward, read as reading, reply, select as selection};
+    use super::{
+        GO_ON, MESSAGE, NO_FLOW, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
+    };
+    use crate::{
+        cut, flow, forward, icmp, own_error,
+        read::{self as reading, Read},
+        reply, select as selection,
+    };
 
     #[inline(always)]
-    pub(super) fn read<A: Tables + Network>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
+    pub(super) fn read<A: Tables + Network + Icmp>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
         let ctx = XdpContext::new(ctx);
         let frame = XdpFrame::new(&ctx);
-        with_work::<A>(|work| code(reading::packet(&frame, ip_offset as usize, work)))
+        with_work::<A>(
+            |work| match reading::packet(&frame, ip_offset as usize, work) {
+                Ok(Read::Datagram) => GO_ON,
+                Ok(Read::Message) => MESSAGE,
+                Err(reason) => reason as u32,
+            },
+        )
+    }
+
+    #[inline(always)]
+    pub(super) fn message<A: Tables + Icmp>(ctx: *mut xdp_md) -> u32 {
+        with_work::<A>(|work| icmp::message(&XdpContext::new(ctx), work) as u32)
+    }
+
+    #[inline(always)]
+    pub(super) fn tell<A: Tables + OwnErrors>(ctx: *mut xdp_md, dropped_as: u32) -> u32 {
+        let dropped_as = Reason::from_code(dropped_as);
+        with_work::<A>(|work| own_error::tell(&XdpContext::new(ctx), work, dropped_as) as u32)
     }
 
     #[inline(always)]

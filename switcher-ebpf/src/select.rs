@@ -23,7 +23,7 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     if !work.may_travel() {
         return Err(Reason::TtlExceeded);
     }
-    if work.key.src.is_martian() || is_vip(&work.key.src) {
+    if is_martian(&work.key.src) {
         return Err(Reason::MartianSource);
     }
     let switch = SWITCH
@@ -70,6 +70,12 @@ pub(crate) fn takes_fresh_flows<A: Address>(entry: &FlowEntry<A>) -> bool {
         active
     };
     entry.color() == fresh
+}
+
+/// Whether no client has `address`: nobody has it, or it is one of ours.
+#[inline(always)]
+pub(crate) fn is_martian<A: Address>(address: &A) -> bool {
+    address.is_martian() || is_vip(address)
 }
 
 /// Whether `address` is some listener's.

@@ -4,7 +4,9 @@
 //! [`Frame`] that it goes through. In the program the check is the verifier's comparison with
 //! `data_end`; on the host it is a slice's.
 
+pub mod icmp;
 mod link;
+pub mod own_error;
 mod parse;
 mod reset;
 mod rewrite;

@@ -44,10 +44,23 @@ pub fn translate<A: Address, F: Frame + ?Sized>(
         Side::Reverse => addresses.word(from.src_port_be, to.src_port_be),
     };
     transport(frame, ip, to, ports)?;
+    network(frame, ip.ip_offset, side, to, addresses, hop)
+}
+
+/// The IP header's part of it; `addresses` is what the new address changes.
+#[inline(always)]
+pub(super) fn network<A: Address, F: Frame + ?Sized>(
+    frame: &mut F,
+    offset: usize,
+    side: Side,
+    to: &FlowKey<A>,
+    addresses: Delta,
+    hop: Hop,
+) -> Option<()> {
     if A::AF == crate::address::Ipv4::AF {
-        ipv4(frame, ip.ip_offset, side, to, addresses, hop)
+        ipv4(frame, offset, side, to, addresses, hop)
     } else {
-        ipv6(frame, ip.ip_offset, side, to, hop)
+        ipv6(frame, offset, side, to, hop)
     }
 }
 

@@ -4,6 +4,9 @@
 
 mod advance;
 mod bytes;
+mod icmp;
+mod message;
+mod own_error;
 mod parse;
 mod rewrite;
 mod shape;

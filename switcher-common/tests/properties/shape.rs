@@ -66,7 +66,7 @@ pub(crate) fn addresses() -> impl Strategy<Value = [IpAddr; 3]> {
 }
 
 /// Any word-aligned options.
-fn options() -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn options() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<[u8; 4]>(), 0..=10).prop_map(|words| words.concat())
 }
 

@@ -8,7 +8,7 @@ use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
 
-use crate::packet::{ACK, Packet};
+use crate::packet::Packet;
 use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
@@ -35,25 +35,6 @@ fn a_packet_whose_neighbour_is_not_known_is_rewritten_and_left_to_the_stack() ->
             let expected = Expected::rewritten(Reason::NoNeighbour, rewritten);
             rig.expect(&format!("{kind:?}"), &packet, &expected)?;
             assert_eq!(rig.flow(&packet)?.backend, backend, "it begins a flow");
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_packet_larger_than_the_route_takes_is_rewritten_and_left_to_the_stack() -> Result<()> {
-    skip_unless_lab!(Ok(()));
-    let lab = Lab::builder().mtu(1400).build()?;
-    Rig::plain(&lab, |rig| {
-        for kind in Kind::ALL {
-            let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
-            let headers = talk.of_client(ACK).payload(&[]).bytes()?.len() - 14;
-            let fits = talk.of_client(ACK).payload(&vec![7; 1400 - headers]);
-            talk.send(rig, &format!("{kind:?} of 1400 bytes"), &fits, &[])?;
-            let large = talk.of_client(ACK).payload(&vec![7; 1401 - headers]);
-            let rewritten = for_the_stack(&large, talk.client, talk.backend);
-            let expected = Expected::rewritten(Reason::AboveMtu, rewritten);
-            rig.expect(&format!("{kind:?} of 1401 bytes"), &large, &expected)?;
         }
         Ok(())
     })

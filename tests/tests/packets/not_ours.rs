@@ -57,20 +57,11 @@ fn solicitation(rig: &Rig, to: [u8; 16]) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-fn echo(rig: &Rig, family: Family, to: IpAddr) -> Result<Vec<u8>> {
-    let from = rig.client(family, 0).ip();
-    let link = PacketBuilder::ethernet2(INCOMING.source, INCOMING.destination);
-    let mut frame = Vec::new();
-    match family {
-        Family::V4 => link
-            .ipv4(v4(from)?, v4(to)?, 64)
-            .icmpv4_echo_request(1, 2)
-            .write(&mut frame, b"ping")?,
-        Family::V6 => link
-            .ipv6(v6(from)?, v6(to)?, 64)
-            .icmpv6_echo_request(1, 2)
-            .write(&mut frame, b"ping")?,
-    }
+/// A packet to a VIP with a protocol number that has no ports, such as GRE's.
+fn of_protocol(rig: &Rig, family: Family, number: u8) -> Result<Vec<u8>> {
+    let kind = Kind::TCP[usize::from(family == Family::V6)];
+    let mut frame = first(kind, rig.client(family, 1), rig.vip(kind)).bytes()?;
+    frame[if family == Family::V4 { 23 } else { 20 }] = number;
     Ok(frame)
 }
 
@@ -81,7 +72,6 @@ fn g11_what_is_neither_tcp_nor_udp_passes_untouched() -> Result<()> {
     Rig::plain(&lab, |rig| {
         let group = v6("ff02::1:ff00:1".parse()?)?;
         let vip = v6(lab.vip6(0))?;
-        let (vip4, vip6) = (lab.vip4(0), lab.vip6(0));
         let mut unknown = first(
             Kind::ALL[0],
             rig.client(Family::V4, 1),
@@ -100,16 +90,26 @@ fn g11_what_is_neither_tcp_nor_udp_passes_untouched() -> Result<()> {
             (
                 "a solicitation to the VIP",
                 solicitation(rig, vip)?,
+                Reason::IcmpUnrelated,
+            ),
+            (
+                "GRE to an IPv4 VIP",
+                of_protocol(rig, Family::V4, 47)?,
                 Reason::OtherProtocol,
             ),
             (
-                "ping of an IPv4 VIP",
-                echo(rig, Family::V4, vip4)?,
+                "the other family's ICMP to an IPv4 VIP",
+                of_protocol(rig, Family::V4, 58)?,
                 Reason::OtherProtocol,
             ),
             (
-                "ping of an IPv6 VIP",
-                echo(rig, Family::V6, vip6)?,
+                "SCTP to an IPv6 VIP",
+                of_protocol(rig, Family::V6, 132)?,
+                Reason::OtherProtocol,
+            ),
+            (
+                "the other family's ICMP to an IPv6 VIP",
+                of_protocol(rig, Family::V6, 1)?,
                 Reason::OtherProtocol,
             ),
         ];

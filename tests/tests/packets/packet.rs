@@ -37,6 +37,8 @@ pub(crate) struct Packet {
     pub(crate) tos: u8,
     /// A multiple of four bytes.
     pub(crate) ip_options: Vec<u8>,
+    /// IPv4 only.
+    pub(crate) dont_fragment: bool,
     /// Without it the field is zero; UDP over IPv4 only.
     pub(crate) udp_checksum: bool,
     /// Bytes after the end of the IP packet, as short frames have them.
@@ -59,6 +61,20 @@ pub(crate) const INCOMING: Link = Link {
     source: [0x02, 0, 0, 0, 0, 0x02],
 };
 
+/// Ethernet, with VLAN tags (802.1ad outside of 802.1Q).
+pub(crate) fn link_header(link: Link, tags: &[u16], ether_type: EtherType) -> Vec<u8> {
+    let mut header = [link.destination, link.source].concat();
+    for (number, tag) in tags.iter().enumerate() {
+        let is_outer = number + 1 < tags.len();
+        let kind: u16 = if is_outer { 0x88a8 } else { 0x8100 };
+        let priority = 5 << 13;
+        header.extend(kind.to_be_bytes());
+        header.extend((priority | tag).to_be_bytes());
+    }
+    header.extend(ether_type.0.to_be_bytes());
+    header
+}
+
 impl Packet {
     fn new(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Self {
         Self {
@@ -72,6 +88,7 @@ impl Packet {
             ttl: 64,
             tos: 0,
             ip_options: Vec::new(),
+            dont_fragment: false,
             udp_checksum: true,
             padding: Vec::new(),
             link: INCOMING,
@@ -160,27 +177,20 @@ impl Packet {
             SocketAddr::V4(_) => EtherType::IPV4,
             SocketAddr::V6(_) => EtherType::IPV6,
         };
-        let ethernet = Ethernet2Header {
-            destination: self.link.destination,
-            source: self.link.source,
-            ether_type,
-        };
-        let mut frame = ethernet.to_bytes().to_vec();
-        let ether_type = frame.split_off(12);
-        for id in &self.tags {
-            let priority = 5 << 13;
-            frame.extend(EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
-            frame.extend((priority | id).to_be_bytes());
-        }
-        frame.extend(ether_type);
-        let packet = match (self.from.ip(), self.to.ip()) {
+        let mut frame = link_header(self.link, &self.tags, ether_type);
+        frame.extend(self.packet()?);
+        frame.extend(&self.padding);
+        Ok(frame)
+    }
+
+    /// The IP packet.
+    pub(crate) fn packet(&self) -> Result<Vec<u8>> {
+        match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => self.ipv4(from.octets(), to.octets()),
             (IpAddr::V6(from), IpAddr::V6(to)) => self.ipv6(from.octets(), to.octets()),
             _ => anyhow::bail!("{} and {} are of two families", self.from, self.to),
-        };
-        frame.extend(packet.with_context(|| format!("building {self:?}"))?);
-        frame.extend(&self.padding);
-        Ok(frame)
+        }
+        .with_context(|| format!("building {self:?}"))
     }
 
     fn ip_number(&self) -> IpNumber {
@@ -192,6 +202,7 @@ impl Packet {
         header.dscp = (self.tos >> 2).try_into()?;
         header.ecn = (self.tos & 3).try_into()?;
         header.identification = 0x5a5a;
+        header.dont_fragment = self.dont_fragment;
         header.options = Ipv4Options::try_from(self.ip_options.as_slice())?;
         let transport = match self.protocol {
             Protocol::Tcp => {

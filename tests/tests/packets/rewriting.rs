@@ -1,14 +1,13 @@
 //! The bytes of rewritten packets, in every shape that senders give them.
 
 use anyhow::{Context, Result};
-use switcher_common::reason::Reason;
 use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 
 use crate::numbers::Numbers;
 use crate::packet::{ACK, PSH, Packet};
-use crate::rig::{Expected, Rig};
+use crate::rig::Rig;
 use crate::setup::Kind;
 use crate::talk::Talk;
 
@@ -110,7 +109,7 @@ fn a_udp_checksum_that_is_computed_as_zero_is_sent_as_all_ones() -> Result<()> {
 }
 
 #[test]
-fn the_hop_is_counted_once_and_the_last_hop_is_not_forwarded() -> Result<()> {
+fn the_hop_is_counted_once() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
@@ -120,12 +119,6 @@ fn the_hop_is_counted_once_and_the_last_hop_is_not_forwarded() -> Result<()> {
                 let what = format!("{kind:?}, {ttl} hops left");
                 talk.send(rig, &what, &talk.of_client(ACK).ttl(ttl), &[])?;
                 talk.reply(rig, &what, &talk.of_backend(ACK).ttl(ttl), &[])?;
-            }
-            for ttl in [0, 1] {
-                let what = format!("{kind:?}, {ttl} hops left");
-                let over = Expected::untouched(Reason::TtlExceeded);
-                rig.expect(&what, &talk.of_client(ACK).ttl(ttl), &over)?;
-                rig.expect(&what, &talk.of_backend(ACK).ttl(ttl), &over)?;
             }
         }
         Ok(())

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, Map, MapData};
+use switcher_common::rate::Capped;
 use switcher_common::reason::{REASON_SLOTS, Reason, Verdict};
 use switcher_common::service::{Color, Protocol, ServiceSwitch};
 use switcher_tests::lab::{FAR_INTERFACE, Family, Lab};
@@ -35,8 +37,15 @@ pub(crate) struct Rig<'a> {
 pub(crate) struct Expected {
     reason: Reason,
     notes: Vec<Reason>,
-    /// `None`: the bytes that went in.
-    packet: Option<Packet>,
+    after: After,
+}
+
+/// How the frame looks afterwards.
+#[derive(Clone, Debug)]
+enum After {
+    Untouched,
+    Packet(Packet),
+    Bytes(Vec<u8>),
 }
 
 impl Expected {
@@ -47,19 +56,24 @@ impl Expected {
 
     /// Rewritten to `packet`, with the verdict of `reason`.
     pub(crate) fn rewritten(reason: Reason, packet: Packet) -> Self {
-        Self {
-            reason,
-            notes: Vec::new(),
-            packet: Some(packet),
-        }
+        Self::new(reason, After::Packet(packet))
+    }
+
+    /// Made `bytes`, with the verdict of `reason`.
+    pub(crate) fn frame(reason: Reason, bytes: Vec<u8>) -> Self {
+        Self::new(reason, After::Bytes(bytes))
     }
 
     /// Not changed, with the verdict of `reason`.
     pub(crate) fn untouched(reason: Reason) -> Self {
+        Self::new(reason, After::Untouched)
+    }
+
+    const fn new(reason: Reason, after: After) -> Self {
         Self {
             reason,
             notes: Vec::new(),
-            packet: None,
+            after,
         }
     }
 
@@ -91,9 +105,10 @@ impl Expected {
         if run.action != action {
             bail!(wrong(format!("{:?}, expected {action:?}", run.action)));
         }
-        let bytes = match &self.packet {
-            Some(packet) => packet.bytes()?,
-            None => frame.to_vec(),
+        let bytes = match &self.after {
+            After::Packet(packet) => packet.bytes()?,
+            After::Bytes(bytes) => bytes.clone(),
+            After::Untouched => frame.to_vec(),
         };
         if let Some(difference) = describe::difference(&bytes, &run.frame) {
             bail!(wrong(format!("the frame is not as expected: {difference}")));
@@ -241,6 +256,17 @@ impl<'a> Rig<'a> {
         Ok(Expected::redirected(
             packet.sent_from(vip, self.link("client")?),
         ))
+    }
+
+    /// Lets the node send as many errors of its own as a test provokes.
+    pub(crate) fn uncap_own_errors(&self) -> Result<()> {
+        let path = self.config.agent.pin_dir.join("maps/RATE_BUDGETS");
+        let mut budgets: Array<_, u32> = MapData::from_pin(&path)
+            .and_then(Map::from_map_data)
+            .and_then(Array::try_from)
+            .with_context(|| format!("opening {}", path.display()))?;
+        budgets.set(Capped::IcmpError as u32, u32::MAX, 0)?;
+        Ok(())
     }
 
     /// Runs a frame through the program.
