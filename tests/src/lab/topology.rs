@@ -108,7 +108,8 @@ impl Link {
     }
 
     /// The far host's gateway: the node, or the router.
-    pub(super) fn gateway(&self, family: Family) -> IpAddr {
+    #[must_use]
+    pub fn gateway(&self, family: Family) -> IpAddr {
         self.address(family, 1)
     }
 

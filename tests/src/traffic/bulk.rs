@@ -199,29 +199,52 @@ impl Datagrams {
         path_mtu(&self.socket, self.target)
     }
 
-    /// Sends a datagram of `length` bytes, at least 16, and waits for its answer, which has the same length.
+    /// Its packets are forwarded by less than `hops` routers.
+    pub fn set_hops(&self, hops: u8) -> Result<()> {
+        match self.target {
+            SocketAddr::V4(_) => sockopt::set_ip_ttl(&self.socket, hops.into()),
+            SocketAddr::V6(_) => sockopt::set_ipv6_unicast_hops(&self.socket, Some(hops)),
+        }
+        .context("setting the time to live")
+    }
+
+    /// Sends a datagram of `length` bytes, at least 16, and waits for its answer, which has the
+    /// same length.
     pub fn exchange(&mut self, length: usize) -> Result<Identity> {
+        let datagram = self.send(length)?;
+        let what = || format!("the answer to {}", self.describe(length));
+        let mut answer = vec![0; length + 1];
+        let received = self.socket.recv(&mut answer);
+        let received = received.with_context(|| format!("waiting for {}", what()))?;
+        let answer = answer.get(..received).and_then(<[u8]>::split_first_chunk);
+        let (tag, rest) = answer.with_context(|| format!("no tag in {}", what()))?;
+        ensure!(rest == &datagram[8..], "other bytes are {}", what());
+        Identity::from_tag(u64::from_be_bytes(*tag))
+    }
+
+    /// Sends a datagram of `length` bytes, at least 16, and returns it.
+    pub fn send(&mut self, length: usize) -> Result<Vec<u8>> {
         self.sent += 1;
         let mut datagram = [0; 8].to_vec();
         datagram.extend(self.sent.to_be_bytes());
         datagram.extend(PATTERN.iter().cycle().take(length - HEAD));
-        let what = format!(
-            "datagram {} of {length} bytes to {}",
-            self.sent, self.target
-        );
         self.socket
             .send(&datagram)
-            .with_context(|| format!("sending {what}"))?;
-        let mut answer = vec![0; length + 1];
-        let received = self.socket.recv(&mut answer);
-        let received = received.with_context(|| format!("waiting for the answer to {what}"))?;
-        let (tag, rest) = answer[..received]
-            .split_first_chunk()
-            .context("an answer without a tag")?;
-        ensure!(
-            rest == &datagram[8..],
-            "{received} other bytes answered {what}"
-        );
-        Identity::from_tag(u64::from_be_bytes(*tag))
+            .with_context(|| format!("sending {}", self.describe(length)))?;
+        Ok(datagram)
+    }
+
+    fn describe(&self, length: usize) -> String {
+        format!(
+            "datagram {} of {length} bytes to {}",
+            self.sent, self.target
+        )
+    }
+
+    /// The flow's own address and port.
+    pub fn local(&self) -> Result<SocketAddr> {
+        self.socket
+            .local_addr()
+            .context("asking for the own address")
     }
 }
