@@ -150,8 +150,60 @@ impl ListenerKey {
     }
 }
 
-/// Listener id under which [`ListenerKey::any_of`] is stored: of no listener.
+/// Id of no listener. Its record says which [`Edition`] of VIPs and endpoints counts.
 pub const NO_LISTENER: u32 = 0;
+
+/// What is looked up by an address of a VIP or a backend is there in two editions, of which the
+/// record of [`NO_LISTENER`] names the one that counts. So a new one, which is written where nobody
+/// looks, becomes visible in the same moment as the listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edition {
+    /// The first of two values, or the lowest bit.
+    #[default]
+    First = 0,
+    /// The second.
+    Second = 1,
+}
+
+impl Edition {
+    /// The one that does not count.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+}
+
+/// Under [`ListenerKey::any_of`]: the editions in which some listener has the address, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct VipMarks(pub u32);
+
+impl VipMarks {
+    /// Whether it is a VIP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_vip(self, edition: Edition) -> bool {
+        self.0 & Self::bit(edition) != 0
+    }
+
+    /// Says whether it is one.
+    #[must_use]
+    pub const fn with(self, edition: Edition, is_vip: bool) -> Self {
+        let others = self.0 & !Self::bit(edition);
+        Self(if is_vip {
+            others | Self::bit(edition)
+        } else {
+            others
+        })
+    }
+
+    const fn bit(edition: Edition) -> u32 {
+        1 << edition as u32
+    }
+}
 
 /// A listener as the data path sees it; index is the listener's id, of which 0 is never given out.
 /// All records are replaced by one store.
@@ -162,7 +214,7 @@ pub struct ListenerRecord {
     pub tables: [TableRange; 2],
     /// Id of its service.
     pub service: u16,
-    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`], [`LISTENER_RINGS`].
+    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`], [`LISTENER_RINGS`], [`EDITION_SECOND`].
     pub flags: u16,
 }
 shared!(ListenerRecord, 20);
@@ -182,6 +234,17 @@ impl ListenerRecord {
         self.flags & LISTENER_PREVIEW != 0
     }
 
+    /// Which edition counts. Only in the record of [`NO_LISTENER`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn edition(&self) -> Edition {
+        if self.flags & EDITION_SECOND == 0 {
+            Edition::First
+        } else {
+            Edition::Second
+        }
+    }
+
     /// Which of [`BackendRecord::next`] is the ring of `color`.
     #[inline(always)]
     #[must_use]
@@ -197,6 +260,8 @@ pub const LISTENER_PREVIEW: u16 = 2;
 /// By color: set, the second of the two rings counts, else the first. So a ring changes in the same
 /// moment as its table, with the listener's record.
 pub const LISTENER_RINGS: [u16; 2] = [4, 8];
+/// In the record of [`NO_LISTENER`]: [`Edition::Second`] counts, else the first.
+pub const EDITION_SECOND: u16 = 16;
 
 /// Where the slots of a Maglev table are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
@@ -244,10 +309,36 @@ pub struct EndpointRecord {
     pub backend: u32,
     /// The listener's port in network byte order.
     pub port_be: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// 1: some listener uses the endpoint. 0: none does.
+    pub present: u16,
 }
 shared!(EndpointRecord, 24);
+
+/// The two editions of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct EndpointEditions(pub [EndpointRecord; 2]);
+shared!(EndpointEditions, 48);
+
+impl EndpointEditions {
+    /// The endpoint, where some listener uses it.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(&self, edition: Edition) -> Option<&EndpointRecord> {
+        let record = match edition {
+            Edition::First => &self.0[0],
+            Edition::Second => &self.0[1],
+        };
+        (record.present != 0).then_some(record)
+    }
+
+    /// With another record in `edition`; `None`: no listener uses the endpoint.
+    #[must_use]
+    pub fn with(mut self, edition: Edition, record: Option<EndpointRecord>) -> Self {
+        self.0[edition as usize] = record.unwrap_or_default();
+        self
+    }
+}
 
 /// Backend id of an endpoint that cannot be told to be one listener's.
 pub const SHARED_ENDPOINT: u32 = 0;

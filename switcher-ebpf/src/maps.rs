@@ -17,7 +17,7 @@ use switcher_common::{
     reason::REASON_SLOTS,
     scan::{IdleTicks, ScanRequest, ScanTotals},
     send_error::SEND_ERRORS as SEND_ERROR_COUNTERS,
-    service::{BackendRecord, EndpointRecord, ListenerKey, ListenerRecord, ServiceSwitch},
+    service::{BackendRecord, EndpointEditions, ListenerKey, ListenerRecord, ServiceSwitch},
     stats::{ColorStats, TableStats},
 };
 
@@ -37,7 +37,8 @@ pub(crate) static SWITCH: ArrayOfMaps<Array<ServiceSwitch, 16, INNER>, 1> = Arra
 #[btf_map]
 pub(crate) static CONFIG: ArrayOfMaps<Array<ListenerRecord, 16, INNER>, 1> = ArrayOfMaps::new();
 
-/// Listener ids; [`ListenerKey::any_of`] marks each VIP.
+/// Listener ids, and under [`ListenerKey::any_of`] each VIP's
+/// [`switcher_common::service::VipMarks`].
 #[btf_map]
 pub(crate) static LISTENERS: HashMap<ListenerKey, u32, 16> = HashMap::new();
 
@@ -51,7 +52,7 @@ pub(crate) static BACKENDS: Array<BackendRecord, 16> = Array::new();
 
 /// Whose replies come from which endpoint.
 #[btf_map]
-pub(crate) static ENDPOINTS: HashMap<ListenerKey, EndpointRecord, 16> = HashMap::new();
+pub(crate) static ENDPOINTS: HashMap<ListenerKey, EndpointEditions, 16> = HashMap::new();
 
 /// Orders to cut flows, by backend id.
 #[btf_map]

@@ -21,6 +21,7 @@ use crate::{
     frame::XdpFrame,
     maps::{BACKENDS, ENDPOINTS, Tables},
     route::{Question, lookup},
+    select::edition,
     work::Work,
 };
 
@@ -131,7 +132,7 @@ fn endpoint<A: Address>(packet: &FlowKey<A>) -> Option<EndpointRecord> {
         protocol: packet.protocol,
         af: A::AF,
     };
-    // SAFETY: copied at once; a value that is being replaced leads to one of two listeners that
-    // have both been configured.
-    unsafe { ENDPOINTS.get(&key) }.copied()
+    // SAFETY: the edition that counts is not written.
+    let editions = unsafe { ENDPOINTS.get(&key) }?;
+    editions.get(edition()?).copied()
 }

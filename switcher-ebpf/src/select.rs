@@ -6,7 +6,7 @@ use switcher_common::{
     flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
-    service::{Color, ListenerKey, ListenerRecord},
+    service::{Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, VipMarks},
 };
 
 use crate::{
@@ -82,8 +82,19 @@ pub(crate) fn is_martian<A: Address>(address: &A) -> bool {
 #[inline(always)]
 pub(crate) fn is_vip<A: Address>(address: &A) -> bool {
     let key = ListenerKey::any_of(address.wide(), A::AF);
-    // SAFETY: the value is only tested for presence.
-    unsafe { LISTENERS.get(&key) }.is_some()
+    // SAFETY: a 4-byte value.
+    let Some(marks) = (unsafe { LISTENERS.get(&key) }) else {
+        return false;
+    };
+    edition().is_some_and(|edition| VipMarks(*marks).is_vip(edition))
+}
+
+/// Which edition of VIPs and endpoints counts.
+#[inline(always)]
+pub(crate) fn edition() -> Option<Edition> {
+    CONFIG
+        .get_value(0, &NO_LISTENER)
+        .map(ListenerRecord::edition)
 }
 
 #[inline(always)]

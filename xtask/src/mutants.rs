@@ -38,6 +38,13 @@ const MUTANTS: &[Mutant] = &[
         test: "switching::g1_between_the_calls_of_a_flip_all_services_are_old_and_then_all_are_new",
     },
     Mutant {
+        name: "apply-in-place",
+        promise: "G1",
+        without: "an apply's VIPs and endpoints are seen before its listeners",
+        target: "packets",
+        test: "apply::between_the_calls_of_an_apply_all_packets_see_the_old_or_all_the_new_configuration",
+    },
+    Mutant {
         name: "no-pin",
         promise: "G2",
         without: "a flow goes where fresh flows go",

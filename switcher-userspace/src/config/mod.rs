@@ -62,9 +62,10 @@ pub struct Limits {
     pub unanswered: u32,
     /// Services.
     pub services: u32,
-    /// Listeners of all services together.
+    /// Listeners of all services together; during an apply those that it removes count too.
     pub listeners: u32,
-    /// Backends of all listeners and colors together, the removed ones that still have flows included.
+    /// Backends of all listeners and colors together; those count too that an apply removes, until
+    /// it is over and their flows have ended.
     pub backends: u32,
     /// Slots of all Maglev tables together, old and new during an apply.
     pub maglev_slots: u32,
@@ -268,8 +269,8 @@ impl Default for Limits {
             flows: 1_048_576,
             unanswered: 262_144,
             services: 1_024,
-            listeners: 16_384,
-            backends: 65_536,
+            listeners: 32_768,
+            backends: 131_072,
             maglev_slots: 16_777_216,
             inserts_per_second: 125_000,
             interfaces: 4_096,

@@ -15,7 +15,8 @@ use switcher_common::{
     reason::Reason,
     scan::Table,
     service::{
-        BackendRecord, Color, EndpointRecord, ListenerKey, ListenerRecord, Protocol, ServiceSwitch,
+        BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Protocol,
+        ServiceSwitch,
     },
 };
 
@@ -176,7 +177,7 @@ pub struct Tried {
 /// Handles on the maps that a packet is looked up in.
 pub struct Explainer {
     listeners: HashMap<MapData, ListenerKey, u32>,
-    endpoints: HashMap<MapData, ListenerKey, EndpointRecord>,
+    endpoints: HashMap<MapData, ListenerKey, EndpointEditions>,
     config: Current<ListenerRecord>,
     switch: Current<ServiceSwitch>,
     maglev: Array<MapData, u32>,

@@ -3,28 +3,22 @@
 //!
 //! What stays keeps its id, and no id is given out again while a flow refers to it (G2).
 
+mod editions;
+mod evolution;
 mod gaps;
 mod ids;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
 };
 
-use switcher_common::{
-    address::WideAddress,
-    service::{
-        BackendRecord, Color, EndpointRecord, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS,
-        ListenerKey, ListenerRecord, NO_LISTENER, Name, SHARED_ENDPOINT, TableRange,
-    },
-};
+use switcher_common::service::{BackendRecord, ListenerKey, ListenerRecord, Name, TableRange};
 
-use self::{gaps::Gaps, ids::Ids};
-use super::{
-    error::DataPathError,
-    maglev::{self, Member},
-};
-use crate::config::{BackendConfig, Config, Limits, ListenerConfig, ServiceConfig};
+pub(super) use self::editions::Addresses;
+use self::evolution::Evolution;
+use super::error::DataPathError;
+use crate::config::{Config, Limits};
 
 /// What the operator wants the data path to do.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +44,7 @@ pub struct DrainedBackend {
 pub(super) struct Image {
     pub(super) names: Vec<Name>,
     pub(super) listeners: BTreeMap<ListenerKey, u32>,
-    pub(super) endpoints: BTreeMap<ListenerKey, EndpointRecord>,
+    pub(super) addresses: Addresses,
     pub(super) records: Vec<ListenerRecord>,
     pub(super) backends: Vec<BackendRecord>,
     /// Slots of all tables, up to the last one that a record refers to.
@@ -76,9 +70,9 @@ pub(super) struct Slots {
 pub(super) struct Evolved {
     pub(super) image: Image,
     pub(super) slots: Vec<Slots>,
+    /// Addresses to be removed when the image is visible; until then they are to be there so.
+    pub(super) retiring: Addresses,
 }
-
-const FREE_NAME: Name = Name([0; 64]);
 
 impl Image {
     /// Ids and names of the services.
@@ -109,316 +103,6 @@ pub(super) fn evolve(
         evolution.service(service, wanted.drained)?;
     }
     evolution.finish()
-}
-
-struct Evolution<'a> {
-    old: &'a Image,
-    limits: &'a Limits,
-    new: Image,
-    service_ids: Ids,
-    listener_ids: Ids,
-    backend_ids: Ids,
-    known_services: HashMap<&'a str, u32>,
-    known_backends: HashMap<(u32, u8, WideAddress, u16), u32>,
-    /// Tables that are still to be placed.
-    pending: Vec<(u32, Color, Vec<u32>)>,
-}
-
-/// A service whose listeners are being taken in.
-struct ServiceInHand {
-    id: u16,
-    drained: HashSet<SocketAddr>,
-}
-
-impl<'a> Evolution<'a> {
-    fn new(old: &'a Image, busy: &Busy, limits: &'a Limits) -> Self {
-        let mut new = Image {
-            names: vec![FREE_NAME; old.names.len()],
-            backends: old.backends.clone(),
-            ..Image::default()
-        };
-        new.records
-            .resize(old.records.len(), ListenerRecord::default());
-        let mut evolution = Self {
-            old,
-            limits,
-            new,
-            service_ids: Ids::new(limits.services, "services"),
-            listener_ids: Ids::new(limits.listeners, "listeners"),
-            backend_ids: Ids::new(limits.backends, "backends"),
-            known_services: HashMap::new(),
-            known_backends: HashMap::new(),
-            pending: Vec::new(),
-        };
-        evolution.reserve(busy);
-        evolution
-    }
-
-    /// Takes all ids that are in use, or still referred to.
-    fn reserve(&mut self, busy: &Busy) {
-        for (id, backend) in (0..).zip(&self.old.backends) {
-            if backend.present != 0 {
-                let key = (
-                    backend.listener,
-                    backend.color,
-                    backend.address,
-                    backend.port_be,
-                );
-                self.known_backends.insert(key, id);
-            }
-            if backend.present != 0 || busy.backends.contains(&id) {
-                self.backend_ids.take(id);
-                self.listener_ids.take(backend.listener);
-                self.service_ids.take(u32::from(backend.service));
-            }
-        }
-        for (id, name) in (0..).zip(&self.old.names) {
-            if let Some(name) = name.text() {
-                self.service_ids.take(id);
-                self.known_services.insert(name, id);
-            }
-        }
-        for &id in self.old.listeners.values() {
-            self.listener_ids.take(id);
-        }
-        for &id in &busy.services {
-            self.service_ids.take(u32::from(id));
-        }
-        // An apply that was cut short may have left tables that nothing else tells of.
-        for range in self.old.records.iter().flat_map(|record| record.tables) {
-            for &id in self.old.slots(range).unwrap_or_default() {
-                self.backend_ids.take(id);
-            }
-        }
-        for backend in &mut self.new.backends {
-            backend.present = 0;
-        }
-    }
-
-    fn service(
-        &mut self,
-        config: &ServiceConfig,
-        drained: &BTreeSet<DrainedBackend>,
-    ) -> Result<(), DataPathError> {
-        let name = config.name.as_str();
-        let id = match self.known_services.get(name) {
-            Some(&id) => id,
-            None => self.service_ids.claim()?,
-        };
-        let text = Name::new(name).ok_or_else(|| DataPathError::Kernel {
-            attempt: format!("writing the name of service {name}"),
-            found: "it is longer than a map value holds".to_owned(),
-        })?;
-        *at(&mut self.new.names, id, FREE_NAME) = text;
-        let drained = drained.iter().filter(|backend| backend.service == name);
-        let service = ServiceInHand {
-            // The limit on services is below 2^16.
-            id: u16::try_from(id).unwrap_or(u16::MAX),
-            drained: drained.map(|backend| backend.endpoint).collect(),
-        };
-        config
-            .listeners
-            .iter()
-            .try_for_each(|listener| self.listener(&service, listener))
-    }
-
-    fn listener(
-        &mut self,
-        service: &ServiceInHand,
-        config: &ListenerConfig,
-    ) -> Result<(), DataPathError> {
-        let vip = WideAddress::from_ip(config.vip);
-        let key = ListenerKey {
-            vip,
-            port_be: config.port.to_be(),
-            protocol: config.protocol as u8,
-            af: vip.af(),
-        };
-        let id = match self.old.listeners.get(&key) {
-            Some(&id) => id,
-            None => self.listener_ids.claim()?,
-        };
-        self.new.listeners.insert(key, id);
-        self.new
-            .listeners
-            .insert(ListenerKey::any_of(vip, vip.af()), NO_LISTENER);
-        let preview = if config.preview { LISTENER_PREVIEW } else { 0 };
-        let mut record = ListenerRecord {
-            service: service.id,
-            flags: LISTENER_PRESENT | preview,
-            ..ListenerRecord::default()
-        };
-        let before = self.old.records.get(id as usize).copied();
-        let before = before.unwrap_or_default();
-        for color in Color::ALL {
-            let backends = self.backends(service, id, color, config)?;
-            record.flags |= self.link_ring(&before, color, &backends);
-            if !config.preview {
-                self.add_endpoints(id, &key, &backends);
-            }
-            let members: Vec<_> = backends.into_iter().filter_map(Backend::member).collect();
-            let slots = maglev::fill(&members);
-            let kept = before.tables[color as usize];
-            if self.old.slots(kept) == Some(&slots) {
-                record.tables[color as usize] = kept;
-            } else {
-                self.pending.push((id, color, slots));
-            }
-        }
-        *at(&mut self.new.records, id, ListenerRecord::default()) = record;
-        Ok(())
-    }
-
-    /// The backends of a color, in an order that every node agrees on.
-    fn backends(
-        &mut self,
-        service: &ServiceInHand,
-        listener: u32,
-        color: Color,
-        config: &ListenerConfig,
-    ) -> Result<Vec<Backend>, DataPathError> {
-        let mut backends = Vec::new();
-        for backend in config.backends(color) {
-            let record = BackendRecord {
-                address: WideAddress::from_ip(backend.address),
-                port_be: backend.port.to_be(),
-                weight: backend.weight,
-                listener,
-                next: [0; 2],
-                service: service.id,
-                color: color as u8,
-                present: 1,
-            };
-            backends.push(Backend {
-                is_drained: service.drained.contains(&endpoint(backend)),
-                member: Member {
-                    id: self.backend(&record)?,
-                    address: record.address,
-                    port_be: record.port_be,
-                    weight: record.weight,
-                },
-            });
-        }
-        backends.sort_by_key(|backend| (backend.member.address, backend.member.port_be));
-        Ok(backends)
-    }
-
-    /// Each backend knows the next one that takes fresh flows, which is tried when its own replies
-    /// are taken. Returns the flag of the ring that counts: the one of before if it says the same,
-    /// else the other one, which no packet reads until the listener's record is replaced.
-    fn link_ring(&mut self, before: &ListenerRecord, color: Color, backends: &[Backend]) -> u16 {
-        let count = backends.len();
-        let next: Vec<(u32, u32)> = (0..count)
-            .map(|at| {
-                let own = backends[at].member.id;
-                let mut later = backends[at + 1..].iter().chain(&backends[..=at]);
-                let next = later.find(|backend| !backend.is_drained);
-                (own, next.map_or(own, |backend| backend.member.id))
-            })
-            .collect();
-        let is_as_before = |ring: usize| {
-            next.iter().all(|&(id, next)| {
-                let old = self.old.backends.get(id as usize);
-                old.is_some_and(|old| old.present != 0 && old.next[ring] == next)
-            })
-        };
-        let kept = before.ring(color);
-        let ring = if is_as_before(kept) { kept } else { 1 - kept };
-        for (id, next) in next {
-            at(&mut self.new.backends, id, BackendRecord::default()).next[ring] = next;
-        }
-        if ring == 0 {
-            0
-        } else {
-            LISTENER_RINGS[color as usize]
-        }
-    }
-
-    /// Notes whose replies come from the endpoints of `backends`: nobody's when listeners share one.
-    fn add_endpoints(&mut self, listener: u32, key: &ListenerKey, backends: &[Backend]) {
-        for Backend { member, .. } in backends {
-            let endpoint = ListenerKey {
-                vip: member.address,
-                port_be: member.port_be,
-                ..*key
-            };
-            let record = EndpointRecord {
-                vip: key.vip,
-                backend: member.id,
-                port_be: key.port_be,
-                reserved: 0,
-            };
-            let known = self.new.endpoints.entry(endpoint).or_insert(record);
-            let owner = self.new.backends.get(known.backend as usize);
-            if owner.is_none_or(|owner| owner.listener != listener) {
-                known.backend = SHARED_ENDPOINT;
-            }
-        }
-    }
-
-    fn backend(&mut self, record: &BackendRecord) -> Result<u32, DataPathError> {
-        let key = (
-            record.listener,
-            record.color,
-            record.address,
-            record.port_be,
-        );
-        let known = self.known_backends.get(&key).copied();
-        let id = match known {
-            Some(id) => id,
-            None => self.backend_ids.claim()?,
-        };
-        let slot = at(&mut self.new.backends, id, BackendRecord::default());
-        // Packets may read the rings of a known one until the new image is visible.
-        let next = if known.is_some() { slot.next } else { [0; 2] };
-        *slot = BackendRecord { next, ..*record };
-        Ok(id)
-    }
-
-    /// Places the new tables into slots that neither the old nor the new image uses.
-    fn finish(mut self) -> Result<Evolved, DataPathError> {
-        let records = self.old.records.iter().chain(&self.new.records);
-        let used = records.flat_map(|record| record.tables);
-        let mut gaps = Gaps::between(used, self.limits.maglev_slots);
-        let mut pending = std::mem::take(&mut self.pending);
-        // Large ones first, while there are large gaps.
-        pending.sort_by_key(|(.., ids)| std::cmp::Reverse(ids.len()));
-        let mut slots = Vec::new();
-        for (listener, color, ids) in pending {
-            let range = gaps.place(ids.len())?;
-            let record = at(&mut self.new.records, listener, ListenerRecord::default());
-            record.tables[color as usize] = range;
-            if !ids.is_empty() {
-                slots.push(Slots {
-                    start: range.start,
-                    ids,
-                });
-            }
-        }
-        self.new.maglev = merged(&self.old.maglev, &slots);
-        Ok(Evolved {
-            image: self.new,
-            slots,
-        })
-    }
-}
-
-/// A configured backend of a listener and color.
-#[derive(Clone, Copy, Debug)]
-struct Backend {
-    member: Member,
-    is_drained: bool,
-}
-
-impl Backend {
-    /// Its share of the table, if it has one.
-    fn member(self) -> Option<Member> {
-        (!self.is_drained).then_some(self.member)
-    }
-}
-
-fn endpoint(backend: &BackendConfig) -> SocketAddr {
-    SocketAddr::new(backend.address, backend.port)
 }
 
 /// `old` with `tables` written over it.

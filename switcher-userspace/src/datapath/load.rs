@@ -174,7 +174,8 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
     let mut loader = EbpfLoader::new();
     loader
         .override_global("AYA_LOG_LEVEL", &LOG_LEVEL_WARN, true)
-        .map_max_entries("LISTENERS", limits.listeners.saturating_mul(2))
+        // Each listener and its VIP, the old ones and the new ones of an apply.
+        .map_max_entries("LISTENERS", limits.listeners.saturating_mul(4))
         .map_max_entries("MAGLEV", limits.maglev_slots)
         .map_max_entries("BACKENDS", limits.backends + 1)
         .map_max_entries("CUTS", limits.backends + 1)

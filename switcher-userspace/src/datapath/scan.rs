@@ -136,7 +136,6 @@ impl Scanner {
     ) -> Result<Scan, DataPathError> {
         let began_at = Instant::now();
         clear(&self.live_raw, self.live.len())?;
-        clear(&self.backends_raw, self.backends_len)?;
         let mut entries = [0; 2];
         let mut expired_flows = 0;
         let mut cut: HashMap<(u16, Color), CutCount> = HashMap::new();
@@ -175,6 +174,7 @@ impl Scanner {
 
     /// Scans for what flows refer to; removes nothing.
     pub(super) fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
+        clear(&self.backends_raw, self.backends_len)?;
         let scan = self.scan(highest_service, false, |_| {})?;
         let flows = read(&self.backends_raw, self.backends_len)?;
         let is_busy = |service: &u16| {

@@ -10,14 +10,16 @@ use switcher_common::{
     filter::{FILTER_WORDS, position},
     rate::{Capped, budget},
     scan::IdleTicks,
-    service::{BackendRecord, Color, EndpointRecord, ListenerKey, ListenerRecord, Name},
+    service::{
+        BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Name, VipMarks,
+    },
 };
 
 use super::{
     bpf,
     double::Doubled,
     error::{Attempt as _, DataPathError},
-    image::{Evolved, Image, Slots},
+    image::{Addresses, Evolved, Image, Slots},
     pins::PinDir,
 };
 use crate::config::ServiceConfig;
@@ -30,7 +32,9 @@ const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 pub(super) struct Tables {
     config: Doubled<ListenerRecord>,
     listeners: Bulk<ListenerKey, u32>,
-    endpoints: Bulk<ListenerKey, EndpointRecord>,
+    /// The same map: its elements of [`ListenerKey::any_of`].
+    vips: Bulk<ListenerKey, VipMarks>,
+    endpoints: Bulk<ListenerKey, EndpointEditions>,
     budgets: Array<MapData, u32>,
     backends: Bulk<u32, BackendRecord>,
     maglev: Bulk<u32, u32>,
@@ -47,18 +51,26 @@ impl Tables {
     /// Opens the maps and reads what they hold.
     pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
         let config = Doubled::config(pins)?;
-        let listeners = Bulk::open(pins, "LISTENERS")?;
-        let endpoints: Bulk<ListenerKey, EndpointRecord> = Bulk::open(pins, "ENDPOINTS")?;
+        let listeners: Bulk<ListenerKey, u32> = Bulk::open(pins, "LISTENERS")?;
+        let endpoints: Bulk<ListenerKey, EndpointEditions> = Bulk::open(pins, "ENDPOINTS")?;
         let records = config.read()?;
         let backends = Bulk::open(pins, "BACKENDS")?;
         let maglev = Bulk::open(pins, "MAGLEV")?;
         let names = Bulk::open(pins, "SERVICE_NAMES")?;
-        let (keys, ids) = listeners.read(listeners.len)?;
-        let (endpoint_keys, owners) = endpoints.read(endpoints.len)?;
+        let (vips, listener_ids) = listeners
+            .elements()?
+            .into_iter()
+            .partition(|(key, _)| key.protocol == 0);
         let image = Image {
             names: names.values(names.len)?,
-            listeners: keys.into_iter().zip(ids).collect(),
-            endpoints: endpoint_keys.into_iter().zip(owners).collect(),
+            listeners: listener_ids,
+            addresses: Addresses {
+                vips: vips
+                    .into_iter()
+                    .map(|(key, marks)| (key, VipMarks(marks)))
+                    .collect(),
+                endpoints: endpoints.elements()?,
+            },
             backends: backends.values(backends.len)?,
             maglev: maglev.values(used_slots(&records))?,
             records,
@@ -68,6 +80,7 @@ impl Tables {
         Ok(Self {
             config,
             listeners,
+            vips: Bulk::open(pins, "LISTENERS")?,
             endpoints,
             budgets: pins.open("RATE_BUDGETS")?,
             backends,
@@ -89,7 +102,11 @@ impl Tables {
     /// Makes `evolved` visible: first everything that nobody looks at yet, then one store, then the
     /// removal of what nobody looks at any more.
     pub(super) fn install(&mut self, evolved: Evolved) -> Result<(), DataPathError> {
-        let Evolved { image, slots } = evolved;
+        let Evolved {
+            image,
+            slots,
+            retiring,
+        } = evolved;
         self.names.write_changed(&self.image.names, &image.names)?;
         self.backends
             .write_changed(&self.image.backends, &image.backends)?;
@@ -97,16 +114,23 @@ impl Tables {
         self.write_tables(&slots)?;
         self.listeners
             .write_new(&self.image.listeners, &image.listeners)?;
-        // Replies without a flow are rare, so their endpoints need not change with the listeners.
+        self.vips
+            .write_new(&self.image.addresses.vips, &image.addresses.vips)?;
+        self.vips
+            .write_new(&self.image.addresses.vips, &retiring.vips)?;
         self.endpoints
-            .write_new(&self.image.endpoints, &image.endpoints)?;
+            .write_new(&self.image.addresses.endpoints, &image.addresses.endpoints)?;
+        self.endpoints
+            .write_new(&self.image.addresses.endpoints, &retiring.endpoints)?;
         if self.image.records != image.records {
             self.config.replace(&image.records)?;
         }
         self.listeners
             .remove_gone(&self.image.listeners, &image.listeners)?;
+        self.vips
+            .remove_gone(&self.image.addresses.vips, &image.addresses.vips)?;
         self.endpoints
-            .remove_gone(&self.image.endpoints, &image.endpoints)?;
+            .remove_gone(&self.image.addresses.endpoints, &image.addresses.endpoints)?;
         self.image = image;
         Ok(())
     }
@@ -247,6 +271,12 @@ impl<K: bytemuck::Pod, V: bytemuck::Pod> Bulk<K, V> {
 }
 
 impl<K: bytemuck::Pod + Ord, V: bytemuck::Pod + PartialEq> Bulk<K, V> {
+    /// All elements of a hash map.
+    fn elements(&self) -> Result<BTreeMap<K, V>, DataPathError> {
+        let (keys, values) = self.read(self.len)?;
+        Ok(keys.into_iter().zip(values).collect())
+    }
+
     /// Writes the elements of a hash map that `old` has not, or has with another value.
     fn write_new(&self, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Result<(), DataPathError> {
         let changed = new

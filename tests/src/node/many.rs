@@ -17,6 +17,8 @@ pub struct Many {
     pub backends: u16,
     /// Another number, other backends.
     pub variant: u16,
+    /// Another number, other VIPs; at most 15.
+    pub net: u8,
 }
 
 impl Many {
@@ -26,6 +28,7 @@ impl Many {
         listeners: 100,
         backends: 2,
         variant: 0,
+        net: 0,
     };
     /// Ten listeners, each with five hundred backends of each color.
     pub const BACKENDS: Self = Self {
@@ -33,6 +36,7 @@ impl Many {
         listeners: 10,
         backends: 500,
         variant: 0,
+        net: 0,
     };
 
     /// Where clients connect to; `service` and `listener` count from 0.
@@ -40,10 +44,10 @@ impl Many {
     pub fn vip(self, service: u16, listener: u8) -> IpAddr {
         let [high, low] = service.to_be_bytes();
         match Self::family(listener) {
-            Family::V4 => [10, 128 + high, low, 1 + listener].into(),
+            Family::V4 => [10, 128 + self.net * 4 + high, low, 1 + listener].into(),
             Family::V6 => {
                 let last = 1 + u16::from(listener);
-                [0x2001, 0xdb8, 0xcafe, service, 0, 0, 0, last].into()
+                [0x2001, 0xdb8, 0xcafe, service, 0, 0, self.net.into(), last].into()
             }
         }
     }

@@ -2,30 +2,35 @@
 //! configuration of before or all of the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use switcher_common::service::Color::{self, Blue, Green};
-use switcher_common::service::{PerColor, ServiceSwitch};
+use switcher_common::service::{PerColor, Protocol, ServiceSwitch};
 use switcher_tests::bpf::between_bpf_calls;
-use switcher_tests::lab::Lab;
+use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{DrainedBackend, Runner, Wanted};
+use switcher_userspace::datapath::{Action, DrainedBackend, Runner, Wanted};
 
 use crate::flows::Flows;
+use crate::packet::{ACK, PSH, Packet};
 use crate::rig::{Rig, first};
 use crate::setup::{Kind, Listener, Setup};
 
-/// Where a fresh flow goes.
+/// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goes {
-    /// To backend 0 or 1 of a color.
+    /// A fresh flow goes to backend 0 or 1 of a color.
     To(Color, usize),
-    /// Nowhere: no listener, or no backend whose replies could be told apart.
+    /// No listener, or no backend whose replies could be told apart.
     Nowhere,
+    /// It is ours, and dropped.
+    Dropped,
+    /// It is not ours.
+    Passed,
 }
-use Goes::{Nowhere, To};
+use Goes::{Dropped, Nowhere, Passed, To};
 
 /// VIP whose listeners never change: blue's backend 0.
 const STAYS: u8 = 0;
@@ -37,17 +42,17 @@ const RING_SHRINKS: u8 = 4;
 /// Another backend comes: reachable along the ring only.
 const RING_GROWS: u8 = 5;
 
-/// A service for each VIP with listeners of all kinds, and these backends of blue; green is always backend 0.
+/// A service for each VIP with listeners of all kinds, and these backends of blue.
 fn setup(lab: &Lab, vips: &[(u8, &[usize])]) -> Setup {
     let service = |&(vip, blue): &(u8, &[usize])| {
         let listener = |kind: Kind| Listener {
-            vip: endpoint(lab, kind, vip),
+            vip: endpoint(kind, vip),
             backends: PerColor {
                 blue: blue
                     .iter()
                     .map(|&at| (kind.backends(lab, Blue)[at], 1))
                     .collect(),
-                green: vec![(kind.backends(lab, Green)[0], 1)],
+                green: vec![(own_backend(lab, kind, vip), 1)],
             },
             ..kind.listener(lab, 0)
         };
@@ -58,30 +63,39 @@ fn setup(lab: &Lab, vips: &[(u8, &[usize])]) -> Setup {
     setup
 }
 
-/// The lab has fewer VIPs than this test: some differ by their port.
-fn endpoint(lab: &Lab, kind: Kind, vip: u8) -> SocketAddr {
-    let mut endpoint = kind.vip(lab, vip % 3);
-    endpoint.set_port(endpoint.port() + 100 * u16::from(vip / 3));
-    endpoint
+/// VIPs that no host of the lab has: an address of its own for each number.
+fn endpoint(kind: Kind, vip: u8) -> SocketAddr {
+    let address: IpAddr = match kind.family {
+        Family::V4 => [203, 0, 113, 10 + vip].into(),
+        Family::V6 => [0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 10 + u16::from(vip)].into(),
+    };
+    SocketAddr::new(address, kind.vip_port())
 }
 
-/// What packets are sent for, and where they go before and after.
-struct Probe {
-    vip: u8,
-    /// The client's port is in use with [`STAYS`], so that backend 0 of blue is taken.
-    with_backend_0_taken: bool,
-    before: Goes,
-    after: Goes,
+/// A VIP's backend of green: no other VIP has it.
+fn own_backend(lab: &Lab, kind: Kind, vip: u8) -> SocketAddr {
+    let mut backend = kind.backends(lab, Green)[0];
+    backend.set_port(backend.port() + 100 * u16::from(vip));
+    backend
 }
 
-const fn probe(vip: u8, with_backend_0_taken: bool, before: Goes, after: Goes) -> Probe {
-    Probe {
-        vip,
-        with_backend_0_taken,
-        before,
-        after,
-    }
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+enum Sends {
+    /// The first packet of a flow to a VIP.
+    First(u8),
+    /// The same, from a client's port that is in use with [`STAYS`], so that backend 0 of blue is
+    /// taken.
+    FirstWithBackend0Taken(u8),
+    /// A packet to a VIP without whole ports.
+    Broken(u8),
+    /// A packet of a VIP's own backend without a flow.
+    Reply(u8),
 }
+use Sends::{Broken, First, FirstWithBackend0Taken, Reply};
+
+/// What is sent, and what becomes of it before and after.
+type Probe = (Sends, Goes, Goes);
 
 /// Sends packets through the program with handles of its own.
 struct Sender<'a> {
@@ -91,38 +105,82 @@ struct Sender<'a> {
     port: u16,
 }
 
-impl Sender<'_> {
-    /// Where a fresh flow to `vip` goes.
-    fn send(&self, kind: Kind, vip: u8) -> Result<Goes> {
+impl<'a> Sender<'a> {
+    fn new(lab: &'a Lab, rig: &mut Rig) -> Result<Self> {
+        Ok(Self {
+            lab,
+            runner: rig.path.runner()?,
+            flows: Flows::open(&rig.config.agent.pin_dir)?,
+            port: 2_000,
+        })
+    }
+
+    fn send(&self, kind: Kind, what: Sends) -> Result<Goes> {
         let client = self.lab.topology().links[0].far_addresses(kind.family)[0];
         let client = SocketAddr::new(client, self.port);
-        let packet = first(kind, client, endpoint(self.lab, kind, vip));
+        let first = |vip| first(kind, client, endpoint(kind, vip));
+        match what {
+            First(vip) => self.fresh(kind, &first(vip)),
+            FirstWithBackend0Taken(vip) => {
+                let taken = self.fresh(kind, &first(STAYS))?;
+                ensure!(taken == To(Blue, 0), "{kind:?} to VIP {STAYS}: {taken:?}");
+                self.fresh(kind, &first(vip))
+            }
+            Broken(vip) => {
+                let mut frame = first(vip).bytes()?;
+                let ip_len = match kind.family {
+                    Family::V4 => 20,
+                    Family::V6 => 40,
+                };
+                frame.truncate(14 + ip_len + 2);
+                self.action(&frame)
+            }
+            Reply(vip) => {
+                let backend = own_backend(self.lab, kind, vip);
+                let reply = match kind.protocol {
+                    Protocol::Tcp => Packet::tcp(backend, client, PSH | ACK, 7, 8),
+                    Protocol::Udp => Packet::udp(backend, client),
+                };
+                self.action(&reply.bytes()?)
+            }
+        }
+    }
+
+    /// Where a fresh flow goes.
+    fn fresh(&self, kind: Kind, packet: &Packet) -> Result<Goes> {
         self.runner.run(&packet.bytes()?, 0)?;
-        let Some(flow) = self.flows.of(&packet)? else {
+        let Some(flow) = self.flows.of(packet)? else {
             return Ok(Nowhere);
         };
-        let backends = kind.backends(self.lab, flow.color);
+        let backends = match flow.color {
+            Blue => kind.backends(self.lab, Blue),
+            Green => vec![own_backend(self.lab, kind, IS_ADDED)],
+        };
         let at = backends.iter().position(|backend| *backend == flow.backend);
-        Ok(To(flow.color, at.context("a backend of the lab")?))
+        Ok(To(flow.color, at.context("a backend of the VIP")?))
+    }
+
+    fn action(&self, frame: &[u8]) -> Result<Goes> {
+        match self.runner.run(frame, 0)?.action {
+            Action::Drop => Ok(Dropped),
+            Action::Pass => Ok(Passed),
+            other => bail!("{other:?}"),
+        }
     }
 
     /// Whether all probes see what is after the change; an error when some do and others do not.
     fn is_after(&mut self, probes: &[Probe]) -> Result<bool> {
         let mut seen = BTreeMap::new();
         for kind in Kind::ALL {
-            for probe in probes {
+            for &(what, before, after) in probes {
                 self.port += 1;
-                if probe.with_backend_0_taken {
-                    ensure!(self.send(kind, STAYS)? == To(Blue, 0), "{kind:?}: {STAYS}");
-                }
-                let goes = self.send(kind, probe.vip)?;
+                let goes = self.send(kind, what)?;
+                let what = format!("{kind:?} {what:?}: {goes:?}");
                 ensure!(
-                    goes == probe.before || goes == probe.after,
-                    "{kind:?} to VIP {}: {goes:?}, neither as before nor as after",
-                    probe.vip
+                    goes == before || goes == after,
+                    "{what}, neither as before nor as after"
                 );
-                let what = format!("{kind:?} to VIP {}: {goes:?}", probe.vip);
-                seen.insert(what, goes == probe.after);
+                seen.insert(what, goes == after);
             }
         }
         let after: BTreeSet<bool> = seen.values().copied().collect();
@@ -210,25 +268,20 @@ fn between_the_calls_of_an_apply_all_packets_see_the_old_or_all_the_new_configur
         ],
     );
     let there = [
-        probe(CHANGES_BACKEND, false, To(Blue, 0), To(Blue, 1)),
-        probe(IS_REMOVED, false, To(Blue, 1), Nowhere),
-        probe(IS_ADDED, false, Nowhere, To(Green, 0)),
-        probe(RING_SHRINKS, true, To(Blue, 1), Nowhere),
-        probe(RING_GROWS, true, Nowhere, To(Blue, 1)),
+        (First(CHANGES_BACKEND), To(Blue, 0), To(Blue, 1)),
+        (First(IS_REMOVED), To(Blue, 1), Nowhere),
+        (First(IS_ADDED), Nowhere, To(Green, 0)),
+        (FirstWithBackend0Taken(RING_SHRINKS), To(Blue, 1), Nowhere),
+        (FirstWithBackend0Taken(RING_GROWS), Nowhere, To(Blue, 1)),
+        (Broken(IS_REMOVED), Dropped, Passed),
+        (Broken(IS_ADDED), Passed, Dropped),
+        (Reply(IS_REMOVED), Dropped, Passed),
+        (Reply(IS_ADDED), Passed, Dropped),
     ];
-    let back = there.each_ref().map(|there| Probe {
-        before: there.after,
-        after: there.before,
-        ..*there
-    });
+    let back = there.map(|(what, before, after)| (what, after, before));
     Rig::with(&lab, &old, |rig| {
         let pin_dir = rig.config.agent.pin_dir.clone();
-        let mut sender = Sender {
-            lab: &lab,
-            runner: rig.path.runner()?,
-            flows: Flows::open(&pin_dir)?,
-            port: 2_000,
-        };
+        let mut sender = Sender::new(&lab, rig)?;
         let (old, new) = (old.config(&pin_dir)?, new.config(&pin_dir)?);
         let none = BTreeSet::new();
         for (config, probes) in [(&new, &there), (&old, &back), (&new, &there)] {
@@ -244,23 +297,20 @@ fn a_drained_backend_takes_no_fresh_flow_from_one_call_on_and_its_flows_go_on() 
     let lab = Lab::builder().build()?;
     let setup = setup(&lab, &[(STAYS, &[0]), (RING_SHRINKS, &[0, 1])]);
     Rig::with(&lab, &setup, |rig| {
-        let pin_dir = rig.config.agent.pin_dir.clone();
-        let config = setup.config(&pin_dir)?;
-        let mut sender = Sender {
-            lab: &lab,
-            runner: rig.path.runner()?,
-            flows: Flows::open(&pin_dir)?,
-            port: 2_000,
-        };
+        let config = setup.config(&rig.config.agent.pin_dir)?;
+        let mut sender = Sender::new(&lab, rig)?;
         // The one that is drained is reached along the ring, before.
-        let probes = [probe(RING_SHRINKS, true, To(Blue, 1), Nowhere)];
-        let back = [probe(RING_SHRINKS, true, Nowhere, To(Blue, 1))];
+        let ring = FirstWithBackend0Taken(RING_SHRINKS);
+        let (probes, back) = (
+            [(ring, To(Blue, 1), Nowhere)],
+            [(ring, Nowhere, To(Blue, 1))],
+        );
         let backends = Kind::ALL.map(|kind| DrainedBackend {
             service: format!("vip{RING_SHRINKS}"),
             endpoint: kind.backends(&lab, Blue)[1],
         });
         let (none, drained) = (BTreeSet::new(), BTreeSet::from(backends));
-        let pinned = pinned(rig, &lab)?;
+        let pinned = pinned(rig)?;
         ensure!(
             pinned.values().any(|backend| backend.port() != 0),
             "flows on the backend that is drained"
@@ -269,22 +319,22 @@ fn a_drained_backend_takes_no_fresh_flow_from_one_call_on_and_its_flows_go_on() 
         for kind in Kind::ALL {
             for _ in 0..200 {
                 sender.port += 1;
-                let goes = sender.send(kind, RING_SHRINKS)?;
+                let goes = sender.send(kind, First(RING_SHRINKS))?;
                 ensure!(goes == To(Blue, 0), "{kind:?}: a fresh flow goes {goes:?}");
             }
         }
-        ensure!(self::pinned(rig, &lab)? == pinned, "pinned flows go on");
+        ensure!(self::pinned(rig)? == pinned, "pinned flows go on");
         watch(rig, &mut sender, &config, &none, &back)
     })
 }
 
 /// The backends of some flows to [`RING_SHRINKS`], each of which gets another packet.
-fn pinned(rig: &mut Rig, lab: &Lab) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
+fn pinned(rig: &mut Rig) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
     let mut backends = BTreeMap::new();
     for (kind, number) in Kind::ALL.into_iter().zip(0..) {
         for port in 0..20 {
             let client = rig.client(kind.family, 1_000 + 20 * number + port);
-            let packet = first(kind, client, endpoint(lab, kind, RING_SHRINKS));
+            let packet = first(kind, client, endpoint(kind, RING_SHRINKS));
             rig.run(&packet.bytes()?)?;
             backends.insert(client, rig.flow(&packet)?.backend);
         }

@@ -26,7 +26,7 @@ const LIMITS: Limits = Limits {
     flows: 4_096,
     unanswered: 4_096,
     services: 128,
-    listeners: 10_240,
+    listeners: 20_480,
     backends: 81_920,
     maglev_slots: 8_650_752,
     inserts_per_second: 125_000,
@@ -126,18 +126,18 @@ fn grows_and_changes(shape: Many) -> Result<()> {
         // Those of before are removed, and their flows go on.
         leads(rig, shape, 2_000)?;
         apply(rig, &second, "nothing changed")?;
-        apply(
-            rig,
-            &Config {
-                services: Vec::new(),
-                ..second
-            },
-            "all removed",
-        )?;
-        let vip = SocketAddr::new(shape.vip(0, 0), Many::PORT);
-        let packet = Packet::tcp(rig.client(Family::V4, 2_200), vip, SYN, 1, 0);
-        let (_, counted) = rig.run_counted(&packet.bytes()?)?;
-        ensure!(counted == [(Reason::NotOurs, 1)], "{counted:?}");
+        let moved = Many { net: 1, ..changed };
+        let third = config(rig, moved)?;
+        apply(rig, &third, "all VIPs and backends changed")?;
+        leads(rig, moved, 2_200)?;
+        let services = Vec::new();
+        apply(rig, &Config { services, ..third }, "all removed")?;
+        for shape in [shape, moved] {
+            let vip = SocketAddr::new(shape.vip(0, 0), Many::PORT);
+            let packet = Packet::tcp(rig.client(Family::V4, 2_300), vip, SYN, 1, 0);
+            let (_, counted) = rig.run_counted(&packet.bytes()?)?;
+            ensure!(counted == [(Reason::NotOurs, 1)], "{vip}: {counted:?}");
+        }
         Ok(())
     })
 }

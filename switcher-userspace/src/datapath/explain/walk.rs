@@ -11,7 +11,10 @@ use switcher_common::{
     reason::Reason,
     scan::Table,
     select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
-    service::{Color, ListenerKey, ListenerRecord, SHARED_ENDPOINT, ServiceSwitch},
+    service::{
+        Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, SHARED_ENDPOINT, ServiceSwitch,
+        VipMarks,
+    },
 };
 
 use super::{
@@ -56,7 +59,14 @@ impl Explainer {
 
     fn is_vip<A: Address>(&self, address: &A) -> Result<bool, DataPathError> {
         let any = ListenerKey::any_of(address.wide(), A::AF);
-        Ok(self.listener_id(&any)?.is_some())
+        let marks = VipMarks(self.listener_id(&any)?.unwrap_or_default());
+        Ok(marks.is_vip(self.edition()?))
+    }
+
+    /// Which edition of VIPs and endpoints counts.
+    fn edition(&self) -> Result<Edition, DataPathError> {
+        let record = self.config.get(NO_LISTENER)?;
+        Ok(record.unwrap_or_default().edition())
     }
 
     fn listener<A: Address>(
@@ -265,6 +275,8 @@ where
         };
         let endpoint =
             found(self.maps.endpoints.get(&source, 0)).attempt("looking an endpoint up")?;
+        let edition = self.maps.edition()?;
+        let endpoint = endpoint.and_then(|editions| editions.get(edition).copied());
         let Some(endpoint) = endpoint.filter(|_| !(begins && self.key.is_tcp())) else {
             return Ok(Way::Pass(Reason::NotOurs));
         };

@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+use switcher_common::{
+    address::WideAddress,
+    service::{Color, NO_LISTENER},
+};
+
 use super::*;
 use crate::config::Limits;
 
@@ -64,7 +69,7 @@ fn reached(image: &Image, port: u16) -> Vec<String> {
         .find(|(key, _)| key.port_be == port.to_be() && key.protocol != 0)
         .expect("the listener");
     let record = image.records[*id as usize];
-    assert_ne!(record.flags & LISTENER_PRESENT, 0, "the listener's record");
+    assert!(record.is_present(), "the listener's record");
     let slots = image.slots(record.tables[0]).expect("the table");
     let mut addresses: Vec<String> = slots
         .iter()
@@ -204,6 +209,54 @@ fn until_an_image_is_visible_the_old_rings_can_be_read() {
     }
 }
 
+/// VIPs and backends by last octet, as packets see them.
+fn seen(image: &Image) -> (Vec<u8>, Vec<u8>) {
+    let edition = image.records[NO_LISTENER as usize].edition();
+    let last = |address: WideAddress| match address.to_ip() {
+        std::net::IpAddr::V4(address) => address.octets()[3],
+        std::net::IpAddr::V6(_) => 0,
+    };
+    let vips = image.addresses.vips.iter();
+    let vips = vips.filter(|(_, marks)| marks.is_vip(edition));
+    let endpoints = image.addresses.endpoints.iter();
+    let endpoints = endpoints.filter(|(_, editions)| editions.get(edition).is_some());
+    (
+        vips.map(|(key, _)| last(key.vip)).collect(),
+        endpoints.map(|(key, _)| last(key.vip)).collect(),
+    )
+}
+
+#[test]
+fn until_an_image_is_visible_the_old_addresses_are_seen() {
+    let (web, api) = (("web", 80, &[1, 2][..]), ("api", 81, &[3][..]));
+    let other = ("other", 82, &[2, 3][..]);
+    let mut image = apply(&Image::default(), &config(&[web]));
+    let mut before = (vec![1], vec![1, 2]);
+    assert_eq!(seen(&image), before);
+    // What is seen in the end, and what an apply that was cut short leaves for the next one.
+    for (services, backends) in [
+        (&[web, api][..], vec![1, 2, 3]),
+        (&[api], vec![3]),
+        (&[api, other], vec![2, 3]),
+        (&[], vec![]),
+        (&[web, other], vec![1, 2, 3]),
+        (&[other], vec![2, 3]),
+    ] {
+        let vips = if services.is_empty() { vec![] } else { vec![1] };
+        let config = config(services);
+        let evolved =
+            evolve(&image, &wanted(&config), &Busy::default(), &LIMITS).expect("room for all");
+        let between = cut_short(&image, &evolved, 4);
+        assert_eq!(seen(&between), before, "{services:?}");
+        assert_eq!(seen(&evolved.image), (vips.clone(), backends.clone()));
+        let finished = apply(&between, &config);
+        assert_eq!(seen(&finished), (vips.clone(), backends.clone()));
+        assert_eq!(finished.addresses.vips.len(), vips.len());
+        assert_eq!(finished.addresses.endpoints.len(), backends.len());
+        (image, before) = (finished, (vips, backends));
+    }
+}
+
 fn drained(service: &str, last: &[u8]) -> BTreeSet<DrainedBackend> {
     let backend = |&last: &u8| DrainedBackend {
         service: service.to_owned(),
@@ -299,6 +352,10 @@ fn cut_short(old: &Image, evolved: &Evolved, writes: usize) -> Image {
     }
     if writes > 3 {
         image.listeners.extend(&new.listeners);
+        for addresses in [&new.addresses, &evolved.retiring] {
+            image.addresses.vips.extend(&addresses.vips);
+            image.addresses.endpoints.extend(&addresses.endpoints);
+        }
     }
     if writes > 4 {
         image.records.clone_from(&new.records);
