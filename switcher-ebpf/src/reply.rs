@@ -107,6 +107,11 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(
 #[inline(always)]
 fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     let Some(hit) = find(&work.peer_key) else {
+        // The answer to a SYN whose flow is gone would begin a connection on whatever color its
+        // backend has. The client's next SYN chooses afresh.
+        if work.key.is_tcp() && work.segment.is_syn_ack() {
+            return Err(Reason::UnexpectedReply);
+        }
         record(work)?;
         count::new_flow(&work.entry, true);
         count::note(Reason::ReplyRepinned);

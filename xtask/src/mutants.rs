@@ -59,6 +59,13 @@ const MUTANTS: &[Mutant] = &[
         test: "closing::g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none",
     },
     Mutant {
+        name: "every-ack-believed",
+        promise: "G2",
+        without: "a RST counts with a number that anybody has acknowledged",
+        target: "packets",
+        test: "closing::g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none",
+    },
+    Mutant {
         name: "syn-moves-pin",
         promise: "G2",
         without: "a SYN with a new number on an established flow selects afresh",

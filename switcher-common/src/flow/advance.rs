@@ -58,8 +58,10 @@ impl Segment {
         self.flags & RST != 0
     }
 
+    /// A SYN-ACK: the answer to a SYN.
     #[inline(always)]
-    const fn is_syn_ack(&self) -> bool {
+    #[must_use]
+    pub const fn is_syn_ack(&self) -> bool {
         self.flags & (SYN | ACK | RST) == SYN | ACK
     }
 
@@ -129,7 +131,7 @@ pub struct Shared {
 /// How far one direction has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Sequence number behind the last byte that was sent.
+    /// Sequence number behind the last byte that was sent; 0 while none is known.
     pub next_seq: u32,
     /// The newest acknowledgement number that was sent.
     pub acked: u32,
@@ -223,19 +225,25 @@ impl Advance {
         ) && segment.acknowledges_syn(entry.syn_seq);
         cfg!(mutant = "every-rst-believed")
             || refuses_syn
-            || segment.seq == entry.next_seq
+            || (entry.next_seq != 0 && segment.seq == entry.next_seq)
             || peer_acked() == Some(segment.seq)
     }
 
-    /// Moves the direction's numbers on, unless they are out of its reach.
+    /// Moves the direction's numbers on, unless the segment is out of its reach. Its ACK counts as
+    /// its number does: a RST of the other side is judged by it.
+    ///
+    /// A direction of which nothing is known, because the flow was made by a packet of the other
+    /// one, begins at its first segment.
     #[inline(always)]
     const fn with_progress(mut self, segment: &Segment) -> Self {
-        let end = segment.end_seq();
-        let ahead = end.wrapping_sub(self.progress.next_seq);
-        if ahead != 0 && ahead <= MAX_SEQ_AHEAD {
+        let (end, known) = (segment.end_seq(), self.progress.next_seq);
+        let (ahead, behind) = (end.wrapping_sub(known), known.wrapping_sub(end));
+        let is_ahead = ahead <= MAX_SEQ_AHEAD || known == 0;
+        if is_ahead {
             self.progress.next_seq = end;
         }
-        if segment.has_ack() {
+        let is_near = is_ahead || behind <= MAX_SEQ_AHEAD || cfg!(mutant = "every-ack-believed");
+        if segment.has_ack() && is_near {
             self.progress.acked = segment.ack;
         }
         self

@@ -205,7 +205,9 @@ proptest! {
             (frame[12], frame[13], frame[14] >> 4),
             (0x08, 0x00, 4) | (0x86, 0xdd, 6)
         ) && (frame[12] == 0x08 || [6, 17].contains(&frame[20]));
-        if fragment || !direct || claims_jumbogram(&frame) {
+        // A frame to a group is passed unread.
+        let to_group = frame[0] & 1 != 0;
+        if fragment || !direct || to_group || claims_jumbogram(&frame) {
             return Ok(());
         }
         let parsed = parse(&frame);

@@ -2,8 +2,8 @@
 //!
 //! The agent's collector finds idle flows; without an agent the program does. Each CPU keeps the
 //! keys of the flows that it has established in a ring, and looks at the next few of them whenever
-//! it establishes another one (the second-chance algorithm's hand). So the established table is
-//! swept at least as fast as it fills.
+//! it establishes another one, or finds no room for it (the second-chance algorithm's hand). So the
+//! established table is swept at least as fast as it fills, and does not stay full of idle flows.
 
 use switcher_common::{
     flow::{FlowKey, Side},
@@ -29,12 +29,13 @@ pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
     take_peer(work);
     if !moves_to(Table::Established, work) {
         count::note(Reason::EstablishedFull);
+        sweep(work, false);
         return;
     }
     remove(Table::Unanswered, &work.key, Writer::Program);
     remove(Table::Unanswered, &work.peer_key, Writer::Program);
     count::note(Reason::Promoted);
-    sweep(work);
+    sweep(work, true);
 }
 
 /// Moves both entries of a flow that seems over into the LRU: it needs no safe place any more, and
@@ -92,14 +93,15 @@ fn is_there(inserted: Result<(), i32>) -> bool {
     matches!(inserted, Ok(()) | Err(EEXIST))
 }
 
-/// Puts the flow into this CPU's ring, and removes idle flows that the hand passes.
+/// Removes idle flows that this CPU's hand passes, and puts the flow into the ring if it is new in
+/// the established table.
 #[inline(always)]
-fn sweep<A: Tables>(work: &Work<A>) {
+fn sweep<A: Tables>(work: &Work<A>, is_new: bool) {
     let key = match work.entry.side() {
         Side::Forward => &work.key,
         Side::Reverse => &work.peer_key,
     };
-    let mut is_placed = false;
+    let mut is_placed = !is_new;
     for _ in 0..SWEEP_STEPS {
         let Some(slot) = next_slot::<A>() else {
             return;

@@ -106,6 +106,16 @@ fn g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none() -> Result<()> {
             talk.send(rig, "RST towards the backend", &towards_backend, &[])?;
             let towards_client = Packet::tcp(talk.backend, talk.client, RST, 77, 0);
             talk.reply(rig, "RST towards the client", &towards_client, &[])?;
+            // Each end is made to acknowledge the number of the other one's RST before.
+            let (far, number) = (1 << 30, 1 << 29);
+            let of_client = Packet::tcp(talk.client, talk.vip, ACK, far, number);
+            talk.send(rig, "ACK towards the backend", &of_client, &[])?;
+            let rst = Packet::tcp(talk.backend, talk.client, RST, number, 0);
+            talk.reply(rig, "its RST towards the client", &rst, &[])?;
+            let of_backend = Packet::tcp(talk.backend, talk.client, ACK, far, number);
+            talk.reply(rig, "ACK towards the client", &of_backend, &[])?;
+            let rst = Packet::tcp(talk.client, talk.vip, RST, number, 0);
+            talk.send(rig, "its RST towards the backend", &rst, &[])?;
             assert_eq!(talk.flow(rig)?, established, "after forged RSTs");
             assert_eq!(in_flight(rig)?, 1, "it is in flight as before");
             talk.goes_on(rig, "after forged RSTs")?;

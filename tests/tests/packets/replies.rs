@@ -11,7 +11,7 @@ use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
 
-use crate::packet::{ACK, PSH, Packet, RST};
+use crate::packet::{ACK, FIN, PSH, Packet, RST, SYN};
 use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
@@ -69,6 +69,61 @@ fn g9_a_rst_without_a_flow_is_translated_and_pins_nothing() -> Result<()> {
             rig.expect(&format!("{kind:?}"), &rst, &expected)?;
         }
         rig.expect_flows("RSTs only", 0)
+    })
+}
+
+#[test]
+fn g3_a_syn_ack_without_a_flow_begins_no_connection_on_whatever_color_its_backend_has() -> Result<()>
+{
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            for color in Color::ALL {
+                let backend = rig.backend(kind, color);
+                let client = rig.client(kind.family, 4000);
+                let answer = Packet::tcp(backend, client, SYN | ACK, 9_000, 1_001);
+                let dropped = Expected::untouched(Reason::UnexpectedReply);
+                rig.expect(&format!("{kind:?} of {color:?}"), &answer, &dropped)?;
+            }
+        }
+        rig.expect_flows("answers to nothing", 0)
+    })
+}
+
+#[test]
+fn g9_a_flow_that_was_pinned_again_is_over_when_both_sides_have_sent_a_fin() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            // Each of the two directions is the first to be seen.
+            for (port, client_first) in [(4000, true), (4001, false)] {
+                let (vip, backend) = (rig.vip(kind), rig.backend(kind, Color::Blue));
+                let client = rig.client(kind.family, port);
+                let more = Packet::tcp(client, vip, ACK, 1_000, 9_000);
+                let reply = Packet::tcp(backend, client, ACK, 9_000, 1_000);
+                let first = if client_first {
+                    [&more, &reply]
+                } else {
+                    [&reply, &more]
+                };
+                for packet in first.into_iter().chain([&reply]) {
+                    rig.run(&packet.bytes()?)?;
+                }
+                let flow = rig.flow(&more)?;
+                assert_eq!(flow.state, FlowState::Established, "{kind:?}");
+                for fin in [&more, &reply] {
+                    let fin = Packet {
+                        flags: FIN | ACK,
+                        ..fin.clone()
+                    };
+                    rig.run(&fin.bytes()?)?;
+                }
+                assert_eq!(rig.flow(&more)?.state, FlowState::Closing, "{kind:?}");
+            }
+        }
+        Ok(())
     })
 }
 

@@ -270,6 +270,47 @@ fn a_fin_that_is_not_at_the_end_of_its_direction_is_not_noted() {
 }
 
 #[test]
+fn an_ack_counts_only_in_a_segment_that_is_in_its_directions_reach() {
+    let acked = |seq| {
+        let flow = entry(FlowState::Established, Side::Forward);
+        let ack = Advance::of(&flow, true, &segment(ACK, seq, 77, 0), nobody);
+        ack.progress.acked
+    };
+    let reach = MAX_SEQ_AHEAD;
+    for near in [0, reach, 0_u32.wrapping_sub(reach)] {
+        assert_eq!(acked(CLIENT_NEXT.wrapping_add(near)), 77, "{near}");
+    }
+    for far in [reach + 1, 1 << 31, 0_u32.wrapping_sub(reach + 1)] {
+        assert_eq!(acked(CLIENT_NEXT.wrapping_add(far)), 0, "forged: {far}");
+    }
+}
+
+#[test]
+fn a_direction_of_which_nothing_is_known_begins_at_its_first_segment() {
+    for side in [Side::Forward, Side::Reverse] {
+        let flow = FlowEntry {
+            next_seq: 0,
+            ..entry(FlowState::Established, side)
+        };
+        let first = Advance::of(
+            &flow,
+            true,
+            &segment(FIN | ACK, 4_000_000_000, 9, 5),
+            nobody,
+        );
+        let expected = Progress {
+            next_seq: 4_000_000_006,
+            acked: 9,
+        };
+        assert_eq!(first.progress, expected);
+        let fins = first.shared.fin_client + first.shared.fin_backend;
+        assert_eq!(fins, 1, "its FIN ends it");
+        let rst = Advance::of(&flow, true, &segment(RST, 0, 0, 0), nobody);
+        assert_eq!(rst.next, Next::Keep, "no number is nobody's number");
+    }
+}
+
+#[test]
 fn fins_that_two_cpus_noted_at_once_close_the_flow_at_its_next_packet() {
     let flow = FlowEntry {
         fin_client: 1,
