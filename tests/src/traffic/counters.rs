@@ -7,10 +7,20 @@ use crate::lab::Host;
 /// Segments that the host's TCP had to send again (`TcpRetransSegs`), since it exists: loss that
 /// no client sees.
 pub fn tcp_retrans_segs(host: &Host) -> Result<u64> {
-    let path = "/proc/thread-self/net/snmp";
-    host.run(|| std::fs::read_to_string(path))
+    read(host, "snmp", "Tcp:", "RetransSegs")
+}
+
+/// ACKs by which the host's TCP answered segments that did not fit their connection (RFC 5961).
+pub fn challenge_acks(host: &Host) -> Result<u64> {
+    read(host, "netstat", "TcpExt:", "TCPChallengeACK")
+}
+
+/// The counter `name` of a group in a file of `/proc/net`.
+fn read(host: &Host, file: &str, group: &str, name: &str) -> Result<u64> {
+    let path = format!("/proc/thread-self/net/{file}");
+    host.run(|| std::fs::read_to_string(&path))
         .map_err(Into::into)
-        .and_then(|text| tcp_counter(&text, "RetransSegs"))
+        .and_then(|text| counter(&text, group, name))
         .with_context(|| format!("reading {path} on host {}", host.name()))
 }
 
@@ -40,10 +50,10 @@ fn dropped(line: &str) -> Result<u64> {
 }
 
 /// A line of names is followed by one of values.
-fn tcp_counter(text: &str, name: &str) -> Result<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+fn counter(text: &str, group: &str, name: &str) -> Result<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
     let (names, values) = (
-        lines.next().context("no Tcp line")?,
+        lines.next().with_context(|| format!("no line {group}"))?,
         lines.next().context("no values")?,
     );
     let mut pairs = names.split_whitespace().zip(values.split_whitespace());
@@ -55,7 +65,7 @@ fn tcp_counter(text: &str, name: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{dropped, tcp_counter};
+    use super::{counter, dropped};
 
     #[test]
     fn drops_of_both_directions_are_added() {
@@ -67,7 +77,7 @@ mod tests {
     #[test]
     fn a_counter_is_found_by_its_name() {
         let text = "Ip: A\nIp: 1\nTcp: MaxConn RetransSegs InErrs\nTcp: -1 42 3\n";
-        assert_eq!(tcp_counter(text, "RetransSegs").ok(), Some(42));
-        assert!(tcp_counter(text, "Other").is_err());
+        assert_eq!(counter(text, "Tcp:", "RetransSegs").ok(), Some(42));
+        assert!(counter(text, "Tcp:", "Other").is_err());
     }
 }

@@ -7,6 +7,7 @@
 
 mod bulk;
 mod client;
+mod conversation;
 mod counters;
 mod dial;
 mod echo_load;
@@ -17,12 +18,14 @@ mod http_server;
 mod icmp;
 mod identity;
 mod judge;
+mod raw;
 mod record;
 mod udp_load;
 
 pub use bulk::{BulkServer, Datagrams, PathMtus, transfer};
 pub use client::{Client, Load};
-pub use counters::{link_drops, tcp_retrans_segs};
+pub use conversation::Conversation;
+pub use counters::{challenge_acks, link_drops, tcp_retrans_segs};
 pub use echo_load::LongLived;
 pub use echo_server::EchoServer;
 pub use fleet::{BULK_PORT, Backends, ECHO_PORT, HTTP_PORT};
@@ -31,5 +34,6 @@ pub use http_server::HttpServer;
 pub use icmp::{IcmpError, IcmpErrors, ping};
 pub use identity::Identity;
 pub use judge::{Flip, Kind, count_fresh, first_new_ms, late_old, mixed};
+pub use raw::{Flood, RawPacket, RawSender};
 pub use record::{Connection, FRESH_CAPACITY, Fresh, SAMPLES, Stats};
 pub use udp_load::{UdpFlows, UdpLongLived};

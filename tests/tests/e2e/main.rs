@@ -13,23 +13,31 @@ mod errors;
 mod explain;
 mod extras;
 mod flip;
+mod floods;
 mod flows;
+mod forge;
+mod forged;
+mod full;
 mod interface;
 mod lifecycle;
+mod lost_pins;
 mod mixed;
 mod path_mtu;
+mod pins;
+mod ports;
 mod probe;
 mod reconfigured;
 mod redirects;
 mod refusal;
 mod rights;
 mod scale;
+mod spoofed;
 mod topologies;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use switcher_tests::{
     lab::Lab,
-    node::{LabService, Node},
+    node::{LabService, Node, configuration},
     traffic::Backends,
 };
 
@@ -51,4 +59,24 @@ fn lab() -> Result<(Lab, Backends)> {
 
 fn start(lab: &Lab) -> Result<Node<'_>> {
     Node::start(lab, &services())
+}
+
+/// A node whose tables, one for each family, have room for so many flows.
+fn limited<'lab>(
+    lab: &'lab Lab,
+    services: &[LabService],
+    flows: u32,
+    unanswered: u32,
+) -> Result<Node<'lab>> {
+    let text = configuration(lab, services);
+    let small = text
+        .replace("\nflows = 65536\n", &format!("\nflows = {flows}\n"))
+        .replace(
+            "\nunanswered = 16384\n",
+            &format!("\nunanswered = {unanswered}\n"),
+        );
+    ensure!(small != text, "no limits to change in: {text}");
+    let mut node = Node::configured(lab, &small)?;
+    node.start_agent()?;
+    Ok(node)
 }
