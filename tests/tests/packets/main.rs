@@ -17,6 +17,7 @@ mod broken;
 mod closing;
 mod collect;
 mod collect_traffic;
+mod cut;
 mod echo;
 mod explain;
 mod forwarding;

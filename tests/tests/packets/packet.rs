@@ -32,6 +32,8 @@ pub(crate) struct Packet {
     pub(crate) seq: u32,
     /// TCP only.
     pub(crate) ack: u32,
+    /// TCP only.
+    pub(crate) window: u16,
     pub(crate) payload: Vec<u8>,
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
@@ -84,6 +86,7 @@ impl Packet {
             flags: 0,
             seq: 0,
             ack: 0,
+            window: 0xfff0,
             payload: Vec::new(),
             ttl: 64,
             tos: 0,
@@ -261,7 +264,7 @@ impl Packet {
             psh: has(PSH),
             ack: has(ACK),
             acknowledgment_number: self.ack,
-            ..TcpHeader::new(self.from.port(), self.to.port(), self.seq, 0xfff0)
+            ..TcpHeader::new(self.from.port(), self.to.port(), self.seq, self.window)
         }
     }
 }
