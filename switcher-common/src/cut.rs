@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{clock::has_come, shared};
+use crate::{address::Address, clock::has_come, flow::FlowEntry, shared};
 
 /// What happens to a cut flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +40,22 @@ impl CutOrder {
         }
     }
 
+    /// Whether the flow of `entry` is cut at tick `now`: previews never are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cuts_flow<A: Address>(
+        &self,
+        entry: &FlowEntry<A>,
+        is_tcp: bool,
+        now: u32,
+    ) -> bool {
+        !entry.is_preview() && self.cuts(is_tcp, entry.created, now)
+    }
+
     /// Whether a flow that began at tick `created` is cut at tick `now`.
     #[inline(always)]
     #[must_use]
-    pub const fn cuts(&self, is_tcp: bool, created: u32, now: u32) -> bool {
+    const fn cuts(self, is_tcp: bool, created: u32, now: u32) -> bool {
         let is_meant = match self.action {
             0 => false,
             action => !is_tcp || action == Action::Reset as u8,

@@ -21,9 +21,8 @@ use crate::{
 /// Whether the flow of `entry` is cut at tick `now`.
 #[inline(always)]
 pub(crate) fn is_cut<A: Tables>(entry: &FlowEntry<A>, is_tcp: bool, now: u32) -> bool {
-    let by_order = |order: &CutOrder| order.cuts(is_tcp, entry.created, now);
-    let is_ordered = || CUTS.get(entry.backend).is_some_and(by_order);
-    entry.state() == FlowState::Cut || (!entry.is_preview() && is_ordered())
+    let by_order = |order: &CutOrder| order.cuts_flow(entry, is_tcp, now);
+    entry.state() == FlowState::Cut || CUTS.get(entry.backend).is_some_and(by_order)
 }
 
 /// What becomes of a packet of a cut flow, whose entry is in `work`. `true`: it is translated once

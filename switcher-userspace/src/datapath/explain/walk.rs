@@ -163,7 +163,7 @@ where
     fn is_cut(&self, entry: &FlowEntry<A>) -> Result<bool, DataPathError> {
         let order = found_in(&self.maps.cuts, entry.backend)?;
         let by_order =
-            order.is_some_and(|order| order.cuts(self.key.is_tcp(), entry.created, self.now));
+            order.is_some_and(|order| order.cuts_flow(entry, self.key.is_tcp(), self.now));
         Ok(by_order || entry.state() == FlowState::Cut)
     }
 
