@@ -37,13 +37,13 @@ pub(super) fn tick_of(instant: Now) -> u32 {
     // Neither part of a clock that began at boot is negative.
     let secs = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    let now_ns = secs.saturating_mul(1_000_000_000).saturating_add(nanos);
-    let now_ms = boot_ms();
-    let ahead_ns = |ms: u64| ms.saturating_mul(1_000_000);
-    ticks_from_ns(if instant.boot_ms >= now_ms {
-        now_ns.saturating_add(ahead_ns(instant.boot_ms - now_ms))
+    let monotonic = secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+    let boot = boot_ms();
+    let in_ns = |ms: u64| ms.saturating_mul(1_000_000);
+    ticks_from_ns(if instant.boot_ms >= boot {
+        monotonic.saturating_add(in_ns(instant.boot_ms - boot))
     } else {
-        now_ns.saturating_sub(ahead_ns(now_ms - instant.boot_ms))
+        monotonic.saturating_sub(in_ns(boot - instant.boot_ms))
     })
 }
 

@@ -36,14 +36,14 @@ pub(super) fn describe(drain: &DrainStatus) -> String {
 
 /// What was cut at the deadline, as the end of a sentence.
 fn cuts(drain: &DrainStatus) -> String {
-    let mut text = String::new();
-    if let (Some(reset @ 1..), silent) = (drain.flows_reset, drain.flows_silent.unwrap_or(0)) {
-        text += &format!(", {reset} reset ({silent} of them silent)");
+    let reset = match (drain.flows_reset, drain.flows_silent.unwrap_or(0)) {
+        (Some(reset @ 1..), silent) => format!(", {reset} reset ({silent} of them silent)"),
+        _ => String::new(),
+    };
+    match drain.flows_moved {
+        Some(moved @ 1..) => format!("{reset}, {moved} moved"),
+        _ => reset,
     }
-    if let Some(moved @ 1..) = drain.flows_moved {
-        text += &format!(", {moved} moved");
-    }
-    text
 }
 
 /// What is left of a drain that ended at its deadline.
