@@ -13,6 +13,7 @@ use switcher_common::scan::Table;
 use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
+use switcher_userspace::datapath::CutCount;
 
 use crate::packet::{ACK, Link, PSH, Packet, RST};
 use crate::rig::{Expected, Rig};
@@ -246,7 +247,7 @@ fn g10_a_scan_cuts_what_is_silent_and_hands_it_on() -> Result<()> {
             }
         }
         let again = rig.scanner.scan(SERVICE, true, |_| {})?;
-        ensure!(again.cut(SERVICE).blue == Default::default(), "{again:?}");
+        ensure!(again.cut(SERVICE).blue == CutCount::default(), "{again:?}");
         Ok(())
     })
 }
