@@ -17,6 +17,7 @@ pub mod select;
 pub mod send_error;
 pub mod service;
 pub mod stats;
+pub mod trace;
 
 /// Version of everything that is shared through pinned maps. Raise it with any change of a key, a
 /// value, a map's meaning or a map's name; an agent refuses pins of another version.

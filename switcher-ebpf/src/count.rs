@@ -15,6 +15,7 @@ use crate::{
     clock,
     frame::XdpFrame,
     maps::{LOGGED, TRAFFIC, VERDICTS},
+    trace,
     work::HasWork,
 };
 
@@ -24,6 +25,12 @@ const LOG_INTERVAL_TICKS: u32 = 954;
 /// Counts what happened beside a verdict.
 #[inline(always)]
 pub(crate) fn note(reason: Reason) {
+    add(reason);
+    trace::note(reason);
+}
+
+#[inline(always)]
+fn add(reason: Reason) {
     if let Some(count) = VERDICTS.get_ptr_mut(reason as u32) {
         // SAFETY: per-CPU value; the program is not preempted by itself on its CPU.
         unsafe { *count += 1 };
@@ -33,7 +40,7 @@ pub(crate) fn note(reason: Reason) {
 /// Counts a verdict, and logs the ones that an operator must hear of.
 #[inline(always)]
 pub(crate) fn verdict(ctx: &XdpContext, reason: Reason) {
-    note(reason);
+    add(reason);
     match reason {
         Reason::Inconsistent => {
             log_rarely(ctx, reason, "maps contradict each other, packet dropped");

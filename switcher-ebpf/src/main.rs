@@ -36,6 +36,7 @@ mod redirect_errors;
 mod reply;
 mod route;
 mod select;
+mod trace;
 mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -46,6 +47,7 @@ use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
     reason::{Reason, Verdict},
+    trace::Known,
 };
 
 /// What each link carries: a jump to the program that slot 0 holds, so that one store enables or
@@ -65,12 +67,12 @@ pub fn switcher(ctx: XdpContext) -> u32 {
             family: Family::V4,
             ip_offset,
             ..
-        }) => process::<Ipv4>(&ctx, ip_offset),
+        }) => traced::<Ipv4>(&ctx, ip_offset),
         Ok(Link {
             family: Family::V6,
             ip_offset,
             ..
-        }) => process::<Ipv6>(&ctx, ip_offset),
+        }) => traced::<Ipv6>(&ctx, ip_offset),
         Err(reason) => reason,
     };
     count::verdict(&ctx, reason);
@@ -86,33 +88,52 @@ pub fn switcher(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
-    let reason = match A::read(ctx.ctx, ip_offset as u32) {
+fn traced<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
+    let is_traced = trace::is_on();
+    let (known, reason) = process::<A>(ctx, ip_offset);
+    if is_traced {
+        A::trace(ctx.ctx, ip_offset as u32, known as u32, reason as u32);
+    }
+    reason
+}
+
+/// The packet's way: how much was known of it, and the verdict.
+#[inline(always)]
+fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
+    let (known, reason) = match A::read(ctx.ctx, ip_offset as u32) {
         GO_ON => datagram::<A>(ctx),
-        MESSAGE => Reason::from_code(A::message(ctx.ctx)),
-        code => Reason::from_code(code),
+        MESSAGE => (Known::Message, Reason::from_code(A::message(ctx.ctx))),
+        code => (Known::Packet, Reason::from_code(code)),
     };
     match reason {
-        Reason::TtlExceeded | Reason::TooBig => Reason::from_code(A::tell(ctx.ctx, reason as u32)),
-        _ => reason,
+        Reason::TtlExceeded | Reason::TooBig => {
+            let told = A::tell(ctx.ctx, reason as u32);
+            (known, Reason::from_code(told))
+        }
+        _ => (known, reason),
     }
 }
 
 #[inline(always)]
-fn datagram<A: Tables>(ctx: &XdpContext) -> Reason {
+fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
+    let mut known = Known::Flow;
     let mut code = A::track(ctx.ctx);
     if code == NO_FLOW {
         code = A::select(ctx.ctx);
+        known = match code {
+            GO_ON => Known::Fresh,
+            _ => trace::known_without_flow(Reason::from_code(code)),
+        };
     }
     if code == Reason::ResetSent as u32 {
-        return Reason::from_code(A::reset(ctx.ctx));
+        return (known, Reason::from_code(A::reset(ctx.ctx)));
     }
     if code != GO_ON {
-        return Reason::from_code(code);
+        return (known, Reason::from_code(code));
     }
     let reason = Reason::from_code(A::send(ctx.ctx));
     count::traffic::<A>(&XdpFrame::new(ctx), reason);
-    reason
+    (known, reason)
 }
 
 #[panic_handler]

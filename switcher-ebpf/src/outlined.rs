@@ -59,6 +59,8 @@ outlined! {
     tell, tell4, tell6, (ctx: *mut xdp_md, dropped_as: u32);
     /// Answers the packet of a cut flow with a RST: the verdict.
     reset, reset4, reset6, (ctx: *mut xdp_md);
+    /// Tells the readers of traces how the packet ended: a `Known` and a [`Reason`] as numbers.
+    trace, trace4, trace6, (ctx: *mut xdp_md, ip_offset: u32, known: u32, reason: u32);
     /// Moves the flow to the established table.
     promote, promote4, promote6, ();
     /// Moves the flow out of it.
@@ -82,7 +84,10 @@ fn code(result: Result<(), Reason>) -> u32 {
 
 /// What the global functions do.
 mod body {
-    use switcher_common::packet::{Network, icmp::Icmp, own_error::OwnErrors};
+    use switcher_common::{
+        packet::{Network, icmp::Icmp, own_error::OwnErrors},
+        trace::Known,
+    };
 
     use super::{
         GO_ON, MESSAGE, NO_FLOW, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
@@ -90,7 +95,7 @@ mod body {
     use crate::{
         cut, flow, forward, icmp, own_error,
         read::{self as reading, Read},
-        reply, select as selection,
+        reply, select as selection, trace as tracing,
     };
 
     #[inline(always)]
@@ -143,6 +148,18 @@ mod body {
     #[inline(always)]
     pub(super) fn reset<A: Tables>(ctx: *mut xdp_md) -> u32 {
         with_work::<A>(|work| cut::reset(&XdpContext::new(ctx), work) as u32)
+    }
+
+    #[inline(always)]
+    pub(super) fn trace<A: Tables + Network>(
+        ctx: *mut xdp_md,
+        ip_offset: u32,
+        known: u32,
+        reason: u32,
+    ) -> u32 {
+        let known = Known::from_number(known);
+        tracing::tell::<A>(ctx, ip_offset, known, Reason::from_code(reason));
+        GO_ON
     }
 
     #[inline(always)]

@@ -97,8 +97,9 @@ pub(crate) fn edition() -> Option<Edition> {
         .map(ListenerRecord::edition)
 }
 
+/// The listener at the packet's destination.
 #[inline(always)]
-fn listener<A: Address>(packet: &FlowKey<A>) -> Option<ListenerRecord> {
+pub(crate) fn listener<A: Address>(packet: &FlowKey<A>) -> Option<ListenerRecord> {
     let key = ListenerKey {
         vip: packet.dst.wide(),
         port_be: packet.dst_port_be,

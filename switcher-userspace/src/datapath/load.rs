@@ -26,7 +26,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 30] = [
+const PROGRAM_MAPS: [&str; 34] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -56,6 +56,10 @@ const PROGRAM_MAPS: [&str; 30] = [
     "SCAN_LIVE",
     "SCAN_BACKENDS",
     "IDLE",
+    "TRACE",
+    "TRACE_EVENTS",
+    "TRACE_LOST",
+    "TRACE_NOTES",
     "AYA_LOGS",
 ];
 

@@ -20,6 +20,7 @@ mod program_log;
 mod scan;
 mod send_errors;
 mod tables;
+mod tracer;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -41,6 +42,7 @@ pub use links::{Attached, Mode};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{CutCount, Scan, Scanner};
+pub use tracer::Tracer;
 
 use self::{double::Doubled, interfaces::InterfaceTable, load::Meta, pins::PinDir, tables::Tables};
 use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};
@@ -111,6 +113,11 @@ impl DataPath {
     /// An explainer with handles of its own.
     pub fn explainer(&self) -> Result<Explainer, DataPathError> {
         Explainer::open(&self.pins)
+    }
+
+    /// The reader of traces; only one may be open.
+    pub fn tracer(&self) -> Result<Tracer, DataPathError> {
+        Tracer::open(&self.pins)
     }
 
     /// A scanner with handles of its own.

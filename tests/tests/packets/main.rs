@@ -33,4 +33,5 @@ mod rewriting;
 mod scale;
 mod switching;
 mod tables;
+mod trace;
 mod verifier;
