@@ -148,6 +148,10 @@ fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
     }
 }
 
+/// Bytes of a record.
+const CUT_FLOW_LEN: u32 = 80;
+const _: () = assert!(size_of::<CutFlow>() == CUT_FLOW_LEN as usize);
+
 /// Tells the reader of a flow that is being cut, who can reset both sides at once. `false`: its
 /// buffer is full.
 #[inline(always)]
@@ -177,7 +181,7 @@ fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEnt
     // SAFETY: the kernel hands the iterator a valid file; the record is a local variable.
     let written = unsafe {
         let seq = (*element.meta).seq;
-        bpf_seq_write(seq, (&raw const flow).cast(), size_of::<CutFlow>() as u32)
+        bpf_seq_write(seq, (&raw const flow).cast(), CUT_FLOW_LEN)
     };
     written == 0
 }

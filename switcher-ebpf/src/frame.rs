@@ -43,11 +43,12 @@ impl<'a> XdpFrame<'a> {
         // Read back from memory: the verifier knows no difference of 32-bit pointers.
         // SAFETY: a local variable.
         let present = unsafe { (&raw const present).read_volatile() };
-        let Some(surplus) = present.checked_sub(len) else {
+        let surplus = present.checked_sub(len).map(i32::try_from);
+        let Some(Ok(surplus)) = surplus else {
             return false;
         };
         // SAFETY: the context is valid; no reference into the frame outlives this exclusive borrow.
-        unsafe { bpf_xdp_adjust_tail(self.raw(), -(surplus as i32)) == 0 }
+        unsafe { bpf_xdp_adjust_tail(self.raw(), -surplus) == 0 }
     }
 
     /// Puts `len` bytes, at most a few headers, before the frame; `false` when there is no room.

@@ -92,15 +92,25 @@ fn traced<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
     let is_traced = trace::is_on();
     let (known, reason) = process::<A>(ctx, ip_offset);
     if is_traced {
-        A::trace(ctx.ctx, ip_offset as u32, known as u32, reason as u32);
+        A::trace(ctx.ctx, argument(ip_offset), known as u32, reason as u32);
     }
     reason
+}
+
+/// As a global function takes it.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an IP header begins behind two VLAN tags at most"
+)]
+const fn argument(ip_offset: usize) -> u32 {
+    ip_offset as u32
 }
 
 /// The packet's way: how much was known of it, and the verdict.
 #[inline(always)]
 fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
-    let (known, reason) = match A::read(ctx.ctx, ip_offset as u32) {
+    let (known, reason) = match A::read(ctx.ctx, argument(ip_offset)) {
         GO_ON => datagram::<A>(ctx),
         MESSAGE => (Known::Message, Reason::from_code(A::message(ctx.ctx))),
         code => (Known::Packet, Reason::from_code(code)),

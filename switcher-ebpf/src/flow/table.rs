@@ -129,13 +129,10 @@ pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         Err(_) => return Err(Reason::FlowInsertFailed),
     }
     work.peer = work.entry.made_peer(&work.key);
-    match insert(Table::Unanswered, &work.peer_key, &work.peer) {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            remove(Table::Unanswered, &work.key, Writer::Program);
-            Err(Reason::FlowInsertFailed)
-        }
-    }
+    insert(Table::Unanswered, &work.peer_key, &work.peer).map_err(|_| {
+        remove(Table::Unanswered, &work.key, Writer::Program);
+        Reason::FlowInsertFailed
+    })
 }
 
 #[inline(always)]
