@@ -42,7 +42,7 @@ mod work;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
-use outlined::{GO_ON, MESSAGE, NO_FLOW};
+use outlined::{GO_ON, MESSAGE, NO_FLOW, PROMOTE};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
@@ -134,6 +134,9 @@ fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
             GO_ON => Known::Fresh,
             _ => trace::known_without_flow(Reason::from_code(code)),
         };
+    }
+    if code == PROMOTE {
+        code = A::promote();
     }
     if code == Reason::ResetSent as u32 {
         return (known, Reason::from_code(A::reset(ctx.ctx)));

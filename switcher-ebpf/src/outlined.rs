@@ -17,6 +17,8 @@ use crate::{
 pub(crate) const GO_ON: u32 = 0;
 /// No verdict: there is no flow, or it is over.
 pub(crate) const NO_FLOW: u32 = u32::MAX;
+/// As [`GO_ON`], and the flow is to move to the established table.
+pub(crate) const PROMOTE: u32 = u32::MAX - 2;
 /// No verdict: it is an ICMP message.
 pub(crate) const MESSAGE: u32 = u32::MAX - 1;
 
@@ -47,7 +49,7 @@ macro_rules! outlined {
 outlined! {
     /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], [`MESSAGE`], or why it ends here.
     read, read4, read6, (ctx: *mut xdp_md, ip_offset: u32);
-    /// Finds the packet's flow and moves it on: [`GO_ON`], [`NO_FLOW`], or why it ends here.
+    /// Finds the packet's flow and moves it on: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
     track, track4, track6, (ctx: *mut xdp_md);
     /// Selects for a packet without a flow: [`GO_ON`], or why it ends here.
     select, select4, select6, (ctx: *mut xdp_md);
@@ -90,10 +92,13 @@ mod body {
     };
 
     use super::{
-        GO_ON, MESSAGE, NO_FLOW, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
+        GO_ON, MESSAGE, NO_FLOW, PROMOTE, Reason, Tables, XdpContext, XdpFrame, code, with_work,
+        xdp_md,
     };
     use crate::{
-        cut, flow, forward, icmp, own_error,
+        cut,
+        flow::{self, Found},
+        forward, icmp, own_error,
         read::{self as reading, Read},
         reply, select as selection, trace as tracing,
     };
@@ -125,8 +130,9 @@ mod body {
     #[inline(always)]
     pub(super) fn track<A: Tables>(ctx: *mut xdp_md) -> u32 {
         with_work::<A>(|work| match flow::track(&XdpContext::new(ctx), work) {
-            Ok(true) => GO_ON,
-            Ok(false) => NO_FLOW,
+            Ok(Found::Flow) => GO_ON,
+            Ok(Found::ToPromote) => PROMOTE,
+            Ok(Found::Nothing) => NO_FLOW,
             Err(reason) => reason as u32,
         })
     }

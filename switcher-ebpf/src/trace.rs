@@ -9,7 +9,6 @@ use aya_ebpf::{
 };
 use switcher_common::{
     address::Address,
-    flow::FlowKey,
     packet::{self, IpPacket, Network},
     reason::Reason,
     trace::{Known, TraceControl, TraceEvent, note_bit},
@@ -29,6 +28,9 @@ static TRACE_EVENTS: RingBuf<TraceEvent, RING_BYTES> = RingBuf::new();
 /// Events that found the ring full.
 #[btf_map]
 static TRACE_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// The event that is being made: too large for the stack.
+#[btf_map]
+static TRACE_EVENT: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
 /// What was counted beside the verdict of the packet at hand, by [`note_bit`].
 #[btf_map]
 static TRACE_NOTES: PerCpuArray<u64, 1> = PerCpuArray::new();
@@ -101,28 +103,34 @@ pub(crate) fn tell<A: Tables + Network>(
         Known::Message if notes & note_bit(Reason::IcmpTranslated) != 0 => Known::Flow,
         known => known,
     };
-    let Some(mut event) = (if matches!(known, Known::Packet) {
-        of_frame::<A>(&frame, ip_offset as usize)
-    } else {
-        A::work().map(|work| of_work(work, known))
-    }) else {
+    let Some(event) = TRACE_EVENT.get_ptr_mut(0) else {
         return;
     };
+    // SAFETY: per-CPU value.
+    let event = unsafe { &mut *event };
+    *event = TraceEvent::default();
+    if matches!(known, Known::Packet) {
+        of_frame::<A>(&frame, ip_offset as usize, event);
+    } else if let Some(work) = A::work() {
+        of_work(work, known, event);
+    }
     event.time_ns = now_ns;
     event.ifindex = frame.ingress_ifindex();
     event.reason = reason as u32;
     event.known = known as u8;
     event.is_foreign = u8::from(reason as u32 == Reason::NotOurs as u32);
     event.notes = notes;
-    publish(&event);
+    publish();
 }
 
 /// Never inlined: the same for both families.
 #[inline(never)]
-fn publish(event: &TraceEvent) {
-    let Some(control) = TRACE.get(0) else {
+fn publish() {
+    let (Some(control), Some(event)) = (TRACE.get(0), TRACE_EVENT.get_ptr(0)) else {
         return;
     };
+    // SAFETY: per-CPU value.
+    let event = unsafe { &*event };
     // A filter that is just being written may be half an old one; the agent asks the readers' filters
     // again.
     if !control.filters.iter().any(|filter| filter.matches(event)) {
@@ -139,72 +147,57 @@ fn publish(event: &TraceEvent) {
 
 /// A packet that did not get far: its bytes are as they came.
 #[inline(always)]
-fn of_frame<A: Tables + Network>(frame: &XdpFrame<'_>, ip_offset: usize) -> Option<TraceEvent> {
-    let ip: IpPacket<A> = packet::network(frame, ip_offset)?;
-    let mut event = of_packet(&ip);
+fn of_frame<A: Tables + Network>(frame: &XdpFrame<'_>, ip_offset: usize, event: &mut TraceEvent) {
+    let Some(ip) = packet::network::<A, _>(frame, ip_offset) else {
+        return;
+    };
+    of_packet(&ip, event);
     if let Ok(transport) = packet::transport(frame, &ip) {
         event.src_port_be = transport.src_port_be;
         event.dst_port_be = transport.dst_port_be;
         event.tcp_flags = transport.segment.flags;
     }
-    Some(event)
 }
 
 #[inline(always)]
-fn of_packet<A: Address>(ip: &IpPacket<A>) -> TraceEvent {
-    TraceEvent {
-        src: ip.src.wide(),
-        dst: ip.dst.wide(),
-        ip_len: ip.ip_len,
-        af: A::AF,
-        protocol: ip.protocol,
-        ..TraceEvent::default()
-    }
+fn of_packet<A: Address>(ip: &IpPacket<A>, event: &mut TraceEvent) {
+    event.src = ip.src.wide();
+    event.dst = ip.dst.wide();
+    event.ip_len = ip.ip_len;
+    event.af = A::AF;
+    event.protocol = ip.protocol;
 }
 
 /// A packet whose 5-tuple is known: its bytes may be rewritten by now.
 #[inline(always)]
-fn of_work<A: Tables>(work: &Work<A>, known: Known) -> TraceEvent {
-    let FlowKey {
-        src_port_be,
-        dst_port_be,
-        ..
-    } = work.key;
-    let event = of_packet(&work.ip);
+fn of_work<A: Tables>(work: &Work<A>, known: Known, event: &mut TraceEvent) {
+    of_packet(&work.ip, event);
     if matches!(known, Known::Packet | Known::Message) {
-        return event;
+        return;
     }
-    let event = TraceEvent {
-        src_port_be,
-        dst_port_be,
-        tcp_flags: if work.key.is_tcp() {
-            work.segment.flags
-        } else {
-            0
-        },
-        ..event
-    };
+    event.src_port_be = work.key.src_port_be;
+    event.dst_port_be = work.key.dst_port_be;
+    if work.key.is_tcp() {
+        event.tcp_flags = work.segment.flags;
+    }
     let entry = &work.entry;
     match known {
-        Known::Packet | Known::Message | Known::Tuple => TraceEvent {
-            service: select::listener(&work.key).map_or(0, |listener| listener.service),
-            ..event
-        },
-        Known::Color => TraceEvent {
-            service: entry.service,
-            color: entry.color,
-            ..event
-        },
-        Known::Flow | Known::Fresh => TraceEvent {
-            rewrite_addr: entry.rewrite_addr.wide(),
-            rewrite_port_be: entry.rewrite_port_be,
-            backend: entry.backend,
-            service: entry.service,
-            side: entry.side,
-            state: entry.state,
-            color: entry.color,
-            flags: entry.flags,
-            ..event
-        },
+        Known::Packet | Known::Message | Known::Tuple => {
+            event.service = select::listener(&work.key).map_or(0, |listener| listener.service);
+        }
+        Known::Color => {
+            event.service = entry.service;
+            event.color = entry.color;
+        }
+        Known::Flow | Known::Fresh => {
+            event.rewrite_addr = entry.rewrite_addr.wide();
+            event.rewrite_port_be = entry.rewrite_port_be;
+            event.backend = entry.backend;
+            event.service = entry.service;
+            event.side = entry.side;
+            event.state = entry.state;
+            event.color = entry.color;
+            event.flags = entry.flags;
+        }
     }
 }
