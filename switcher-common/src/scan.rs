@@ -35,8 +35,12 @@ pub struct ScanRequest {
     /// Flows whose silence began before now minus their idle timeout are removed, those that an order
     /// wants are cut. 0 counts only.
     pub remove_expired: u32,
+    /// The [`Table`] that is scanned, as its number.
+    pub table: u32,
+    /// Number of the scan, 1 to 255; all its tables have the same, the next scan has another.
+    pub number: u32,
 }
-shared!(ScanRequest, 4);
+shared!(ScanRequest, 12);
 
 /// What a scan saw in a whole table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -10,7 +10,7 @@ use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Shared, Side},
-    scan::{CutFlow, ScanRequest, ScanTotals, live_index},
+    scan::{CutFlow, ScanRequest, ScanTotals, Table, live_index},
     stats::Writer,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct MapElement<A> {
     meta: *const Meta,
     map: *mut c_void,
     key: *const FlowKey<A>,
-    value: *const FlowEntry<A>,
+    value: *mut FlowEntry<A>,
 }
 
 /// Visits an IPv4 table.
@@ -77,7 +77,7 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
         (Side::Reverse, Some(_)) => {}
         (_, peer) => {
             let newest = peer.map_or(entry.last_seen, |peer| expiry::newer(&entry, peer));
-            judge(element, &key, &entry, newest, request, totals);
+            judge(element, value, &key, &entry, newest, request, totals);
         }
     }
     0
@@ -86,6 +86,7 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
 #[inline(always)]
 fn judge<A: Tables>(
     element: &MapElement<A>,
+    value: *mut FlowEntry<A>,
     key: &FlowKey<A>,
     entry: &FlowEntry<A>,
     last_seen: u32,
@@ -110,10 +111,33 @@ fn judge<A: Tables>(
         totals.cut_flows += 1;
     }
     add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
-    if !expired && !is_cut && is_live(entry) {
+    if !expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request) {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
     }
+}
+
+/// Whether this scan has not counted the flow yet: one that was established meanwhile has moved from
+/// the table that is scanned first to the other one, and has taken the mark along.
+#[inline(always)]
+fn is_first_sight<A: Tables>(
+    value: *mut FlowEntry<A>,
+    entry: &FlowEntry<A>,
+    request: &ScanRequest,
+) -> bool {
+    let is_unanswered = request.table == Table::Unanswered as u32;
+    let is_counted = u32::from(entry.counted) == request.number;
+    // No mark is left that a later scan of the same number could find.
+    let mark = if is_unanswered {
+        request.number.to_le_bytes()[0]
+    } else {
+        0
+    };
+    if entry.counted != mark {
+        // SAFETY: the kernel lets iterators write values; nobody else writes this byte.
+        unsafe { (*value).counted = mark };
+    }
+    is_unanswered || !is_counted || cfg!(mutant = "counted-twice")
 }
 
 /// Whether the flow of a forward entry is in flight. An unpinned one is so once its backend has

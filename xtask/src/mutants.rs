@@ -129,6 +129,13 @@ const MUTANTS: &[Mutant] = &[
         test: "drains::at_the_deadline_the_flows_that_are_left_are_told_and_live_on",
     },
     Mutant {
+        name: "counted-twice",
+        promise: "G10",
+        without: "a flow that is established during a scan is counted in both tables",
+        target: "packets",
+        test: "collect_traffic::flows_that_are_established_between_the_tables_of_a_scan_are_counted_once",
+    },
+    Mutant {
         name: "foreign-dropped",
         promise: "G11",
         without: "packets that are not ours are dropped",

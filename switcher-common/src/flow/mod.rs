@@ -69,8 +69,11 @@ pub struct FlowEntry<A> {
     pub fin_client: u8,
     /// 1 after a FIN of the backend.
     pub fin_backend: u8,
+    /// [`ScanRequest::number`](crate::scan::ScanRequest::number) of the scan that has counted the
+    /// flow among the unanswered; only the scan writes it.
+    pub counted: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 // SAFETY: `repr(C)`; the assertions below show that both instances have no padding, and every field

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZero,
     os::fd::{AsFd as _, OwnedFd},
     time::Instant,
 };
@@ -87,7 +88,10 @@ pub struct Scanner {
     live_raw: MapData,
     backends_raw: MapData,
     backends_len: u32,
-    /// Unanswered first: a flow that is promoted meanwhile is then seen twice, never missed.
+    /// Of the next scan.
+    number: NonZero<u8>,
+    /// Unanswered first: a flow that is promoted meanwhile is then seen twice, never missed; it is
+    /// marked, and so counted once.
     passes: [Pass; 4],
 }
 
@@ -95,6 +99,24 @@ struct Pass {
     table: Table,
     program: OwnedFd,
     map: MapData,
+}
+
+impl Pass {
+    fn run(
+        &self,
+        request: ScanRequest,
+        requests: &mut Array<MapData, ScanRequest>,
+        totals: &mut Array<MapData, ScanTotals>,
+        on_cut: &mut impl FnMut(&CutFlow),
+    ) -> Result<ScanTotals, DataPathError> {
+        requests
+            .set(0, request, 0)
+            .and_then(|()| totals.set(0, ScanTotals::default(), 0))
+            .attempt("preparing a scan of the flow tables")?;
+        bpf::iterate(self.program.as_fd(), self.map.fd().as_fd(), on_cut)
+            .attempt("scanning a flow table")?;
+        totals.get(&0, 0).attempt("reading the scan's totals")
+    }
 }
 
 impl Scanner {
@@ -110,14 +132,22 @@ impl Scanner {
                 map: pins.open_data(map)?,
             })
         };
+        let request: Array<MapData, ScanRequest> = pins.open("SCAN_REQUEST")?;
+        // An earlier agent's newest scan may have left marks of its number.
+        let last = request
+            .get(&0, 0)
+            .attempt("reading the newest scan's number")?
+            .number;
+        let last = u8::try_from(last).unwrap_or_default();
         Ok(Self {
+            number: NonZero::new(last.wrapping_add(1)).unwrap_or(NonZero::<u8>::MIN),
             passes: [
                 pass(Table::Unanswered, "collect4", "UNANSWERED4")?,
                 pass(Table::Unanswered, "collect6", "UNANSWERED6")?,
                 pass(Table::Established, "collect4", "ESTABLISHED4")?,
                 pass(Table::Established, "collect6", "ESTABLISHED6")?,
             ],
-            request: pins.open("SCAN_REQUEST")?,
+            request,
             totals: pins.open("SCAN_TOTALS")?,
             live: pins.open("SCAN_LIVE")?,
             live_raw: pins.open_data("SCAN_LIVE")?,
@@ -136,6 +166,8 @@ impl Scanner {
     ) -> Result<Scan, DataPathError> {
         let began_at = Instant::now();
         clear(&self.live_raw, self.live.len())?;
+        let number = self.number.get();
+        self.number = self.number.checked_add(1).unwrap_or(NonZero::<u8>::MIN);
         let mut entries = [0; 2];
         let mut expired_flows = 0;
         let mut cut: HashMap<(u16, Color), CutCount> = HashMap::new();
@@ -149,13 +181,12 @@ impl Scanner {
             on_cut(flow);
         };
         for pass in &self.passes {
-            let totals = run(
-                pass,
-                &mut self.request,
-                &mut self.totals,
-                remove_expired,
-                &mut on_cut,
-            )?;
+            let request = ScanRequest {
+                remove_expired: u32::from(remove_expired),
+                table: pass.table as u32,
+                number: u32::from(number),
+            };
+            let totals = pass.run(request, &mut self.request, &mut self.totals, &mut on_cut)?;
             entries[pass.table as usize] += totals.entries;
             expired_flows += totals.expired_flows;
         }
@@ -190,25 +221,6 @@ impl Scanner {
             services: (0..=highest_service).filter(is_busy).collect(),
         })
     }
-}
-
-fn run(
-    pass: &Pass,
-    request: &mut Array<MapData, ScanRequest>,
-    totals: &mut Array<MapData, ScanTotals>,
-    remove_expired: bool,
-    on_cut: &mut impl FnMut(&CutFlow),
-) -> Result<ScanTotals, DataPathError> {
-    let ask = ScanRequest {
-        remove_expired: u32::from(remove_expired),
-    };
-    request
-        .set(0, ask, 0)
-        .and_then(|()| totals.set(0, ScanTotals::default(), 0))
-        .attempt("preparing a scan of the flow tables")?;
-    bpf::iterate(pass.program.as_fd(), pass.map.fd().as_fd(), on_cut)
-        .attempt("scanning a flow table")?;
-    totals.get(&0, 0).attempt("reading the scan's totals")
 }
 
 fn read(map: &MapData, len: u32) -> Result<Vec<u64>, DataPathError> {

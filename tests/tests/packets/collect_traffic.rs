@@ -7,6 +7,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use switcher_common::service::Color;
+use switcher_tests::bpf::between_bpf_calls;
 use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::{Action, Runner};
@@ -126,14 +127,25 @@ impl Traffic {
     }
 
     fn open(&self, number: u32) -> Result<()> {
-        let syn = self.syn(number)?;
-        let (client, next) = (syn.from, syn.seq + 1);
         self.count(0);
-        self.send(&syn)?;
-        self.send(&Packet::tcp(self.backend, client, SYN | ACK, 9_000, next))?;
-        self.send(&Packet::tcp(client, self.vip, ACK, next, 9_001))?;
+        self.open_half(number)?;
+        self.acknowledge(number)?;
         self.count(1);
         Ok(())
+    }
+
+    /// A SYN, and its answer.
+    fn open_half(&self, number: u32) -> Result<()> {
+        let syn = self.syn(number)?;
+        let next = syn.seq + 1;
+        self.send(&syn)?;
+        self.send(&Packet::tcp(self.backend, syn.from, SYN | ACK, 9_000, next))
+    }
+
+    /// The ACK that establishes the flow.
+    fn acknowledge(&self, number: u32) -> Result<()> {
+        let syn = self.syn(number)?;
+        self.send(&Packet::tcp(syn.from, self.vip, ACK, syn.seq + 1, 9_001))
     }
 
     fn end(&self, number: u32) -> Result<()> {
@@ -208,6 +220,44 @@ fn a_count_under_traffic_is_off_by_no_more_than_began_or_ended_meanwhile() -> Re
             i64::try_from(scan.in_flight(1).blue)? == open,
             "{open} are open: {scan:?}"
         );
+        Ok(())
+    })
+}
+
+/// A scan visits the unanswered first: what is established after that is in both tables for it.
+#[test]
+fn flows_that_are_established_between_the_tables_of_a_scan_are_counted_once() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    const FLOWS: u32 = 50;
+    let lab = Lab::builder().build()?;
+    Rig::with(&lab, &setup(&lab), |rig| {
+        let traffic = Traffic::new(rig)?;
+        for number in 0..FLOWS {
+            traffic.open_half(number)?;
+        }
+        for round in 0..3 {
+            let scanner = &mut rig.scanner;
+            let mut is_open = 0;
+            let (scan, calls) = between_bpf_calls(
+                || Ok(scanner.scan(1, true, |_| {})?),
+                |call| {
+                    // A few before each call: so some move before, between and after the tables.
+                    if round == 0 && is_open < FLOWS && call % 2 == 0 {
+                        for number in is_open..FLOWS.min(is_open + 5) {
+                            traffic.acknowledge(number)?;
+                        }
+                        is_open += 5;
+                    }
+                    Ok(())
+                },
+            )?;
+            ensure!(calls > 10, "a scan of {calls} calls: were they seen?");
+            ensure!(
+                scan.in_flight(1).blue == u64::from(FLOWS),
+                "round {round}: {scan:?}"
+            );
+            ensure!(round > 0 || is_open >= FLOWS / 2, "{is_open} were opened");
+        }
         Ok(())
     })
 }
