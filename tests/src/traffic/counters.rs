@@ -15,6 +15,22 @@ pub fn challenge_acks(host: &Host) -> Result<u64> {
     read(host, "netstat", "TcpExt:", "TCPChallengeACK")
 }
 
+/// The host's TCP sockets in state ESTABLISHED, of both families, as the kernel lists them.
+pub fn established_sockets(host: &Host) -> Result<usize> {
+    let list = |file: &str| -> Result<usize> {
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = host
+            .run(|| std::fs::read_to_string(&path))
+            .with_context(|| format!("reading {path} on host {}", host.name()))?;
+        let states = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().nth(3));
+        Ok(states.filter(|state| *state == Some("01")).count())
+    };
+    Ok(list("tcp")? + list("tcp6")?)
+}
+
 /// The counter `name` of a group in a file of `/proc/net`.
 fn read(host: &Host, file: &str, group: &str, name: &str) -> Result<u64> {
     let path = format!("/proc/thread-self/net/{file}");

@@ -32,6 +32,20 @@ impl EchoServer {
         })
     }
 
+    /// As [`EchoServer::start`], in the network and the runtime of the caller.
+    pub async fn start_here(identity: Identity, addresses: &[SocketAddr]) -> Result<Self> {
+        let stop = CancellationToken::new();
+        for &address in addresses {
+            serve(address, identity, stop.clone())
+                .await
+                .with_context(|| format!("serving echo at {address}"))?;
+        }
+        Ok(Self {
+            _guard: stop.clone().drop_guard(),
+            stop,
+        })
+    }
+
     /// Stops listening and ends all connections.
     pub fn stop(&self) {
         self.stop.cancel();

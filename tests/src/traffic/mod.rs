@@ -25,7 +25,7 @@ mod udp_load;
 pub use bulk::{BulkServer, Datagrams, PathMtus, transfer};
 pub use client::{Client, Load};
 pub use conversation::Conversation;
-pub use counters::{challenge_acks, link_drops, tcp_retrans_segs};
+pub use counters::{challenge_acks, established_sockets, link_drops, tcp_retrans_segs};
 pub use echo_load::LongLived;
 pub use echo_server::EchoServer;
 pub use fleet::{BULK_PORT, Backends, ECHO_PORT, HTTP_PORT};

@@ -21,6 +21,7 @@ mod full;
 mod interface;
 mod lifecycle;
 mod lost_pins;
+mod many;
 mod mixed;
 mod path_mtu;
 mod pins;
