@@ -37,6 +37,9 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
             forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }
+        if !work.may_travel() {
+            return Err(Reason::TtlExceeded);
+        }
         return Ok(true);
     }
     if work.entry.side() == Side::Forward && work.segment.is_initial_syn() {

@@ -2,6 +2,7 @@
 //! namespaces that leaves nothing behind, and real servers and clients to run in it.
 
 pub mod bpf;
+pub mod fuzz;
 pub mod lab;
 pub mod node;
 pub mod traffic;

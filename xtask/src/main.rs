@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod build;
-mod demo;
+mod lab_program;
 mod lint;
 mod mutants;
 mod process;
@@ -37,7 +37,9 @@ enum Command {
     /// Take out one promise after the other, and see a test fail for each (needs root)
     Mutants(mutants::Options),
     /// Build and run the demo (needs root)
-    Demo(demo::Options),
+    Demo(lab_program::Options),
+    /// Run random packets through the program and through a model of it (needs root)
+    Fuzz(lab_program::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Lint => lint::run(&root),
         Command::Test(options) => test::run(&root, &options),
         Command::Mutants(options) => mutants::run(&root, &options),
-        Command::Demo(options) => demo::run(&root, &options),
+        Command::Demo(options) => lab_program::run(&root, &lab_program::DEMO, &options),
+        Command::Fuzz(options) => lab_program::run(&root, &lab_program::FUZZ, &options),
     }
 }

@@ -28,6 +28,7 @@ mod listeners;
 mod not_ours;
 mod numbers;
 mod own_errors;
+mod regressions;
 mod replies;
 mod rewriting;
 mod scale;

@@ -1,0 +1,349 @@
+//! Runs each step through the loaded program and through the model, and compares.
+
+mod bpf;
+mod compare;
+mod edge;
+mod kernel;
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Context as _, Result, ensure};
+use switcher_common::rate::Capped;
+use switcher_common::service::ServiceSwitch;
+use switcher_userspace::config::Config;
+use switcher_userspace::datapath::{DataPath, Runner, Scanner, Wanted};
+
+pub use self::compare::Difference;
+use self::compare::{Seen, compare_entry, compare_outcome, seen};
+use self::kernel::{Counts, Kernel, Sizes};
+use super::lab;
+use super::model::cut::Order;
+use super::model::rate::Cap;
+use super::model::route::{InterfaceId, Told};
+use super::model::sweep::Ring;
+use super::model::tables::{Moves, Table, Tables};
+use super::model::types::{Entry, Outcome, Tuple};
+use super::model::{Colors, Features, Model};
+use super::step::Step;
+use super::world::{self, World};
+use crate::lab::Lab;
+
+/// The colors that every sequence begins with.
+pub const START: Colors = Colors { active: 0, base: 0 };
+
+/// The loaded program and the model of it, inside a lab's node. Its thread must be in there.
+pub struct Rig {
+    /// The model.
+    pub model: Model,
+    world: World,
+    path: DataPath,
+    scanner: Scanner,
+    runner: Runner,
+    pin_dir: std::path::PathBuf,
+    kernel: Kernel,
+    counts: Counts,
+    /// Of the time before the sequence.
+    moves: [[Moves; 2]; 2],
+    variant: usize,
+}
+
+impl Rig {
+    /// Loads the program in the node of `lab`.
+    pub fn open(lab: &Lab, world: World) -> Result<Self> {
+        let routes = lab::routes(lab)?;
+        let pin_dir = lab.bpffs().join(world.name());
+        let config = world::config(world, 0, &pin_dir)?;
+        let mut path = DataPath::open(&config.agent)?;
+        let mut scanner = path.scanner()?;
+        let states = vec![ServiceSwitch::default(); world::SERVICES + 1];
+        path.apply(&wanted(&config), &mut scanner, |path, _| {
+            path.switch(&states).map(drop)
+        })?;
+        for (id, service) in (1..).zip(&config.services) {
+            path.set_idle(id, service, [service.idle.udp.as_millis(); 2])?;
+        }
+        // Attached, so that frames can come in by the interfaces, but not enabled: what else goes
+        // on in the lab is not counted.
+        path.attach(&config.agent)?;
+        let limits = config.agent.limits;
+        let sizes = Sizes {
+            services: limits.services,
+            listeners: limits.listeners,
+            backends: limits.backends,
+            slots: limits.maglev_slots,
+        };
+        let kernel = Kernel::open(&pin_dir, sizes)?;
+        let ring = Ring::new(usize::try_from(kernel.ring_len()?)?);
+        let room = usize::try_from(world.flows())? * 2;
+        Ok(Self {
+            model: Model {
+                config: kernel.config()?,
+                colors: vec![START; world::SERVICES + 1],
+                routes,
+                tables: Tables::new(room),
+                rings: [ring.clone(), ring],
+                idle: kernel.idle()?,
+                cuts: HashMap::new(),
+                inserts: Cap::default(),
+                errors: Cap::default(),
+                features: Features::default(),
+            },
+            world,
+            runner: path.runner()?,
+            path,
+            scanner,
+            moves: kernel.moves()?,
+            counts: kernel.counts()?,
+            kernel,
+            pin_dir,
+            variant: 0,
+        })
+    }
+
+    /// Which world it is.
+    #[must_use]
+    pub const fn world(&self) -> World {
+        self.world
+    }
+
+    /// Back to where every sequence begins: no flows, blue everywhere.
+    pub fn reset(&mut self) -> Result<()> {
+        self.kernel.clear()?;
+        self.model.tables.clear();
+        self.model.rings.iter_mut().for_each(Ring::clear);
+        self.moves = self.kernel.moves()?;
+        for backend in std::mem::take(&mut self.model.cuts).into_keys() {
+            self.kernel.cut(backend, Order::default())?;
+        }
+        for id in 0..self.model.routes.interfaces.len() {
+            self.tell(id, Told::default())?;
+        }
+        self.cap([PLENTY; 2])?;
+        self.model.errors.clear();
+        self.model.inserts.clear();
+        self.set_colors(&[START; world::SERVICES])?;
+        self.apply(0)
+    }
+
+    /// Takes a step on both sides.
+    pub fn step(&mut self, step: &Step) -> Result<Result<Option<Outcome>, Difference>> {
+        match step {
+            Step::Packet { ingress, frame } => {
+                let id = self.model.routes.by_name(ingress);
+                return self.packet(id.context("no such interface")?, frame);
+            }
+            Step::Colors(colors) => self.set_colors(colors)?,
+            Step::Age(ticks) => self.age(*ticks)?,
+            Step::Plant(table, at, entry) => self.plant(*table, at, entry)?,
+            Step::Evict(at) => {
+                self.model.tables.evict(at);
+                self.kernel.remove(Table::Lru, at)?;
+            }
+            Step::Crowd(at) => {
+                let slots = self.model.rings[usize::from(at.is_v6())].crowd(*at, CROWD);
+                self.kernel.crowd(at, &slots)?;
+            }
+            Step::Tell(name, told) => {
+                let id = self.model.routes.by_name(name);
+                self.tell(id.context("no such interface")?, *told)?;
+            }
+            Step::Cut(backend, action, ago) => self.cut(
+                *backend,
+                Order {
+                    deadline: now_ticks().wrapping_sub_signed(*ago),
+                    action: *action,
+                },
+            )?,
+            Step::Caps(caps) => self.cap(*caps)?,
+            Step::Apply(variant) => self.apply(*variant)?,
+        }
+        Ok(Ok(None))
+    }
+
+    fn tell(&mut self, id: InterfaceId, told: Told) -> Result<()> {
+        let interfaces = &mut self.model.routes.interfaces;
+        interfaces[id].told = told;
+        let parent = told.vlan.map(|(parent, _)| interfaces[parent].index);
+        self.kernel.tell(&interfaces[id], parent)
+    }
+
+    fn cut(&mut self, backend: u32, order: Order) -> Result<()> {
+        self.model.cuts.insert(backend, order);
+        self.kernel.cut(backend, order)
+    }
+
+    fn cap(&mut self, [flows, errors]: [u32; 2]) -> Result<()> {
+        self.model.inserts.budget = flows;
+        self.model.errors.budget = errors;
+        self.kernel.cap(Capped::Insert, flows)?;
+        self.kernel.cap(Capped::IcmpError, errors)
+    }
+
+    fn set_colors(&mut self, colors: &[Colors]) -> Result<()> {
+        self.model.colors[1..=colors.len()].copy_from_slice(colors);
+        self.kernel.set_colors(colors)
+    }
+
+    fn apply(&mut self, variant: usize) -> Result<()> {
+        if self.variant == variant {
+            return Ok(());
+        }
+        let config = world::config(self.world, variant, &self.pin_dir)?;
+        self.path
+            .apply(&wanted(&config), &mut self.scanner, |_, _| Ok(()))?;
+        self.model.config = self.kernel.config()?;
+        self.variant = variant;
+        Ok(())
+    }
+
+    fn age(&mut self, ticks: u32) -> Result<()> {
+        self.model.tables.age(ticks);
+        for table in [Table::Lru, Table::Established] {
+            for (at, entry) in self.model.tables.all(table) {
+                self.kernel.put(table, at, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plant(&mut self, table: Table, at: &Tuple, entry: &Entry) -> Result<()> {
+        let now = now_ticks();
+        let entry = Entry {
+            seen: now.wrapping_sub(entry.seen),
+            born: now.wrapping_sub(entry.born),
+            ..*entry
+        };
+        if self.model.tables.find(at).is_none() && self.model.tables.plant(table, *at, entry) {
+            self.kernel.put(table, at, &entry)?;
+        }
+        Ok(())
+    }
+
+    fn packet(
+        &mut self,
+        ingress: usize,
+        frame: &[u8],
+    ) -> Result<Result<Option<Outcome>, Difference>> {
+        let index = self.model.routes.interfaces[ingress].index;
+        let before = now_ticks();
+        let run = self.runner.run(frame, index)?;
+        let after = now_ticks();
+        let counts = self.kernel.counts()?;
+        let seen = seen(run.action, run.frame, &self.counts, &counts);
+        self.counts = counts;
+        if before == after {
+            let outcome = self.model.packet(frame, ingress, before);
+            return Ok(self.compare(frame, &seen, &outcome).map(|()| Some(outcome)));
+        }
+        // The clock moved on around the run: any tick in between may be the one that it read.
+        let start = self.model.clone();
+        let mut result = Err(Difference::new("the clock went backwards"));
+        for offset in 0..=after.wrapping_sub(before) {
+            self.model = start.clone();
+            let outcome = self
+                .model
+                .packet(frame, ingress, before.wrapping_add(offset));
+            result = self.compare(frame, &seen, &outcome).map(|()| Some(outcome));
+            if result.is_ok() {
+                break;
+            }
+        }
+        Ok(result)
+    }
+
+    fn compare(&mut self, frame: &[u8], seen: &Seen, outcome: &Outcome) -> Result<(), Difference> {
+        let touched = self.model.tables.take_touched();
+        compare_outcome(frame, seen, outcome)?;
+        for at in touched {
+            for table in [Table::Established, Table::Lru] {
+                let found = self.kernel.entry(table, &at);
+                let expected = self.model.tables.get(table, &at);
+                compare_entry(table, &at, found, expected)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares all entries of all tables.
+    pub fn compare_tables(&self) -> Result<Result<(), Difference>> {
+        for table in [Table::Established, Table::Lru] {
+            let found = self.kernel.all(table)?;
+            let keys = self.model.tables.all(table).map(|(at, _)| at);
+            for at in keys.chain(found.keys()) {
+                let expected = self.model.tables.get(table, at);
+                if let Err(difference) =
+                    compare_entry(table, at, Ok(found.get(at).copied()), expected)
+                {
+                    return Ok(Err(difference));
+                }
+            }
+        }
+        self.compare_moves()
+    }
+
+    fn compare_moves(&self) -> Result<Result<(), Difference>> {
+        let now = self.kernel.moves()?;
+        let expected = self.model.tables.moves();
+        for table in Table::ALL {
+            for family in 0..2 {
+                let [now, before] = [now, self.moves].map(|it| it[table as usize][family]);
+                let found = Moves {
+                    inserted: now.inserted - before.inserted,
+                    removed: now.removed - before.removed,
+                };
+                let expected = expected[table as usize][family];
+                if found != expected {
+                    let family = ["IPv4", "IPv6"][family];
+                    return Ok(Err(Difference::new(format!(
+                        "entries that came and went in {table:?} of {family}\n  program {found:?}\n  model   {expected:?}"
+                    ))));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Takes the data path away.
+    pub fn close(self) -> Result<()> {
+        Ok(self.path.remove()?)
+    }
+}
+
+/// Of what is capped, in a window, if nothing else is said.
+const PLENTY: u32 = 1_000_000;
+/// Slots of the sweep's ring that [`Step::Crowd`] fills.
+const CROWD: usize = 4;
+
+fn wanted(config: &Config) -> Wanted<'_> {
+    static NONE: BTreeSet<switcher_userspace::datapath::DrainedBackend> = BTreeSet::new();
+    Wanted {
+        config,
+        drained: &NONE,
+    }
+}
+
+/// The program's clock, read the way that it is read there.
+fn now_ticks() -> u32 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes to a valid place; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    let ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
+    u32::try_from((ns >> 20) & u64::from(u32::MAX)).expect("masked to 32 bits")
+}
+
+/// Makes the calling thread stay on one CPU: the program's caps are per CPU.
+pub fn stay_on_one_cpu() -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    let cpu = rustix::thread::sched_getcpu();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set)
+        .with_context(|| format!("staying on CPU {cpu}"))?;
+    ensure!(
+        rustix::thread::sched_getcpu() == cpu,
+        "the thread left CPU {cpu}"
+    );
+    Ok(())
+}

@@ -1,0 +1,410 @@
+//! Sequences: conversations through the data path, disturbed in every way that the rules know of.
+//!
+//! Random, but with what the tables say in view: a packet that meets nothing tests nothing.
+
+pub mod build;
+mod message;
+mod mutate;
+mod talk;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use fastrand::Rng;
+
+use self::build::{Body, Draft};
+use self::talk::{Sender, Talk};
+use super::model::cut::Action;
+use super::model::route::Told;
+use super::model::tables::Table;
+use super::model::types::{Entry, Side, State, TCP, Tuple, UDP};
+use super::model::{Colors, Model};
+use super::step::{INTERFACES, Step};
+use super::world::{self, Ip, Listener, VARIANTS, at};
+
+/// Conversations at a time.
+const TALKS: usize = 48;
+
+/// Makes one step after the other.
+pub struct Generator {
+    rng: Rng,
+    listeners: Vec<Listener>,
+    talks: Vec<Talk>,
+    ended: Vec<Talk>,
+    /// Steps that belong together with the one before.
+    pending: Vec<Step>,
+}
+
+impl Generator {
+    /// A sequence that `seed` determines, together with what the model says in between.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut generator = Self {
+            rng: Rng::with_seed(seed),
+            listeners: world::listeners(0),
+            talks: Vec::new(),
+            ended: Vec::new(),
+            pending: Vec::new(),
+        };
+        for _ in 0..TALKS {
+            let talk = generator.begin();
+            generator.talks.push(talk);
+        }
+        generator
+    }
+
+    /// The next step.
+    pub fn next(&mut self, model: &Model) -> Step {
+        if let Some(step) = self.pending.pop() {
+            return step;
+        }
+        match self.rng.u16(..2_000) {
+            0..4 => Step::Colors((0..world::SERVICES).map(|_| self.colors()).collect()),
+            4 => Step::Age(self.rng.u32(1..20_000)),
+            155..175 => self.evict(model),
+            8..12 => self.plant(model),
+            140..143 | 206..215 => self.crowd(model),
+            143..145 => Step::Caps([self.cap(), self.cap()]),
+            145..155 => Step::Caps([1_000_000; 2]),
+            175..180 | 215..220 => self.cut(model, &[Action::Reset, Action::Move]),
+            180..195 => self.cut(model, &[Action::None]),
+            195..198 => self.tell(true),
+            198..206 => self.tell(false),
+            12 if self.rng.u8(..8) == 0 => Step::Apply(self.rng.usize(..VARIANTS)),
+            13..140 => self.noise(),
+            _ => self.talk(model),
+        }
+    }
+
+    fn colors(&mut self) -> Colors {
+        let active = self.rng.u8(..2);
+        let base = if self.rng.bool() {
+            active
+        } else {
+            self.rng.u8(..2)
+        };
+        Colors { active, base }
+    }
+
+    fn talk(&mut self, model: &Model) -> Step {
+        let which = self.rng.usize(..self.talks.len());
+        if self.rng.u8(..16) == 0 {
+            return self.message(which, model);
+        }
+        let talk = &mut self.talks[which];
+        let (sender, mut draft) = talk.next(&mut self.rng, model);
+        let ingress = match sender {
+            Sender::Client => talk.ingress,
+            Sender::Backend => interface_of(model, draft.src.ip()),
+        };
+        talk.left -= 1;
+        let is_over = talk.left == 0;
+        if is_over {
+            let next = self.begin();
+            let ended = std::mem::replace(&mut self.talks[which], next);
+            self.ended.push(ended);
+        }
+        self.decorate(&mut draft);
+        let mut frame = draft.frame();
+        if self.rng.u8(..12) == 0 {
+            mutate::mutate(&mut self.rng, &mut frame);
+        }
+        let ingress = if self.rng.u8(..40) == 0 {
+            self.interface()
+        } else {
+            ingress
+        };
+        Step::Packet { ingress, frame }
+    }
+
+    fn interface(&mut self) -> &'static str {
+        INTERFACES[self.rng.usize(..INTERFACES.len())]
+    }
+
+    /// What is unusual, but right.
+    fn decorate(&mut self, draft: &mut Draft) {
+        let rng = &mut self.rng;
+        match rng.u8(..40) {
+            0 if draft.dst.is_ipv4() => draft.options = vec![1; rng.usize(1..=10) * 4],
+            1 => draft.tos = rng.u8(..),
+            2 => draft.padding = rng.usize(1..20),
+            3 => draft.ttl = rng.u8(..),
+            4 => draft.ttl = rng.u8(..3),
+            5 | 8 | 9 => draft.dont_fragment = false,
+            6 => draft.tags = vec![[7, 0x6007, 0, 0x4000, 8][rng.usize(..5)]],
+            7 => draft.tags = vec![rng.u16(..), 7],
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self) -> Talk {
+        if self.rng.u8(..4) == 0 && !self.ended.is_empty() {
+            // The same ends again: reused ports, or the same client port to another VIP.
+            let (known, is_over) = if self.rng.bool() {
+                (&self.ended, true)
+            } else {
+                (&self.talks, false)
+            };
+            let Talk { tuple, ingress, .. } = known[self.rng.usize(..known.len())];
+            let dst = if is_over && self.rng.bool() {
+                tuple.dst
+            } else {
+                self.listener(tuple.is_v6(), tuple.protocol)
+            };
+            return Talk::new(&mut self.rng, Tuple { dst, ..tuple }, ingress);
+        }
+        let is_v6 = self.rng.bool();
+        let protocol = if self.rng.u8(..3) == 0 { UDP } else { TCP };
+        let dst = self.listener(is_v6, protocol);
+        let (ingress, address) = self.client(if is_v6 { Ip::V6 } else { Ip::V4 });
+        let src = SocketAddr::new(address, 1024 + self.rng.u16(..64));
+        Talk::new(&mut self.rng, Tuple { src, dst, protocol }, ingress)
+    }
+
+    fn listener(&mut self, is_v6: bool, protocol: u8) -> SocketAddr {
+        loop {
+            let listener = &self.listeners[self.rng.usize(..self.listeners.len())];
+            let is_kind = listener.vip.is_ipv6() == is_v6 && listener.protocol == protocol;
+            let is_odd = listener.vip.port() > 1000;
+            if is_kind && (!is_odd || self.rng.u8(..3) == 0) {
+                return listener.vip;
+            }
+        }
+    }
+
+    fn client(&mut self, ip: Ip) -> (&'static str, IpAddr) {
+        let last = self.rng.u8(2..40);
+        let rng = &mut self.rng;
+        match rng.u8(..100) {
+            0..20 => ("c1", at(ip, world::CLIENT, 2)),
+            20..30 if ip == Ip::V6 => ("c1", at(ip, world::BEHIND_LINK_LOCAL, last)),
+            30..38 => ("c2", at(ip, world::CLIENT2, 2)),
+            38..41 => ("c1", at(ip, world::CLIENT, last)),
+            41..44 => ("b", at(ip, world::BLUE, 11 + last % 2)),
+            44..47 => ("c1", self.foreign(ip)),
+            47..49 => ("c1", self.martian(ip)),
+            _ => ("c1", at(ip, world::BEHIND, last)),
+        }
+    }
+
+    fn foreign(&mut self, ip: Ip) -> IpAddr {
+        let last = self.rng.u8(1..20);
+        match ip {
+            Ip::V4 => Ipv4Addr::new(203, 0, 113, last).into(),
+            Ip::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, last.into()).into(),
+        }
+    }
+
+    fn martian(&mut self, ip: Ip) -> IpAddr {
+        let which = self.rng.usize(..6);
+        let vip = world::vip(ip, self.rng.u8(..world::VIPS));
+        match ip {
+            Ip::V4 => {
+                let all: [IpAddr; 5] = [
+                    Ipv4Addr::UNSPECIFIED.into(),
+                    Ipv4Addr::LOCALHOST.into(),
+                    Ipv4Addr::BROADCAST.into(),
+                    Ipv4Addr::new(224, 0, 0, 1).into(),
+                    Ipv4Addr::new(240, 1, 2, 3).into(),
+                ];
+                all.get(which).copied().unwrap_or(vip)
+            }
+            Ip::V6 => {
+                let all: [IpAddr; 4] = [
+                    Ipv6Addr::UNSPECIFIED.into(),
+                    Ipv6Addr::LOCALHOST.into(),
+                    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
+                    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 5).into(),
+                ];
+                all.get(which).copied().unwrap_or(vip)
+            }
+        }
+    }
+
+    /// What is none of our business, or looks as if it were.
+    fn noise(&mut self) -> Step {
+        let ip = if self.rng.bool() { Ip::V4 } else { Ip::V6 };
+        let (ingress, mut src) = self.client(ip);
+        let mut dst = match self.rng.u8(..5) {
+            0 => self.foreign(ip),
+            1 => at(ip, world::BLUE, 11),
+            _ => world::vip(ip, self.rng.u8(..world::VIPS)),
+        };
+        if self.rng.u8(..4) == 0 {
+            (src, dst) = (at(ip, world::GREEN, 11), src);
+        }
+        let port =
+            |rng: &mut Rng| [80, 81, 443, 444, 1001, 8080, 9443, rng.u16(..)][rng.usize(..8)];
+        let (src, dst) = (
+            SocketAddr::new(src, port(&mut self.rng)),
+            SocketAddr::new(dst, port(&mut self.rng)),
+        );
+        let payload = vec![self.rng.u8(..); self.rng.usize(..60)];
+        let body = match self.rng.u8(..8) {
+            0 => Body::Raw {
+                protocol: self.rng.u8(..),
+                payload,
+            },
+            1 => Body::Icmp {
+                kind: self.rng.u8(..),
+                code: self.rng.u8(..4),
+                rest: payload,
+            },
+            2..5 => Body::Udp {
+                has_checksum: true,
+                payload,
+            },
+            _ => Body::Tcp {
+                flags: self.rng.u8(..),
+                seq: self.rng.u32(..),
+                ack: self.rng.u32(..),
+                options: Vec::new(),
+                payload,
+            },
+        };
+        let mut frame = Draft::new(src, dst, body).frame();
+        match self.rng.u8(..12) {
+            0 => {
+                frame = (0..self.rng.usize(14..120))
+                    .map(|_| self.rng.u8(..))
+                    .collect();
+            }
+            1..4 => mutate::mutate(&mut self.rng, &mut frame),
+            _ => {}
+        }
+        Step::Packet { ingress, frame }
+    }
+
+    fn cap(&mut self) -> u32 {
+        [0, 1, 5, 20, 1_000_000][self.rng.usize(..5)]
+    }
+
+    /// An interface becomes special, or plain again.
+    fn tell(&mut self, is_special: bool) -> Step {
+        let name = self.interface();
+        let rng = &mut self.rng;
+        let vlan = (
+            rng.usize(..INTERFACES.len()),
+            [0, 7, 7, 7, 0xffff][rng.usize(..5)],
+        );
+        let told = Told {
+            vlan: rng.bool().then_some(vlan),
+            no_redirect: rng.bool(),
+            no_transmit: rng.u8(..4) == 0,
+            generic: rng.u8(..4) == 0,
+        };
+        Step::Tell(name, if is_special { told } else { Told::default() })
+    }
+
+    /// An order for the backend of some flow, or the end of one.
+    fn cut(&mut self, model: &Model, actions: &[Action]) -> Step {
+        let mut ordered: Vec<u32> = model.cuts.keys().copied().collect();
+        ordered.sort_unstable();
+        let (_, entry) = self.flow(model, Table::Established);
+        let backend = match entry {
+            Some(entry) if actions.len() > 1 || ordered.is_empty() => entry.backend,
+            _ if ordered.is_empty() => 1,
+            _ => ordered[self.rng.usize(..ordered.len())],
+        };
+        let action = actions[self.rng.usize(..actions.len())];
+        let ago = [0, 0, 0, 1, 5, -5, 1_000, i32::MIN][self.rng.usize(..8)];
+        Step::Cut(backend, action, ago)
+    }
+
+    /// The hand of the sweep comes to a flow, which may be idle.
+    fn crowd(&mut self, model: &Model) -> Step {
+        let (at, _) = self.flow(model, Table::Established);
+        if self.rng.bool() {
+            self.pending.push(Step::Crowd(at));
+            return Step::Age(self.rng.u32(1_000..8_000));
+        }
+        Step::Crowd(at)
+    }
+
+    /// The kernel may evict either direction of an unanswered flow at any time.
+    fn evict(&mut self, model: &Model) -> Step {
+        let (at, entry) = self.flow(model, Table::Lru);
+        match entry {
+            Some(entry) if self.rng.u8(..4) != 0 => Step::Evict(at.other(&entry)),
+            _ => Step::Evict(at),
+        }
+    }
+
+    /// The flow of some conversation, if it can be in `table`.
+    fn flow(&mut self, model: &Model, table: Table) -> (Tuple, Option<Entry>) {
+        let mut at = self.talks[0].tuple;
+        for _ in 0..TALKS {
+            at = self.talks[self.rng.usize(..self.talks.len())].tuple;
+            if let Some(entry) = model.tables.get(table, &at) {
+                return (at, Some(entry));
+            }
+        }
+        (at, None)
+    }
+
+    /// One direction of a flow in any state, or both: what no sequence of packets leads to must not
+    /// lead the program astray either.
+    fn plant(&mut self, model: &Model) -> Step {
+        let talk = &self.talks[self.rng.usize(..self.talks.len())];
+        let rng = &mut self.rng;
+        let is_fitting = |id: &&u32| {
+            let backend = &model.config.backends[*id];
+            backend.service != 0 && backend.endpoint.is_ipv6() == talk.tuple.is_v6()
+        };
+        let mut ids: Vec<u32> = model
+            .config
+            .backends
+            .keys()
+            .filter(is_fitting)
+            .copied()
+            .collect();
+        ids.sort_unstable();
+        let backend = ids[rng.usize(..ids.len())];
+        let to = model.config.backends[&backend].endpoint;
+        let states = [
+            State::Unanswered,
+            State::Answered,
+            State::Established,
+            State::Closing,
+            State::Refused,
+            State::Cut,
+        ];
+        let client = Entry {
+            to,
+            side: Side::Client,
+            state: states[rng.usize(..states.len())],
+            syn: rng.u32(..),
+            answer: if rng.bool() { 0 } else { rng.u32(..) },
+            end: rng.u32(..),
+            acked: rng.u32(..),
+            seen: rng.u32(..10_000),
+            born: rng.u32(10_000..20_000),
+            backend,
+            service: 1 + rng.u16(..u16::try_from(world::SERVICES).expect("few")),
+            color: rng.u8(..2),
+            preview: rng.u8(..4) == 0,
+            unpinned: rng.u8(..4) == 0,
+            fins: [rng.u8(..4) == 0, rng.u8(..4) == 0],
+        };
+        let table = if rng.bool() {
+            Table::Lru
+        } else {
+            Table::Established
+        };
+        if rng.bool() {
+            return Step::Plant(table, talk.tuple, client);
+        }
+        Step::Plant(
+            table,
+            talk.tuple.other(&client),
+            client.mirrored(&talk.tuple),
+        )
+    }
+}
+
+/// Where packets of `address` come in.
+fn interface_of(model: &Model, address: IpAddr) -> &'static str {
+    model
+        .routes
+        .way_back(address)
+        .map_or(INTERFACES[2], |id| INTERFACES[id])
+}

@@ -1,0 +1,194 @@
+//! Section 3: the flow of a packet, followed, or begun.
+
+use super::cut::Cut;
+use super::packet::Segment;
+use super::state::{Fate, follow};
+use super::tables::Table;
+use super::types::{Entry, Side, State, Tuple};
+use super::{Ended, Model, Packet, drop};
+
+/// What is done with a packet that has a flow.
+pub(super) enum Found {
+    /// It is translated.
+    Entry(Entry),
+    /// Its flow is cut: it is answered.
+    Cut,
+}
+
+impl Model {
+    /// What the packet is translated by, or answered for.
+    pub(super) fn flow(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        segment: &Segment,
+    ) -> Result<Found, Ended> {
+        let Some((table, entry)) = self.tables.find(tuple) else {
+            return self.without_flow(packet, tuple, segment).map(Found::Entry);
+        };
+        if self.is_cut(tuple, &entry, packet.now) {
+            return match self.packet_of_cut(packet, tuple, segment, (table, entry))? {
+                Cut::Afresh => self.without_flow(packet, tuple, segment).map(Found::Entry),
+                Cut::Answered => Ok(Found::Cut),
+                Cut::Translated => packet.check_ttl().map(|()| Found::Entry(entry)),
+            };
+        }
+        packet.check_ttl()?;
+        self.follow(packet, tuple, segment, (table, entry))
+            .map(Found::Entry)
+    }
+
+    fn follow(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        segment: &Segment,
+        (table, entry): (Table, Entry),
+    ) -> Result<Entry, Ended> {
+        let other = self.tables.other(tuple, &entry);
+        let other_acked = other.map(|(_, _, other)| other.acked);
+        let (after, fate) = follow(&entry, tuple.is_tcp(), segment, other_acked);
+        let proves_itself = match fate {
+            Fate::BegunAnew => false,
+            Fate::Established => entry.side == Side::Client,
+            _ => true,
+        };
+        if !proves_itself && !self.comes_by_its_route(packet, tuple) {
+            packet.note("reply_unverified");
+            return Ok(entry);
+        }
+        match fate {
+            Fate::Repeated => packet.note("syn_retransmit"),
+            Fate::Anew => {
+                packet.note("tuple_reused");
+                self.tables.forget(tuple, &entry);
+                return self.without_flow(packet, tuple, segment);
+            }
+            Fate::BegunAnew if !self.takes_fresh(&entry) => {
+                self.tables.forget(tuple, &entry);
+                return Err(drop("reopened_on_old_color"));
+            }
+            Fate::Restored => packet.note("flow_restored"),
+            Fate::Same | Fate::Changed | Fate::Established | Fate::BegunAnew => {}
+        }
+        let own = Entry {
+            seen: packet.now,
+            end: after.end,
+            acked: after.acked,
+            ..shared(&entry, &after)
+        };
+        self.tables.set(table, *tuple, own);
+        if !matches!(fate, Fate::Same | Fate::Repeated)
+            && let Some((other_table, at, other)) = other
+        {
+            self.tables.set(other_table, at, shared(&other, &after));
+        }
+        let is_due = matches!(fate, Fate::Established | Fate::Restored) || entry.seen != packet.now;
+        match (table, own.state) {
+            (Table::Lru, State::Established) if is_due => self.establish(packet, tuple, &own),
+            (Table::Lru, _) if own.side == Side::Client => self.mend(packet, tuple, &own),
+            (Table::Established, State::Closing) => self.close(packet, tuple, &own),
+            _ => {}
+        }
+        Ok(own)
+    }
+
+    /// Moves a flow to the established table, both directions, if there is room.
+    fn establish(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
+        let is_new = self.move_to(Table::Established, tuple, own);
+        packet.note(if is_new {
+            "flow_established"
+        } else {
+            "established_table_full"
+        });
+        let client = match own.side {
+            Side::Client => *tuple,
+            Side::Backend => tuple.other(own),
+        };
+        let ring = &mut self.rings[usize::from(tuple.is_v6())];
+        let established = is_new.then_some(client);
+        let notes = ring.sweep(&mut self.tables, established, &self.idle, packet.now);
+        packet.notes.extend(notes);
+    }
+
+    /// Moves a flow that seems over to the LRU.
+    pub(super) fn close(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
+        if self.move_to(Table::Lru, tuple, own) {
+            packet.note("flow_closed");
+        }
+    }
+
+    /// Makes the entry for the replies again.
+    fn mend(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
+        let at = tuple.other(own);
+        if self.tables.find(&at).is_none() {
+            self.tables.insert(Table::Lru, at, own.mirrored(tuple));
+            packet.note("direction_restored");
+        }
+    }
+
+    /// Both entries into a table, and out of the other one. Where there is one already, it stays.
+    fn move_to(&mut self, table: Table, tuple: &Tuple, own: &Entry) -> bool {
+        let mut mirror = own.mirrored(tuple);
+        let at = tuple.other(own);
+        if let Some((_, _, other)) = self.tables.other(tuple, own) {
+            mirror.end = other.end;
+            mirror.acked = other.acked;
+            mirror.seen = other.seen;
+        }
+        if !self.is_in(table, *tuple, *own) {
+            return false;
+        }
+        if !self.is_in(table, at, mirror) {
+            self.tables.remove(table, tuple);
+            return false;
+        }
+        let from = match table {
+            Table::Lru => Table::Established,
+            Table::Established => Table::Lru,
+        };
+        self.tables.remove(from, tuple);
+        self.tables.remove(from, &at);
+        true
+    }
+
+    fn is_in(&mut self, table: Table, tuple: Tuple, entry: Entry) -> bool {
+        self.tables.get(table, &tuple).is_some() || self.tables.insert(table, tuple, entry)
+    }
+
+    /// Whether the packet came in by the interface that leads back to its source. Where the kernel
+    /// forwards nothing it does not say, and the packet counts as if it did.
+    pub(super) fn comes_by_its_route(&self, packet: &Packet<'_>, tuple: &Tuple) -> bool {
+        use super::route::Route;
+        let (from, to) = (tuple.dst.ip(), tuple.src.ip());
+        match self.routes.look_up(packet.ingress, from, to, 0) {
+            Route::ForwardingOff => true,
+            Route::Next { .. } | Route::NoNeighbour => {
+                self.routes.way_back(to) == Some(packet.ingress)
+            }
+            Route::TooBig(_) | Route::Refused | Route::NeedsStack => false,
+        }
+    }
+
+    pub(super) fn fresh_color(&self, service: u16, preview: bool) -> u8 {
+        self.colors[usize::from(service)].active ^ u8::from(preview)
+    }
+
+    fn takes_fresh(&self, entry: &Entry) -> bool {
+        self.fresh_color(entry.service, entry.preview) == entry.color
+    }
+}
+
+/// `entry` with what both directions hold alike, as `after` has it. A FIN that was seen stays seen,
+/// unless the flow begins anew.
+pub(super) fn shared(entry: &Entry, after: &Entry) -> Entry {
+    let begins = after.state == State::Answered;
+    let fin = |which: usize| after.fins[which] || (!begins && entry.fins[which]);
+    Entry {
+        state: after.state,
+        syn: after.syn,
+        answer: after.answer,
+        fins: [fin(0), fin(1)],
+        ..*entry
+    }
+}

@@ -1,0 +1,209 @@
+//! Rules 3.5 to 3.7: packets of which the tables know no flow.
+
+use std::net::IpAddr;
+
+use super::packet::Segment;
+use super::route::Route;
+use super::tables::Table;
+use super::types::{Entry, Side, State, Tuple};
+use super::{Ended, Listener, Model, Packet, drop, pass, select};
+
+/// Backends that are tried for a free reply tuple.
+const TRIES: usize = 4;
+
+impl Model {
+    /// Begins a flow, or finds whose reply it is.
+    pub(super) fn without_flow(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        segment: &Segment,
+    ) -> Result<Entry, Ended> {
+        let key = (tuple.dst, tuple.protocol);
+        match self.config.listeners.get(&key).copied() {
+            Some(listener) => self.select(packet, tuple, segment, &listener),
+            None => self.stray_reply(packet, tuple, segment),
+        }
+    }
+
+    fn select(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        segment: &Segment,
+        listener: &Listener,
+    ) -> Result<Entry, Ended> {
+        packet.check_ttl()?;
+        if self.is_martian(tuple.src.ip()) {
+            return Err(drop("martian_source"));
+        }
+        let begins = !tuple.is_tcp() || segment.is_initial_syn();
+        let color = if begins || listener.preview {
+            self.fresh_color(listener.service, listener.preview)
+        } else {
+            self.colors[usize::from(listener.service)].base
+        };
+        let entry = Entry {
+            to: tuple.dst,
+            side: Side::Client,
+            state: State::Unanswered,
+            syn: segment.seq,
+            answer: 0,
+            end: segment.end(),
+            acked: segment.ack_number,
+            seen: packet.now,
+            born: packet.now,
+            backend: 0,
+            service: listener.service,
+            color,
+            preview: listener.preview,
+            unpinned: !begins,
+            fins: [false; 2],
+        };
+        let entry = self.assign(tuple, entry, listener)?;
+        if !begins {
+            packet.note("unpinned");
+            if segment.rst {
+                return Ok(entry);
+            }
+        }
+        self.record(packet, tuple, &entry)?;
+        Ok(entry)
+    }
+
+    /// Rule 3.5: no host that a reply could go to, or one of our own addresses.
+    pub(super) fn is_martian(&self, address: IpAddr) -> bool {
+        let is_nobody = match address {
+            IpAddr::V4(it) => matches!(it.octets()[0], 0 | 127 | 224..),
+            IpAddr::V6(it) => it.is_unspecified() || it.is_loopback() || it.is_multicast(),
+        };
+        is_nobody || self.is_vip(address)
+    }
+
+    /// The slot's backend, or one further along its ring.
+    fn assign(
+        &mut self,
+        tuple: &Tuple,
+        mut entry: Entry,
+        listener: &Listener,
+    ) -> Result<Entry, Ended> {
+        let color = usize::from(entry.color);
+        let (start, len) = listener.tables[color];
+        if len == 0 {
+            return Err(drop("no_backend"));
+        }
+        let mut id = self.config.slots[(start + select::slot(tuple, len)) as usize];
+        let mut reason = "source_is_backend";
+        for _ in 0..TRIES {
+            let backend = self.config.backends[&id];
+            entry.backend = id;
+            entry.to = backend.endpoint;
+            if entry.to.ip() != tuple.src.ip() {
+                if self.claim(tuple, &entry) {
+                    return Ok(entry);
+                }
+                reason = "reply_tuple_taken";
+            }
+            id = backend.next[listener.rings[color]];
+        }
+        Err(drop(reason))
+    }
+
+    /// Whether the flow's replies can be told from those of every other; what is in the way and over
+    /// is forgotten.
+    fn claim(&mut self, tuple: &Tuple, entry: &Entry) -> bool {
+        let at = tuple.other(entry);
+        let Some((_, owner)) = self.tables.find(&at) else {
+            return true;
+        };
+        let is_leftover = owner.to == tuple.dst || owner.state.is_over();
+        if owner.side == Side::Client || !is_leftover {
+            return false;
+        }
+        self.tables.forget(&at, &owner);
+        true
+    }
+
+    fn record(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        entry: &Entry,
+    ) -> Result<(), Ended> {
+        if !self.inserts.take(packet.now) {
+            return Err(drop("insert_rate_exceeded"));
+        }
+        self.tables.insert(Table::Lru, *tuple, *entry);
+        let at = tuple.other(entry);
+        self.tables.insert(Table::Lru, at, entry.mirrored(tuple));
+        let counters = packet.counters(entry);
+        counters.new_flows += 1;
+        counters.unpinned += u64::from(entry.unpinned);
+        Ok(())
+    }
+
+    /// Rule 3.6.
+    fn stray_reply(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        segment: &Segment,
+    ) -> Result<Entry, Ended> {
+        let key = (tuple.src, tuple.protocol);
+        let Some(owner) = self.config.endpoints.get(&key).copied() else {
+            return Err(pass("not_ours"));
+        };
+        let begins = tuple.is_tcp() && segment.is_initial_syn();
+        let (src, dst) = (tuple.src.ip(), tuple.dst.ip());
+        let way = self.routes.look_up(packet.ingress, src, dst, 0);
+        if begins || matches!(way, Route::NeedsStack | Route::ForwardingOff) {
+            return Err(pass("not_ours"));
+        }
+        let Some((vip, backend)) = owner else {
+            return Err(drop("unexpected_reply"));
+        };
+        if !self.comes_by_its_route(packet, tuple) {
+            return Err(drop("unexpected_reply"));
+        }
+        packet.check_ttl()?;
+        let of = self.config.backends[&backend];
+        let entry = Entry {
+            to: vip,
+            side: Side::Backend,
+            state: State::Unanswered,
+            syn: 0,
+            answer: 0,
+            end: segment.end(),
+            acked: segment.ack_number,
+            seen: packet.now,
+            born: packet.now,
+            backend,
+            service: of.service,
+            color: of.color,
+            preview: false,
+            unpinned: true,
+            fins: [false; 2],
+        };
+        if segment.rst {
+            packet.note("reply_repinned");
+            return Ok(entry);
+        }
+        let at = tuple.other(&entry);
+        let Some((table, client)) = self.tables.find(&at) else {
+            if segment.is_syn_ack() {
+                return Err(drop("unexpected_reply"));
+            }
+            self.record(packet, tuple, &entry)?;
+            packet.note("reply_repinned");
+            return Ok(entry);
+        };
+        if !entry.belongs_to(tuple, &client) {
+            return Err(drop("reply_tuple_taken"));
+        }
+        let again = client.mirrored(&at);
+        if self.tables.insert(table, *tuple, again) {
+            packet.note("direction_restored");
+        }
+        Ok(again)
+    }
+}

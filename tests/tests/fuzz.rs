@@ -1,0 +1,29 @@
+//! The differential test in small: program and model agree on tens of thousands of packets.
+
+use anyhow::{Result, ensure};
+use switcher_tests::fuzz::run::{Options, run};
+use switcher_tests::skip_unless_lab;
+
+/// Enough for every reason to occur, in seconds.
+const PACKETS: u64 = 30_000;
+
+fn program_and_model_agree(seed: u64) -> Result<()> {
+    let packets = PACKETS;
+    let report = run(Options { packets, seed })?;
+    ensure!(report.is_good(), "with seed {seed}:\n{report}");
+    Ok(())
+}
+
+#[test]
+fn program_and_model_agree_on_a_known_sequence() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    program_and_model_agree(1)
+}
+
+#[test]
+fn program_and_model_agree_on_a_new_sequence_each_time() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    program_and_model_agree(seed)
+}
