@@ -24,6 +24,7 @@ mod expiry;
 mod filter;
 mod flow;
 mod forward;
+mod fragment;
 mod frame;
 mod icmp;
 mod interface;
@@ -42,7 +43,7 @@ mod work;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
-use outlined::{GO_ON, MESSAGE, NO_FLOW, PROMOTE};
+use outlined::{EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
@@ -110,8 +111,13 @@ const fn argument(ip_offset: usize) -> u32 {
 /// The packet's way: how much was known of it, and the verdict.
 #[inline(always)]
 fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
-    let (known, reason) = match A::read(ctx.ctx, argument(ip_offset)) {
+    let mut code = A::read(ctx.ctx, argument(ip_offset));
+    if code == EXTENSIONS {
+        code = A::step_over(ctx.ctx);
+    }
+    let (known, reason) = match code {
         GO_ON => datagram::<A>(ctx),
+        LATER_FRAGMENT => later_fragment::<A>(ctx),
         MESSAGE => (Known::Message, Reason::from_code(A::message(ctx.ctx))),
         code => (Known::Packet, Reason::from_code(code)),
     };
@@ -138,15 +144,28 @@ fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
     if code == PROMOTE {
         code = A::promote();
     }
+    (known, send::<A>(ctx, code))
+}
+
+#[inline(always)]
+fn later_fragment<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
+    let code = A::follow();
+    let known = trace::known_of_fragment(code);
+    (known, send::<A>(ctx, code))
+}
+
+/// Sends on a packet for whose flow `code` says [`GO_ON`].
+#[inline(always)]
+fn send<A: Tables>(ctx: &XdpContext, code: u32) -> Reason {
     if code == Reason::ResetSent as u32 {
-        return (known, Reason::from_code(A::reset(ctx.ctx)));
+        return Reason::from_code(A::reset(ctx.ctx));
     }
     if code != GO_ON {
-        return (known, Reason::from_code(code));
+        return Reason::from_code(code);
     }
     let reason = Reason::from_code(A::send(ctx.ctx));
     count::traffic::<A>(&XdpFrame::new(ctx), reason);
-    (known, reason)
+    reason
 }
 
 #[panic_handler]

@@ -13,6 +13,7 @@ use switcher_common::{
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
     interface::InterfaceRecord,
+    packet::{FragmentKey, FragmentPorts},
     rate::{Capped, Window},
     reason::REASON_SLOTS,
     scan::{IdleTicks, ScanRequest, ScanTotals},
@@ -79,6 +80,13 @@ pub(crate) static UNANSWERED4: LruHashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 16> = 
 #[btf_map]
 pub(crate) static UNANSWERED6: LruHashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 16> = LruHashMap::new();
 
+/// Ports of first fragments, IPv4.
+#[btf_map]
+static FRAGMENTS4: LruHashMap<FragmentKey<Ipv4>, FragmentPorts, 16> = LruHashMap::new();
+/// Ports of first fragments, IPv6.
+#[btf_map]
+static FRAGMENTS6: LruHashMap<FragmentKey<Ipv6>, FragmentPorts, 16> = LruHashMap::new();
+
 /// IPv4 flows that this CPU has established, for its sweep.
 #[btf_map]
 static RING4: PerCpuArray<FlowKey<Ipv4>, 16> = PerCpuArray::new();
@@ -137,6 +145,8 @@ pub(crate) trait Tables: HasWork + Outlined {
     fn established() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
     /// Flows whose backend has not answered yet: an LRU, which a flood may turn over.
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16>;
+    /// Ports of first fragments: an LRU.
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts, 16>;
     /// Flows that this CPU has established.
     fn ring() -> &'static PerCpuArray<FlowKey<Self>, 16>;
     /// Where its sweep is.
@@ -151,6 +161,10 @@ impl Tables for Ipv4 {
     #[inline(always)]
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
         &UNANSWERED4
+    }
+    #[inline(always)]
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts, 16> {
+        &FRAGMENTS4
     }
     #[inline(always)]
     fn ring() -> &'static PerCpuArray<FlowKey<Self>, 16> {
@@ -170,6 +184,10 @@ impl Tables for Ipv6 {
     #[inline(always)]
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, FlowEntry<Self>, 16> {
         &UNANSWERED6
+    }
+    #[inline(always)]
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts, 16> {
+        &FRAGMENTS6
     }
     #[inline(always)]
     fn ring() -> &'static PerCpuArray<FlowKey<Self>, 16> {

@@ -18,9 +18,13 @@ pub(crate) const GO_ON: u32 = 0;
 /// No verdict: there is no flow, or it is over.
 pub(crate) const NO_FLOW: u32 = u32::MAX;
 /// As [`GO_ON`], and the flow is to move to the established table.
-pub(crate) const PROMOTE: u32 = u32::MAX - 2;
+pub(crate) const PROMOTE: u32 = u32::MAX - 4;
 /// No verdict: it is an ICMP message.
 pub(crate) const MESSAGE: u32 = u32::MAX - 1;
+/// No verdict: extension headers are to be stepped over.
+pub(crate) const EXTENSIONS: u32 = u32::MAX - 2;
+/// No verdict: a fragment without ports, whose flow is to be found otherwise.
+pub(crate) const LATER_FRAGMENT: u32 = u32::MAX - 3;
 
 /// Declares a global function for each family, and the trait that calls the right one.
 macro_rules! outlined {
@@ -47,8 +51,14 @@ macro_rules! outlined {
 }
 
 outlined! {
-    /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], [`MESSAGE`], or why it ends here.
+    /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], [`EXTENSIONS`],
+    /// [`LATER_FRAGMENT`], [`MESSAGE`], or why it ends here.
     read, read4, read6, (ctx: *mut xdp_md, ip_offset: u32);
+    /// Reads on behind the extension headers: [`GO_ON`], [`LATER_FRAGMENT`], [`MESSAGE`], or why it ends
+    /// here.
+    step_over, step_over4, step_over6, (ctx: *mut xdp_md);
+    /// Finds the flow of a later fragment: [`GO_ON`], or why it ends here.
+    follow, follow4, follow6, ();
     /// Finds the packet's flow and moves it on: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
     track, track4, track6, (ctx: *mut xdp_md);
     /// Selects for a packet without a flow: [`GO_ON`], or why it ends here.
@@ -92,28 +102,45 @@ mod body {
     };
 
     use super::{
-        GO_ON, MESSAGE, NO_FLOW, PROMOTE, Reason, Tables, XdpContext, XdpFrame, code, with_work,
-        xdp_md,
+        EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, Reason, Tables, XdpContext,
+        XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
         cut,
         flow::{self, Found},
-        forward, icmp, own_error,
+        forward, fragment, icmp, own_error,
         read::{self as reading, Read},
         reply, select as selection, trace as tracing,
     };
 
     #[inline(always)]
-    pub(super) fn read<A: Tables + Network + Icmp>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
+    pub(super) fn read<A: Tables + Network>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
         let ctx = XdpContext::new(ctx);
         let frame = XdpFrame::new(&ctx);
-        with_work::<A>(
-            |work| match reading::packet(&frame, ip_offset as usize, work) {
-                Ok(Read::Datagram) => GO_ON,
-                Ok(Read::Message) => MESSAGE,
-                Err(reason) => reason as u32,
-            },
-        )
+        with_work::<A>(|work| code_of_read(reading::packet(&frame, ip_offset as usize, work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn step_over<A: Tables + Network>(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let frame = XdpFrame::new(&ctx);
+        with_work::<A>(|work| code_of_read(reading::behind_extensions(&frame, work)))
+    }
+
+    #[inline(always)]
+    fn code_of_read(read: Result<Read, Reason>) -> u32 {
+        match read {
+            Ok(Read::Tuple) => GO_ON,
+            Ok(Read::Extensions) => EXTENSIONS,
+            Ok(Read::LaterFragment) => LATER_FRAGMENT,
+            Ok(Read::Message) => MESSAGE,
+            Err(reason) => reason as u32,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn follow<A: Tables + Network>() -> u32 {
+        with_work::<A>(|work| code(fragment::follow(work)))
     }
 
     #[inline(always)]

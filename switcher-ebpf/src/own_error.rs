@@ -3,7 +3,10 @@
 
 use aya_ebpf::programs::XdpContext;
 use switcher_common::{
-    packet::own_error::{Layout, OwnError, OwnErrors, write},
+    packet::{
+        Part,
+        own_error::{Layout, OwnError, OwnErrors, write},
+    },
     rate::Capped,
     reason::Reason,
     service::Protocol,
@@ -30,8 +33,10 @@ pub(crate) fn tell<A: Tables + OwnErrors>(
         _ => return dropped_as,
     };
     let mut frame = XdpFrame::new(ctx);
-    // Never about an ICMP error, nor to somebody who is not one host (RFC 1122, 3.2.2).
+    // Never about an ICMP error or a later fragment, nor to somebody who is not one host (RFC 1122,
+    // 3.2.2).
     let may_be_told = Protocol::from_number(work.ip.protocol).is_some()
+        && work.ip.part != Part::Later
         && !is_martian(&work.ip.src)
         && can_answer(&frame)
         && rate::take(Capped::IcmpError, work.now);

@@ -9,12 +9,12 @@ use aya_ebpf::{
 };
 use switcher_common::{
     address::Address,
-    packet::{self, IpPacket, Network},
+    packet::{self, IpPacket, Network, Part},
     reason::Reason,
     trace::{Known, TraceControl, TraceEvent, note_bit},
 };
 
-use crate::{frame::XdpFrame, maps::Tables, select, work::Work};
+use crate::{frame::XdpFrame, maps::Tables, outlined::GO_ON, select, work::Work};
 
 /// Bytes of the ring of events.
 const RING_BYTES: usize = 256 * 1024;
@@ -71,6 +71,17 @@ pub(crate) const fn known_without_flow(reason: Reason) -> Known {
         | Reason::InsertRate
         | Reason::FlowInsertFailed => Known::Color,
         _ => Known::Tuple,
+    }
+}
+
+/// How much is known of a later fragment after [`Outlined::follow`](crate::outlined::Outlined::follow).
+#[inline(always)]
+pub(crate) const fn known_of_fragment(code: u32) -> Known {
+    const TTL_EXCEEDED: u32 = Reason::TtlExceeded as u32;
+    const FLOW_CUT: u32 = Reason::FlowCut as u32;
+    match code {
+        GO_ON | TTL_EXCEEDED | FLOW_CUT => Known::Flow,
+        _ => Known::Packet,
     }
 }
 
@@ -152,7 +163,8 @@ fn of_frame<A: Tables + Network>(frame: &XdpFrame<'_>, ip_offset: usize, event: 
         return;
     };
     of_packet(&ip, event);
-    if let Ok(transport) = packet::transport(frame, &ip) {
+    let has_ports = packet::complete(frame, &ip).is_ok() && ip.part != Part::Later;
+    if has_ports && let Ok(transport) = packet::transport(frame, &ip) {
         event.src_port_be = transport.src_port_be;
         event.dst_port_be = transport.dst_port_be;
         event.tcp_flags = transport.segment.flags;

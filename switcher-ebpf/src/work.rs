@@ -7,7 +7,7 @@ use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6},
     flow::{FlowEntry, FlowKey, Segment},
-    packet::IpPacket,
+    packet::{FragmentKey, IpPacket},
 };
 
 use crate::route::FibLookup;
@@ -21,6 +21,8 @@ pub(crate) struct Work<A> {
     pub segment: Segment,
     /// Tick at which it came.
     pub now: u32,
+    /// What it has in common with the other fragments of its datagram.
+    pub fragment: FragmentKey<A>,
     /// The packet's 5-tuple.
     pub key: FlowKey<A>,
     /// Its entry: a copy, or the one to be recorded.

@@ -4,6 +4,8 @@
 //! [`Frame`] that it goes through. In the program the check is the verifier's comparison with
 //! `data_end`; on the host it is a slice's.
 
+mod extension;
+mod fragment;
 pub mod icmp;
 mod link;
 pub mod own_error;
@@ -16,8 +18,10 @@ use network_types::{
     udp::UdpHdr,
 };
 
+pub use extension::{Chain, MAX_BYTES, MAX_HEADERS, walk};
+pub use fragment::{FragmentKey, FragmentPorts, LIFETIME_TICKS, Part};
 pub use link::{Family, Link, Tags, link, tags};
-pub use parse::{IpPacket, Network, Transport, network, transport};
+pub use parse::{IpPacket, Network, Transport, complete, network, ports, transport};
 pub use reset::{OWN_TTL, answer_with_reset};
 pub use rewrite::{Hop, set_link_addresses, translate};
 

@@ -1,12 +1,12 @@
-//! From the bytes of a frame to a 5-tuple, in two steps: the addresses first, which say whether the
-//! packet is ours, then the transport header of a packet that is.
+//! From the bytes of a frame to a 5-tuple: the addresses first, which say whether the packet is ours;
+//! then, of a packet that is, its extension headers, its lengths, and its transport header.
 
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
 };
 
-use super::{Frame, Tcp};
+use super::{Chain, FragmentKey, Frame, Part, Tcp, extension, icmp::Icmp};
 use crate::{
     address::{Address, Ipv4, Ipv6},
     flow::{FlowKey, Segment},
@@ -27,14 +27,21 @@ pub struct IpPacket<A> {
     pub transport_offset: usize,
     /// Bytes of the whole IP packet, header included, by its own length field.
     pub ip_len: u16,
-    /// IP protocol number of the transport header.
+    /// IP protocol number of the transport header; before [`Network::extensions`], what the fixed header
+    /// says.
     pub protocol: u8,
     /// Time to live or hop limit.
     pub ttl: u8,
     /// Type of service or traffic class.
     pub tos: u8,
-    /// It is a part of a larger packet.
-    pub is_fragment: bool,
+    /// Which part of a datagram it is.
+    pub part: Part,
+    /// Protocol by which the fragments of its datagram are told from others'.
+    pub fragment_protocol: u8,
+    /// Identification of its datagram, if it is a fragment.
+    pub identification: u32,
+    /// Where its fragment header begins in the frame; 0 without one, as IPv4 is.
+    pub fragment_offset: usize,
     /// Its header contradicts itself.
     pub is_malformed: bool,
 }
@@ -70,6 +77,7 @@ impl<A: Address> IpPacket<A> {
 const IPV6_LEN: u16 = 40;
 const TCP_LEN: u16 = 20;
 const UDP_LEN: u16 = 8;
+const PORTS_LEN: u16 = 4;
 const _: () = {
     assert!(size_of::<Ipv6Hdr>() == IPV6_LEN as usize);
     assert!(size_of::<Tcp>() == TCP_LEN as usize);
@@ -83,18 +91,36 @@ pub fn network<A: Network, F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Op
 }
 
 /// What reading an IP header differs in between the families.
-pub trait Network: Address {
+pub trait Network: Icmp {
     /// Reads the header at `ip_offset`.
     fn network<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Self>>;
+
+    /// Whether `protocol` is an extension header's number. IPv4 has none.
+    fn is_extension(protocol: u8) -> bool;
+
+    /// Steps over the extension headers of `ip`, whose protocol is one's number. The error is the
+    /// reason to drop a packet that is ours.
+    fn extensions<F: Frame + ?Sized>(frame: &F, ip: &mut IpPacket<Self>) -> Result<(), Reason>;
 }
 
-/// More fragments, and the fragment offset (RFC 791).
-const IPV4_FRAGMENT: u16 = 0x3fff;
+/// In the field of flags and fragment offset (RFC 791).
+const IPV4_OFFSET: u16 = 0x1fff;
+const IPV4_MORE: u16 = 0x2000;
 
 impl Network for Ipv4 {
     #[inline(always)]
     fn network<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Self>> {
         ipv4(frame, ip_offset)
+    }
+
+    #[inline(always)]
+    fn is_extension(_protocol: u8) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn extensions<F: Frame + ?Sized>(_frame: &F, _ip: &mut IpPacket<Self>) -> Result<(), Reason> {
+        Ok(())
     }
 }
 
@@ -103,6 +129,16 @@ impl Network for Ipv6 {
     fn network<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Self>> {
         ipv6(frame, ip_offset)
     }
+
+    #[inline(always)]
+    fn is_extension(protocol: u8) -> bool {
+        extension::begins(protocol)
+    }
+
+    #[inline(always)]
+    fn extensions<F: Frame + ?Sized>(frame: &F, ip: &mut IpPacket<Self>) -> Result<(), Reason> {
+        step_over(frame, ip).ok_or(Reason::ExtensionHeaders)
+    }
 }
 
 #[inline(always)]
@@ -110,6 +146,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv4>
     let header = frame.header::<Ipv4Hdr>(ip_offset)?;
     let header_len = usize::from(header.vihl & 0x0f) * 4;
     let ip_len = u16::from_be_bytes(header.tot_len);
+    let flags_and_offset = u16::from_be_bytes(header.frags);
     Some(IpPacket {
         src: Ipv4::from_octets(header.src_addr),
         dst: Ipv4::from_octets(header.dst_addr),
@@ -119,15 +156,15 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv4>
         protocol: header.proto,
         ttl: header.ttl,
         tos: header.tos,
-        is_fragment: u16::from_be_bytes(header.frags) & IPV4_FRAGMENT != 0,
+        part: Part::of(flags_and_offset, IPV4_OFFSET, IPV4_MORE),
+        fragment_protocol: header.proto,
+        identification: u16::from_be_bytes(header.id).into(),
+        fragment_offset: 0,
         is_malformed: header.vihl >> 4 != 4
             || header_len < size_of::<Ipv4Hdr>()
             || usize::from(ip_len) < header_len,
     })
 }
-
-/// Next-header number of a fragment (RFC 8200, 4.5).
-const IPV6_FRAGMENT: u8 = 44;
 
 #[inline(always)]
 fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv6>> {
@@ -144,35 +181,127 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv6>
         protocol,
         ttl: header.hop_limit,
         tos: (first << 4) | (second >> 4),
-        is_fragment: protocol == IPV6_FRAGMENT,
+        part: Part::Whole,
+        fragment_protocol: protocol,
+        identification: 0,
+        fragment_offset: 0,
         is_malformed: first >> 4 != 6,
     })
 }
 
-/// Reads the transport header of a packet that is ours. The error is the reason why it has no
-/// 5-tuple; whether that means pass or drop depends on whose address it is to.
 #[inline(always)]
-pub fn transport<A: Address, F: Frame + ?Sized>(
+fn step_over<F: Frame + ?Sized>(frame: &F, ip: &mut IpPacket<Ipv6>) -> Option<()> {
+    let start = ip.transport_offset;
+    let end = ip.end().min(frame.len());
+    let Chain {
+        protocol,
+        len,
+        fragment_at,
+    } = extension::walk(frame, start, end, ip.protocol)?;
+    if let Some(at) = fragment_at {
+        let [next, _, a, b, identification @ ..] = *frame.header::<[u8; 8]>(start + at)?;
+        let offset_and_more = u16::from_be_bytes([a, b]);
+        ip.part = Part::of(offset_and_more, extension::OFFSET, extension::MORE);
+        ip.fragment_protocol = next;
+        ip.identification = u32::from_be_bytes(identification);
+        ip.fragment_offset = start + at;
+    }
+    ip.transport_offset = start + len;
+    ip.protocol = protocol;
+    Some(())
+}
+
+impl<A: Network> IpPacket<A> {
+    /// Where the packet ends in the frame, by its own length.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(&self) -> usize {
+        self.ip_offset + self.ip_len as usize
+    }
+
+    /// Bytes behind its IP headers, by its own length.
+    #[inline(always)]
+    #[must_use]
+    pub fn transport_len(&self) -> u16 {
+        let headers_len = self.transport_offset - self.ip_offset;
+        u16::try_from(usize::from(self.ip_len).saturating_sub(headers_len)).unwrap_or(0)
+    }
+
+    /// Whether its protocol is an extension header's number, so that [`Network::extensions`] is due.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_extensions(&self) -> bool {
+        A::is_extension(self.protocol)
+    }
+
+    /// What the fragments of its datagram have in common.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_key(&self) -> FragmentKey<A> {
+        FragmentKey {
+            src: self.src,
+            dst: self.dst,
+            identification: self.identification,
+            protocol: self.fragment_protocol,
+            reserved: [0; 3],
+        }
+    }
+
+    /// Why a later fragment has no ports: its first one is not known, or no datagram of its kind has
+    /// any.
+    #[inline(always)]
+    #[must_use]
+    pub fn why_no_ports(&self) -> Reason {
+        let is_known = Protocol::from_number(self.protocol).is_some();
+        if is_known || self.protocol == A::PROTOCOL || A::is_extension(self.protocol) {
+            Reason::Fragment
+        } else {
+            Reason::OtherProtocol
+        }
+    }
+}
+
+/// Whether the packet's length fields can be true. The error is the reason to drop it if it is ours.
+#[inline(always)]
+pub fn complete<A: Network, F: Frame + ?Sized>(frame: &F, ip: &IpPacket<A>) -> Result<(), Reason> {
+    if ip.is_malformed {
+        Err(Reason::BadHeader)
+    } else if ip.end() > frame.len() {
+        Err(Reason::Truncated)
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads the transport header of a [`complete`] packet that is ours and no later fragment. The error
+/// is the reason why it has no 5-tuple; whether that means pass or drop depends on whose address it is
+/// to.
+#[inline(always)]
+pub fn transport<A: Network, F: Frame + ?Sized>(
     frame: &F,
     ip: &IpPacket<A>,
 ) -> Result<Transport, Reason> {
-    if ip.is_malformed {
-        return Err(Reason::BadHeader);
-    }
-    if ip.is_fragment {
-        return Err(Reason::Fragment);
-    }
-    if ip.ip_offset + usize::from(ip.ip_len) > frame.len() {
-        return Err(Reason::Truncated);
-    }
-    let transport_len =
-        u16::try_from(usize::from(ip.ip_len).saturating_sub(ip.transport_offset - ip.ip_offset))
-            .unwrap_or(0);
     match Protocol::from_number(ip.protocol) {
-        Some(Protocol::Tcp) => tcp(frame, ip, transport_len),
-        Some(Protocol::Udp) => udp(frame, ip, transport_len),
+        Some(Protocol::Tcp) => tcp(frame, ip, ip.transport_len()),
+        Some(Protocol::Udp) => udp(frame, ip, ip.transport_len()),
+        None if ip.protocol == A::PROTOCOL && ip.part != Part::Whole => Err(Reason::Fragment),
         None => Err(Reason::OtherProtocol),
     }
+}
+
+/// The 5-tuple of a packet that [`transport`] refused, if its ports are there.
+#[inline(always)]
+pub fn ports<A: Network, F: Frame + ?Sized>(frame: &F, ip: &IpPacket<A>) -> Option<FlowKey<A>> {
+    Protocol::from_number(ip.protocol)?;
+    if ip.transport_len() < PORTS_LEN {
+        return None;
+    }
+    let [a, b, c, d] = *frame.header::<[u8; PORTS_LEN as usize]>(ip.transport_offset)?;
+    Some(ip.tuple(&Transport {
+        src_port_be: u16::from_ne_bytes([a, b]),
+        dst_port_be: u16::from_ne_bytes([c, d]),
+        segment: Segment::default(),
+    }))
 }
 
 #[inline(always)]
@@ -217,7 +346,9 @@ fn udp<A: Address, F: Frame + ?Sized>(
         return Err(Reason::Truncated);
     }
     let len = u16::from_be_bytes(header.len);
-    if len < UDP_LEN || len > transport_len {
+    // A first fragment has the length of the whole datagram.
+    let is_beyond = len > transport_len && ip.part == Part::Whole;
+    if len < UDP_LEN || is_beyond {
         return Err(Reason::BadHeader);
     }
     Ok(Transport {

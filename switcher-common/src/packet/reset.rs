@@ -2,7 +2,7 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use super::{Ethernet, Frame, IpPacket, Tcp};
+use super::{Ethernet, Frame, IpPacket, Part, Tcp};
 use crate::{
     address::{Address, Ipv4},
     checksum::Delta,
@@ -15,6 +15,10 @@ pub const OWN_TTL: u8 = 64;
 /// A TCP header without options, in bytes and as the header says it.
 const TCP_LEN: u16 = 20;
 const TCP_DATA_OFFSET: u8 = 5 << 4;
+/// In the first byte of the IPv4 field of flags and fragment offset.
+const IPV4_DONT_FRAGMENT: u8 = 0x40;
+/// In the last byte of the same field of an IPv6 fragment header.
+const MORE_FRAGMENTS: u8 = 1;
 
 /// Makes the frame the RST that answers `segment` of `ip`, back to where it came from. Returns the
 /// length that the frame must be cut to; `None` when a header is not where the parser found it.
@@ -35,6 +39,10 @@ pub fn answer_with_reset<A: Address, F: Frame + ?Sized>(
         ipv4(frame, ip.ip_offset, len)?;
     } else {
         ipv6(frame, ip.ip_offset, len)?;
+        if ip.part == Part::First {
+            // Nothing follows the answer; it is a whole packet then (RFC 6946).
+            frame.header_mut::<[u8; 8]>(ip.fragment_offset)?[3] &= !MORE_FRAGMENTS;
+        }
     }
     tcp(frame, ip, segment)?;
     Some(ip.ip_offset + usize::from(len))
@@ -44,12 +52,19 @@ pub fn answer_with_reset<A: Address, F: Frame + ?Sized>(
 fn ipv4<F: Frame + ?Sized>(frame: &mut F, offset: usize, len: u16) -> Option<()> {
     let header = frame.header_mut::<Ipv4Hdr>(offset)?;
     let word = |ttl, proto| u16::from_ne_bytes([ttl, proto]);
+    let [flags, _] = header.frags;
+    let no_fragment = [flags & IPV4_DONT_FRAGMENT, 0];
     // Exchanging the addresses does not change the sum.
     let delta = Delta::none()
+        .word(
+            u16::from_ne_bytes(header.frags),
+            u16::from_ne_bytes(no_fragment),
+        )
         .word(u16::from_ne_bytes(header.tot_len), len.to_be())
         .word(word(header.ttl, header.proto), word(OWN_TTL, header.proto));
     (header.src_addr, header.dst_addr) = (header.dst_addr, header.src_addr);
     header.tot_len = len.to_be_bytes();
+    header.frags = no_fragment;
     header.ttl = OWN_TTL;
     header.check = delta.apply(u16::from_ne_bytes(header.check)).to_ne_bytes();
     Some(())

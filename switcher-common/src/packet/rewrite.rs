@@ -5,7 +5,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use super::{Ethernet, Frame, IpPacket, Tcp};
+use super::{Ethernet, Frame, IpPacket, Part, Tcp};
 use crate::{
     address::Address,
     checksum::Delta,
@@ -22,7 +22,8 @@ pub enum Hop {
     Stack,
 }
 
-/// Replaces the 5-tuple `from` of `ip` by `to`, of which only the `side`'s address and port differ.
+/// Replaces the 5-tuple `from` of `ip` by `to`, of which only the `side`'s address and port differ. A
+/// later fragment has no ports: of it only the IP header is rewritten.
 /// `None` when a header is not where the parser found it; then the frame may be half rewritten and
 /// must be dropped.
 #[inline(always)]
@@ -43,7 +44,9 @@ pub fn translate<A: Address, F: Frame + ?Sized>(
         Side::Forward => addresses.word(from.dst_port_be, to.dst_port_be),
         Side::Reverse => addresses.word(from.src_port_be, to.src_port_be),
     };
-    transport(frame, ip, to, ports)?;
+    if ip.part != Part::Later {
+        transport(frame, ip, to, ports)?;
+    }
     network(frame, ip.ip_offset, side, to, addresses, hop)
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::flow::{FlowKey, Segment, Side};
 use switcher_common::packet::{
-    Family, Hop, IpPacket, Transport, link, network, translate, transport,
+    Family, Hop, IpPacket, Network, Part, Transport, complete, link, network, translate, transport,
 };
 use switcher_common::reason::Reason;
 
@@ -16,19 +16,34 @@ pub(crate) enum Parsed {
     V6(IpPacket<Ipv6>, Transport),
 }
 
-/// All steps of the parser.
+/// All steps of the parser. A later fragment has no 5-tuple of its own.
 pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, Reason> {
     let link = link(frame)?;
     match link.family {
-        Family::V4 => {
-            let ip = network(frame, link.ip_offset).ok_or(Reason::NotIp)?;
-            transport(frame, &ip).map(|transport| Parsed::V4(ip, transport))
-        }
-        Family::V6 => {
-            let ip = network(frame, link.ip_offset).ok_or(Reason::NotIp)?;
-            transport(frame, &ip).map(|transport| Parsed::V6(ip, transport))
-        }
+        Family::V4 => datagram(frame, link.ip_offset).map(|(ip, it)| Parsed::V4(ip, it)),
+        Family::V6 => datagram(frame, link.ip_offset).map(|(ip, it)| Parsed::V6(ip, it)),
     }
+}
+
+fn datagram<A: Network>(
+    frame: &[u8],
+    ip_offset: usize,
+) -> Result<(IpPacket<A>, Transport), Reason> {
+    let ip = ip(frame, ip_offset)?;
+    if ip.part == Part::Later {
+        return Err(ip.why_no_ports());
+    }
+    transport(frame, &ip).map(|datagram| (ip, datagram))
+}
+
+/// All steps but the last one.
+pub(crate) fn ip<A: Network>(frame: &[u8], ip_offset: usize) -> Result<IpPacket<A>, Reason> {
+    let mut ip = network(frame, ip_offset).ok_or(Reason::NotIp)?;
+    if ip.has_extensions() {
+        A::extensions(frame, &mut ip)?;
+    }
+    complete(frame, &ip)?;
+    Ok(ip)
 }
 
 /// What both families' datagrams have.
@@ -95,7 +110,7 @@ fn facts<A: Address>(ip: &IpPacket<A>, transport: &Transport) -> Facts {
     }
 }
 
-fn key<A: Address>(tuple: &FlowKey<A>, side: Side, to: (IpAddr, u16)) -> FlowKey<A> {
+pub(crate) fn key<A: Address>(tuple: &FlowKey<A>, side: Side, to: (IpAddr, u16)) -> FlowKey<A> {
     let mut key = *tuple;
     let (address, port) = (A::narrow(&WideAddress::from_ip(to.0)), to.1.to_be());
     match side {

@@ -13,7 +13,7 @@ use switcher_common::packet::icmp::{self, Icmp};
 use switcher_common::packet::{Hop, IpPacket, Network, link, network};
 
 use crate::message::{LINK, Message};
-use crate::shape::{Shape, addresses, config, options, packets};
+use crate::shape::{Shape, addresses, config, options, plain_packets};
 
 type End = (IpAddr, u16);
 
@@ -102,7 +102,7 @@ prop_compose! {
 fn errors() -> impl Strategy<Value = (Error, End)> {
     let all = (
         messages(),
-        packets(),
+        plain_packets(),
         addresses(),
         any::<Index>(),
         any::<Index>(),
@@ -337,6 +337,8 @@ fn a_tcp_checksum_that_is_half_quoted_is_left_alone() {
         checksum: true,
         ttl: 64,
         tos: 0,
+        tags: Vec::new(),
+        extensions: Vec::new(),
         ip_options: Vec::new(),
         tcp_options: Vec::new(),
         payload: Vec::new(),

@@ -4,6 +4,8 @@
 
 mod advance;
 mod bytes;
+mod extension;
+mod fragment;
 mod icmp;
 mod message;
 mod own_error;

@@ -8,12 +8,13 @@ use switcher_common::address::{Ipv4, Ipv6};
 use switcher_common::packet::own_error::{Layout, OwnError, OwnErrors, write};
 use switcher_common::packet::{Network, link, network};
 
+use crate::bytes::ip;
 use crate::message::{LINK, Message};
 use crate::shape::{config, packets};
 
 /// The error about the packet of `frame`; the frame is resized as the kernel does it.
 fn told<A: OwnErrors + Network>(frame: &[u8], error: OwnError) -> Option<Vec<u8>> {
-    let ip = network::<A, _>(frame, link(frame).ok()?.ip_offset)?;
+    let ip = ip::<A>(frame, link(frame).ok()?.ip_offset).ok()?;
     let layout = Layout::about(&ip);
     // What the kernel leaves in front is anything.
     let mut resized = vec![0xa5; A::HEADERS];
@@ -55,6 +56,7 @@ proptest! {
         too_big_for in causes(),
     ) {
         shape.payload.extend(more);
+        shape.tags.clear();
         let frame = shape.frame();
         let packet = &frame[LINK..frame.len() - shape.padding.len()];
         let headers = shape.transport_offset() - LINK + 8;

@@ -1,12 +1,14 @@
 //! The parser: whatever the bytes it does not panic, and what it believes etherparse believes too.
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{
+    Ipv6ExtensionSlice, Ipv6Slice, LinkExtSlice, NetSlice, SlicedPacket, TransportSlice,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use switcher_common::flow::Segment;
 use switcher_common::flow::Side;
-use switcher_common::packet::Hop;
+use switcher_common::packet::{Hop, MAX_BYTES, MAX_HEADERS};
 
 use crate::bytes::{Facts, parse};
 use crate::shape::{Shape, config, packets};
@@ -49,6 +51,18 @@ fn check(frame: &[u8], facts: &Facts) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Whether a fragment header says that `packet` is a part of a datagram. etherparse 0.19 reads offset
+/// and flag from other bits than RFC 8200, 4.5 has them in.
+fn is_fragment(packet: &Ipv6Slice<'_>) -> bool {
+    let mut extensions = packet.extensions().clone().into_iter();
+    extensions.any(|header| match header {
+        Ipv6ExtensionSlice::Fragment(header) => {
+            header.slice()[2] != 0 || header.slice()[3] & !0b110 != 0
+        }
+        _ => false,
+    })
+}
+
 /// What etherparse says, of a frame that is whole and whose headers it believes.
 fn oracle(frame: &[u8]) -> Option<(Facts, bool)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
@@ -69,7 +83,7 @@ fn oracle(frame: &[u8]) -> Option<(Facts, bool)> {
                 header.destination_addr().into(),
             );
             let (limit, class) = (header.hop_limit(), header.traffic_class());
-            (src, dst, limit, class, ip.is_payload_fragmented())
+            (src, dst, limit, class, is_fragment(ip))
         }
         NetSlice::Arp(_) => return None,
     };
@@ -104,15 +118,49 @@ fn oracle(frame: &[u8]) -> Option<(Facts, bool)> {
 }
 
 /// Lengths of zero mean a jumbogram (RFC 2675): etherparse reads on to the end of the frame.
-fn claims_jumbogram(frame: &[u8]) -> bool {
-    let ipv6 = frame[12] == 0x86;
-    let udp = if ipv6 {
-        54
-    } else {
-        14 + 4 * usize::from(frame[14] & 0x0f)
+fn claims_jumbogram(packet: &SlicedPacket<'_>) -> bool {
+    let of_ip = match packet.net.as_ref() {
+        Some(NetSlice::Ipv6(ip)) => ip.header().payload_length() == 0,
+        _ => false,
     };
-    let is_udp = frame[if ipv6 { 20 } else { 23 }] == 17;
-    ipv6 && frame[18..20] == [0; 2] || is_udp && frame.get(udp + 4..udp + 6) == Some(&[0; 2])
+    let of_udp = match packet.transport.as_ref() {
+        Some(TransportSlice::Udp(udp)) => udp.length() == 0,
+        _ => false,
+    };
+    of_ip || of_udp
+}
+
+/// Whether the rules let the frame's link layer be read: no group's address, tags of two kinds.
+fn is_link_read(frame: &[u8], packet: &SlicedPacket<'_>) -> bool {
+    let double_tagged = 0x9100_u16.to_be_bytes();
+    let tags = &packet.link_exts;
+    frame[0] & 1 == 0
+        && tags.len() <= 2
+        && tags.iter().all(|tag| matches!(tag, LinkExtSlice::Vlan(_)))
+        && frame[12..14] != double_tagged
+        && frame[16..18] != double_tagged
+}
+
+/// Whether the rules let all extension headers of `packet` be stepped over. Which ones they do is a
+/// property of its own.
+fn is_within_limits(packet: &SlicedPacket<'_>) -> bool {
+    let Some(NetSlice::Ipv6(ip)) = packet.net.as_ref() else {
+        return true;
+    };
+    let extensions = ip.extensions();
+    let fragments = extensions
+        .clone()
+        .into_iter()
+        .filter(|it| matches!(it, Ipv6ExtensionSlice::Fragment(_)));
+    let steps = extensions.clone().into_iter().all(|header| match header {
+        Ipv6ExtensionSlice::Routing(header) => header.payload()[1] == 0,
+        Ipv6ExtensionSlice::Authentication(_) => false,
+        _ => true,
+    });
+    steps
+        && fragments.count() <= 1
+        && extensions.clone().into_iter().count() <= MAX_HEADERS
+        && extensions.slice().len() <= MAX_BYTES
 }
 
 /// Without what etherparse does not say.
@@ -200,14 +248,9 @@ proptest! {
         let Some((wanted, fragment)) = oracle(&frame) else {
             return Ok(());
         };
-        // Of IPv6 extension headers and VLAN tags nothing is read.
-        let direct = matches!(
-            (frame[12], frame[13], frame[14] >> 4),
-            (0x08, 0x00, 4) | (0x86, 0xdd, 6)
-        ) && (frame[12] == 0x08 || [6, 17].contains(&frame[20]));
-        // A frame to a group is passed unread.
-        let to_group = frame[0] & 1 != 0;
-        if fragment || !direct || to_group || claims_jumbogram(&frame) {
+        let packet = SlicedPacket::from_ethernet(&frame).expect("the oracle has read it");
+        let read = is_link_read(&frame, &packet) && is_within_limits(&packet);
+        if fragment || !read || claims_jumbogram(&packet) {
             return Ok(());
         }
         let parsed = parse(&frame);

@@ -8,6 +8,7 @@ use etherparse::{
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
 
 /// Fast enough to run with every build; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` change it.
@@ -41,8 +42,12 @@ pub(crate) struct Shape {
     pub(crate) checksum: bool,
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
+    /// VLAN tags: ethertype and control information.
+    pub(crate) tags: Vec<[u16; 2]>,
     /// IPv4 only; whole words.
     pub(crate) ip_options: Vec<u8>,
+    /// IPv6 only: the number of each extension header, and its bytes without the next one's number.
+    pub(crate) extensions: Vec<(u8, Vec<u8>)>,
     /// TCP only; whole words.
     pub(crate) tcp_options: Vec<u8>,
     pub(crate) payload: Vec<u8>,
@@ -70,6 +75,44 @@ pub(crate) fn options() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<[u8; 4]>(), 0..=10).prop_map(|words| words.concat())
 }
 
+/// At most two, as the rules say.
+fn tags() -> impl Strategy<Value = Vec<[u16; 2]>> {
+    let tag = (prop_oneof![Just(0x8100), Just(0x88a8)], any::<u16>());
+    vec(
+        tag.prop_map(|(ether_type, control)| [ether_type, control]),
+        0..=2,
+    )
+}
+
+/// Up to six headers within the limits, as they may follow each other.
+fn extensions() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+    let options = vec(any::<[u8; 8]>(), 1..=4).prop_map(|units| {
+        let mut bytes = units.concat();
+        bytes[0] = u8::try_from(units.len() - 1).expect("a few units");
+        bytes.pop();
+        bytes
+    });
+    let numbers = prop_oneof![Just(60), Just(60), Just(43)];
+    let headers = vec((numbers, options.clone()), 0..=4);
+    let hop_by_hop = option::weighted(0.3, options);
+    // Of a datagram that is whole all the same (RFC 6946).
+    let atomic = option::weighted(0.3, (any::<Index>(), any::<[u8; 5]>()));
+    (headers, hop_by_hop, atomic).prop_map(|(mut headers, hop_by_hop, atomic)| {
+        for (number, bytes) in &mut headers {
+            if *number == 43 {
+                // No segments left.
+                bytes[2] = 0;
+            }
+        }
+        if let Some((at, [reserved, id @ ..])) = atomic {
+            let bytes = [&[reserved, 0, 0][..], &id].concat();
+            headers.insert(at.index(headers.len() + 1), (44, bytes));
+        }
+        headers.splice(0..0, hop_by_hop.map(|bytes| (0, bytes)));
+        headers
+    })
+}
+
 prop_compose! {
     /// Any packet between two addresses, and an endpoint of their family to translate to.
     pub(crate) fn packets()(
@@ -79,6 +122,7 @@ prop_compose! {
         checksum in prop::bool::weighted(0.8),
         (ttl, tos) in (2..=255_u8, any::<u8>()),
         (ip_options, tcp_options) in (options(), options()),
+        (tags, extensions) in (tags(), option::weighted(0.5, extensions())),
         payload in vec(any::<u8>(), 0..64),
         padding in vec(any::<u8>(), 0..8),
     ) -> (Shape, (IpAddr, u16)) {
@@ -89,7 +133,9 @@ prop_compose! {
             checksum: checksum || src.is_ipv6() || tcp.is_some(),
             ttl,
             tos,
+            tags,
             ip_options,
+            extensions: extensions.unwrap_or_default(),
             tcp_options,
             payload,
             padding,
@@ -98,13 +144,40 @@ prop_compose! {
     }
 }
 
+/// As [`packets`], without VLAN tags and extension headers.
+pub(crate) fn plain_packets() -> impl Strategy<Value = (Shape, (IpAddr, u16))> {
+    packets().prop_map(|(shape, new)| {
+        let plain = Shape {
+            tags: Vec::new(),
+            extensions: Vec::new(),
+            ..shape
+        };
+        (plain, new)
+    })
+}
+
+/// The bytes of extension headers, of which the last one names `last`.
+pub(crate) fn chain(headers: &[(u8, Vec<u8>)], last: u8) -> Vec<u8> {
+    let next = headers.iter().skip(1).map(|(number, _)| *number);
+    let with_next = headers.iter().zip(next.chain([last]));
+    with_next
+        .flat_map(|((_, bytes), next)| [&[next][..], bytes].concat())
+        .collect()
+}
+
 impl Shape {
+    /// Where the IP header begins in the frame.
+    pub(crate) fn ip_offset(&self) -> usize {
+        Ethernet2Header::LEN + 4 * self.tags.len()
+    }
+
     /// Where the transport header begins in the frame.
     pub(crate) fn transport_offset(&self) -> usize {
-        match self.dst.0 {
-            IpAddr::V4(_) => Ethernet2Header::LEN + 20 + self.ip_options.len(),
-            IpAddr::V6(_) => Ethernet2Header::LEN + 40,
-        }
+        let header = match self.dst.0 {
+            IpAddr::V4(_) => 20 + self.ip_options.len(),
+            IpAddr::V6(_) => 40 + chain(&self.extensions, 0).len(),
+        };
+        self.ip_offset() + header
     }
 
     /// The frame.
@@ -114,12 +187,11 @@ impl Shape {
             (IpAddr::V6(src), IpAddr::V6(dst)) => (EtherType::IPV6, self.ipv6(src, dst)),
             _ => panic!("the strategy makes both of one family"),
         };
-        let ethernet = Ethernet2Header {
-            destination: [2, 0, 0, 0, 0, 1],
-            source: [2, 0, 0, 0, 0, 2],
-            ether_type,
-        };
-        [&ethernet.to_bytes()[..], &packet, &self.padding].concat()
+        let link = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let tags = self.tags.iter().flatten().copied();
+        let types = tags.chain([ether_type.0]).flat_map(u16::to_be_bytes);
+        let types: Vec<u8> = types.collect();
+        [&link[..], &types, &packet, &self.padding].concat()
     }
 
     fn ip_number(&self) -> IpNumber {
@@ -182,9 +254,21 @@ impl Shape {
                 .to_vec(),
         };
         header
-            .set_payload_length(transport.len() + self.payload.len())
+            .set_payload_length(
+                chain(&self.extensions, 0).len() + transport.len() + self.payload.len(),
+            )
             .expect("a short packet");
-        [&header.to_bytes()[..], &transport, &self.payload].concat()
+        let extensions = chain(&self.extensions, header.next_header.0);
+        if let Some((first, _)) = self.extensions.first() {
+            header.next_header = IpNumber(*first);
+        }
+        [
+            &header.to_bytes()[..],
+            &extensions,
+            &transport,
+            &self.payload,
+        ]
+        .concat()
     }
 
     fn tcp_header(&self) -> Option<TcpHeader> {

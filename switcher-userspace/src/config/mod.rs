@@ -60,6 +60,9 @@ pub struct Limits {
     pub flows: u32,
     /// Flows whose backend has not answered yet, per address family (an LRU).
     pub unanswered: u32,
+    /// Fragmented datagrams whose ports are kept for their later fragments, per address family (an
+    /// LRU).
+    pub fragments: u32,
     /// Services.
     pub services: u32,
     /// Listeners of all services together; during an apply those that it removes count too.
@@ -268,6 +271,7 @@ impl Default for Limits {
         Self {
             flows: 1_048_576,
             unanswered: 262_144,
+            fragments: 8_192,
             services: 1_024,
             listeners: 32_768,
             backends: 131_072,

@@ -126,6 +126,7 @@ services beyond 16-bit ids | \n\n[[service]] | \nlimits.services = 65536\n[[serv
 listeners beyond 16-bit ids | \n\n[[service]] | \nlimits.listeners = 65536\n[[service]] | listeners is 65536
 too many backends allowed | \n\n[[service]] | \nlimits.backends = 1000001\n[[service]] | expected 1 to 1000000
 no room for Maglev tables | \n\n[[service]] | \nlimits.maglev_slots = 0\n[[service]] | maglev_slots is 0
+no room for fragments | \n\n[[service]] | \nlimits.fragments = 0\n[[service]] | fragments is 0
 no room for unanswered flows | \n\n[[service]] | \nlimits.unanswered = 0\n[[service]] | unanswered is 0
 "#,
     );

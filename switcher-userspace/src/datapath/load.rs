@@ -26,7 +26,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 34] = [
+const PROGRAM_MAPS: [&str; 36] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -47,6 +47,8 @@ const PROGRAM_MAPS: [&str; 34] = [
     "RATE_BUDGETS",
     "RATE_WINDOWS",
     "TABLE_STATS",
+    "FRAGMENTS4",
+    "FRAGMENTS6",
     "VERDICTS",
     "TRAFFIC",
     "LOGGED",
@@ -70,6 +72,7 @@ pub(super) struct Meta {
     layout: u32,
     flows: u32,
     unanswered: u32,
+    fragments: u32,
     services: u32,
     listeners: u32,
     backends: u32,
@@ -86,6 +89,7 @@ impl Meta {
             layout: LAYOUT_VERSION,
             flows: limits.flows,
             unanswered: limits.unanswered,
+            fragments: limits.fragments,
             services: limits.services,
             listeners: limits.listeners,
             backends: limits.backends,
@@ -99,6 +103,7 @@ impl Meta {
         Limits {
             flows: self.flows,
             unanswered: self.unanswered,
+            fragments: self.fragments,
             services: self.services,
             listeners: self.listeners,
             backends: self.backends,
@@ -131,6 +136,7 @@ impl Meta {
         let rows = [
             ("flows", pinned.flows, limits.flows),
             ("unanswered", pinned.unanswered, limits.unanswered),
+            ("fragments", pinned.fragments, limits.fragments),
             ("services", pinned.services, limits.services),
             ("listeners", pinned.listeners, limits.listeners),
             ("backends", pinned.backends, limits.backends),
@@ -192,6 +198,8 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("ESTABLISHED6", entries(limits.flows))
         .map_max_entries("UNANSWERED4", entries(limits.unanswered))
         .map_max_entries("UNANSWERED6", entries(limits.unanswered))
+        .map_max_entries("FRAGMENTS4", limits.fragments)
+        .map_max_entries("FRAGMENTS6", limits.fragments)
         .map_max_entries("TRAFFIC", services * 2)
         .map_max_entries("SCAN_LIVE", services * SCAN_COUNTERS_PER_SERVICE)
         .map_max_entries("IDLE", services);

@@ -243,43 +243,80 @@ fn g11_broken_packets_to_others_pass_untouched() -> Result<()> {
     })
 }
 
-/// `packet` as a fragment: the IPv4 field, or an extension header with it.
-fn fragment(packet: &Packet, offset_and_more: u16) -> Result<Vec<u8>> {
-    let mut frame = packet.bytes()?;
-    if packet.to.is_ipv4() {
-        // Offset in units of eight bytes, and the flag for more fragments in bit 13.
-        let more = (offset_and_more & 1) << 13;
-        set_be(&mut frame, IP + 6, more | offset_and_more >> 3);
-        return Ok(frame);
-    }
-    let protocol = std::mem::replace(&mut frame[IP + 6], 44);
-    let [high, low] = offset_and_more.to_be_bytes();
-    let header = [protocol, 0, high, low, 0, 0, 0, 9];
-    frame.splice(IP + 40..IP + 40, header);
-    let len = u16::try_from(frame.len() - IP - 40)?;
-    set_be(&mut frame, IP + 4, len);
-    Ok(frame)
-}
-
 #[test]
-fn fragments_are_never_rewritten_and_those_to_a_vip_are_dropped() -> Result<()> {
+fn g11_a_broken_transport_header_is_ours_if_its_ports_are_those_of_a_flow() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::ALL {
-            let talk = Talk::open(rig, kind, 4000, Color::Blue)?;
-            for (what, field) in [
-                ("the first fragment", 1),
-                ("a middle one", 8 << 3 | 1),
-                ("the last one", 16 << 3),
-            ] {
-                let what = format!("{kind:?}, {what}");
-                let to_vip = fragment(&talk.first(), field)?;
-                rig.expect_frame(&what, &to_vip, &Expected::untouched(Reason::Fragment))?;
-                let from_backend = fragment(&talk.answer(), field)?;
-                let passed = Expected::untouched(Reason::FragmentFromBackend);
-                rig.expect_frame(&what, &from_backend, &passed)?;
+            let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
+            let transport: &[Damage] = match kind.protocol {
+                Protocol::Tcp => &TCP,
+                Protocol::Udp => &UDP,
+            };
+            let stranger = rig.client(kind.family, 4001);
+            for damage in transport {
+                for (packet, reason) in [
+                    (talk.answer(), damage.reason),
+                    (first(kind, talk.backend, stranger), Reason::NotOurs),
+                    (first(kind, stranger, talk.backend), Reason::NotOurs),
+                ] {
+                    let mut frame = packet.bytes()?;
+                    (damage.change)(&mut frame, &packet);
+                    let what = format!(
+                        "{kind:?}, {} > {} with {}",
+                        packet.from, packet.to, damage.what
+                    );
+                    rig.expect_frame(&what, &frame, &Expected::untouched(reason))?;
+                }
             }
+            talk.goes_on(rig, "after them")?;
+        }
+        Ok(())
+    })
+}
+
+/// Sets the length of the IP packet so that `len` bytes follow its IP header.
+fn set_transport_len(packet: &Packet, frame: &mut [u8], len: usize) -> Result<()> {
+    let len = u16::try_from(len)?;
+    if packet.to.is_ipv4() {
+        set_be(frame, IP + 2, 20 + len);
+    } else {
+        set_be(frame, IP + 4, len);
+    }
+    Ok(())
+}
+
+#[test]
+fn g11_a_packet_that_ends_in_its_transport_header_is_ours_if_its_ports_are_those_of_a_flow()
+-> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::ALL {
+            let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
+            let header = match kind.protocol {
+                Protocol::Tcp => 20,
+                Protocol::Udp => 8,
+            };
+            for len in 0..header {
+                let (to_vip, answer) = (talk.of_client(0), talk.answer());
+                let of_flow = if len < 4 {
+                    Reason::NotOurs
+                } else {
+                    Reason::Truncated
+                };
+                for (packet, reason) in [(to_vip, Reason::Truncated), (answer, of_flow)] {
+                    let mut frame = packet.bytes()?;
+                    set_transport_len(&packet, &mut frame, len)?;
+                    let what = format!(
+                        "{kind:?}, {} > {}, {len} bytes behind the IP header",
+                        packet.from, packet.to
+                    );
+                    rig.expect_frame(&what, &frame, &Expected::untouched(reason))?;
+                }
+            }
+            talk.goes_on(rig, "after them")?;
         }
         Ok(())
     })

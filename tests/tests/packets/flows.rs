@@ -71,6 +71,14 @@ impl Flows {
         .with_context(context)
     }
 
+    /// Everything that both entries of a flow hold, for comparison.
+    pub(crate) fn content(&self, packet: &Packet) -> Result<String> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.content(&key(packet)),
+            SocketAddr::V6(_) => self.v6.content(&key(packet)),
+        }
+    }
+
     /// How many entries all tables have together; a flow has two.
     pub(crate) fn entries(&self) -> usize {
         self.v4.entries() + self.v6.entries()
@@ -157,6 +165,12 @@ where
             (None, Some(entry)) => Some((Table::Unanswered, entry)),
             (Some(_), Some(_)) => bail!("an entry is in both tables"),
         })
+    }
+
+    fn content(&self, key: &FlowKey<A>) -> Result<String> {
+        let forward = self.find(key)?.context("there is no such flow")?;
+        let reverse = self.find(&key.peer(&forward.1))?;
+        Ok(format!("{forward:?} {reverse:?}"))
     }
 
     fn lose(&mut self, key: &FlowKey<A>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder};
 use switcher_common::reason::Reason;
 use switcher_common::service::{Color, Protocol};
@@ -167,28 +167,6 @@ fn g11_packets_to_no_listener_pass_untouched() -> Result<()> {
             }
         }
         rig.expect_flows("nothing of it is a flow", 0)
-    })
-}
-
-#[test]
-fn g11_ipv6_extension_headers_before_tcp_pass_untouched() -> Result<()> {
-    skip_unless_lab!(Ok(()));
-    let lab = Lab::builder().build()?;
-    Rig::plain(&lab, |rig| {
-        let kind = Kind::TCP[1];
-        let packet = first(kind, rig.client(kind.family, 4000), rig.vip(kind));
-        // Hop-by-hop, routing, destination options: eight bytes each.
-        for next_header in [0, 43, 60] {
-            let mut frame = packet.bytes()?;
-            let tcp = std::mem::replace(&mut frame[20], next_header);
-            let at = packet.transport_offset();
-            frame.splice(at..at, [tcp, 0, 1, 4, 0, 0, 0, 0]);
-            let len = u16::try_from(frame.len() - 54).context("a short frame")?;
-            frame[18..20].copy_from_slice(&len.to_be_bytes());
-            let passed = Expected::untouched(Reason::OtherProtocol);
-            rig.expect_frame(&format!("next header {next_header}"), &frame, &passed)?;
-        }
-        Ok(())
     })
 }
 

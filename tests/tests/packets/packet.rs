@@ -39,6 +39,8 @@ pub(crate) struct Packet {
     pub(crate) tos: u8,
     /// A multiple of four bytes.
     pub(crate) ip_options: Vec<u8>,
+    /// IPv6 only.
+    pub(crate) extensions: Vec<Extension>,
     /// IPv4 only.
     pub(crate) dont_fragment: bool,
     /// Without it the field is zero; UDP over IPv4 only.
@@ -46,8 +48,23 @@ pub(crate) struct Packet {
     /// Bytes after the end of the IP packet, as short frames have them.
     pub(crate) padding: Vec<u8>,
     pub(crate) link: Link,
-    /// VLAN ids of the tags, from the outermost on.
+    /// VLAN ids, the outer one first.
     pub(crate) tags: Vec<u16>,
+}
+
+/// An IPv6 extension header: its number, and its bytes behind the number of the next header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extension {
+    pub(crate) number: u8,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The bytes of a chain of extension headers, of which the last one is followed by `protocol`.
+pub(crate) fn chain(extensions: &[Extension], protocol: u8) -> Vec<u8> {
+    let next = extensions.iter().skip(1).map(|next| next.number);
+    let headers = extensions.iter().zip(next.chain([protocol]));
+    let bytes = headers.map(|(header, next)| [&[next][..], &header.bytes].concat());
+    bytes.collect::<Vec<_>>().concat()
 }
 
 /// The Ethernet addresses of a frame.
@@ -91,6 +108,7 @@ impl Packet {
             ttl: 64,
             tos: 0,
             ip_options: Vec::new(),
+            extensions: Vec::new(),
             dont_fragment: false,
             udp_checksum: true,
             padding: Vec::new(),
@@ -139,6 +157,11 @@ impl Packet {
         self
     }
 
+    pub(crate) fn extensions(mut self, extensions: &[Extension]) -> Self {
+        self.extensions = extensions.to_vec();
+        self
+    }
+
     pub(crate) fn without_udp_checksum(mut self) -> Self {
         self.udp_checksum = false;
         self
@@ -164,14 +187,19 @@ impl Packet {
         }
     }
 
+    /// Where the IP header begins in the frame.
+    pub(crate) fn ip_offset(&self) -> usize {
+        Ethernet2Header::LEN + 4 * self.tags.len()
+    }
+
     /// Where the transport header begins in the frame.
     pub(crate) fn transport_offset(&self) -> usize {
         let ip = if self.to.is_ipv4() {
             20 + self.ip_options.len()
         } else {
-            40
+            40 + chain(&self.extensions, 0).len()
         };
-        Ethernet2Header::LEN + 4 * self.tags.len() + ip
+        self.ip_offset() + ip
     }
 
     /// The frame.
@@ -251,8 +279,13 @@ impl Packet {
                 udp.to_bytes().to_vec()
             }
         };
-        header.set_payload_length(transport.len() + self.payload.len())?;
-        Ok([&header.to_bytes()[..], &transport, &self.payload].concat())
+        let extensions = chain(&self.extensions, self.protocol as u8);
+        if let Some(first) = self.extensions.first() {
+            header.next_header = IpNumber(first.number);
+        }
+        header.set_payload_length(extensions.len() + transport.len() + self.payload.len())?;
+        let header = header.to_bytes();
+        Ok([&header[..], &extensions, &transport, &self.payload].concat())
     }
 
     fn tcp_header(&self) -> TcpHeader {

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     interfaces: 64,
     flows: 4_096,
     unanswered: 4_096,
+    fragments: 1_024,
     services: 128,
     listeners: 20_480,
     backends: 81_920,

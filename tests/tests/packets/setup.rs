@@ -94,6 +94,7 @@ const LIMITS: Limits = Limits {
     interfaces: 64,
     flows: 4_096,
     unanswered: 8_192,
+    fragments: 1_024,
     services: 8,
     listeners: 64,
     backends: 128,

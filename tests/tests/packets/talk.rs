@@ -29,16 +29,21 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    /// Sends the first packet from `port`, which goes to `color`.
-    pub(crate) fn begin(rig: &mut Rig, kind: Kind, port: u16, color: Color) -> Result<Self> {
-        let talk = Self {
+    /// Of which nothing is sent yet; its first packet will be from `port`, and go to `color`.
+    pub(crate) fn unsent(rig: &Rig, kind: Kind, port: u16, color: Color) -> Self {
+        Self {
             kind,
             client: rig.client(kind.family, port),
             vip: rig.vip(kind),
             backend: rig.backend(kind, color),
             color,
             next: [CLIENT_SEQ + 1, BACKEND_SEQ + 1],
-        };
+        }
+    }
+
+    /// Sends the first packet from `port`, which goes to `color`.
+    pub(crate) fn begin(rig: &mut Rig, kind: Kind, port: u16, color: Color) -> Result<Self> {
+        let talk = Self::unsent(rig, kind, port, color);
         let expected = rig.to_backend(&talk.first(), color)?;
         rig.expect("the first packet", &talk.first(), &expected)?;
         Ok(talk)

@@ -99,6 +99,7 @@ fn check_limits(agent: &AgentConfig, place: &Place, findings: &mut Findings<'_>)
     for (key, value, max) in [
         ("flows", limits.flows, max::FLOWS),
         ("unanswered", limits.unanswered, max::FLOWS),
+        ("fragments", limits.fragments, max::FLOWS),
         ("services", limits.services, max::SERVICES),
         ("listeners", limits.listeners, max::LISTENERS),
         ("backends", limits.backends, max::BACKENDS),

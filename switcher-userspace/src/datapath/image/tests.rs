@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits {
     interfaces: 64,
     flows: 16,
     unanswered: 16,
+    fragments: 16,
     services: 8,
     listeners: 8,
     backends: 16,
