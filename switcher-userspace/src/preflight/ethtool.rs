@@ -1,4 +1,4 @@
-//! Offloads of an interface that merge packets before a program sees them.
+//! Offloads of an interface, as far as they stand between the wire and a program.
 
 use std::io;
 
@@ -8,8 +8,13 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 
 use crate::netlink::{Netlink, generic::Family};
 
-/// The features in question, by the kernel's names, which `ethtool -K` takes too.
-const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
+/// Features that merge packets before a program sees them, by the kernel's names, which `ethtool -K`
+/// takes too.
+pub(super) const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
+/// Takes VLAN tags off before a program sees them.
+pub(super) const VLAN_STRIPPING: &str = "rx-vlan-hw-parse";
+/// Leaves the checksums of what is sent to hardware.
+pub(super) const TX_CHECKSUM: &str = "tx-checksum-ip-generic";
 
 /// Asks the kernel about offloads.
 pub(super) struct Ethtool {
@@ -25,16 +30,18 @@ impl Ethtool {
         Ok(Self { netlink, family })
     }
 
-    /// The offloads of `interface` that merge packets and are on.
-    pub(super) fn merging_offloads(&mut self, interface: &str) -> io::Result<Vec<&'static str>> {
+    /// Those of `features` that are on at `interface`.
+    pub(super) fn active(
+        &mut self,
+        interface: &str,
+        features: &[&'static str],
+    ) -> io::Result<Vec<&'static str>> {
         let mut request =
             GenlMessage::from_payload(EthtoolMessage::new_feature_get(Some(interface)));
         request.set_resolved_family_id(self.family.id);
         let answer = self.netlink.get(request)?;
-        Ok(MERGING
-            .into_iter()
-            .filter(|feature| is_active(&answer.payload, feature))
-            .collect())
+        let active = |feature: &&&str| is_active(&answer.payload, feature);
+        Ok(features.iter().filter(active).copied().collect())
     }
 }
 

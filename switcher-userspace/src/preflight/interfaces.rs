@@ -2,7 +2,7 @@
 
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::{Report, ethtool::Ethtool, network::Network, report::Problem, shell_word};
+use super::{Report, network::Network, offloads, report::Problem, shell_word};
 use crate::{
     config::{AttachMode, Config},
     netlink::link::{Link, XdpProgram},
@@ -48,7 +48,7 @@ pub(super) fn check(
             .flat_map(|link| other_programs(link, is_ours))
             .collect(),
     );
-    check_offloads(&links, report);
+    offloads::check(&links, agent.mode, network, report);
 }
 
 fn missing_interface(name: &str) -> Problem {
@@ -137,40 +137,6 @@ fn other_program(name: &str, XdpProgram { id, keyword }: XdpProgram) -> Problem 
         "bpftool prog show id {id}  # whose is it? if nobody needs it: ip link set dev {name} {keyword} off, or bpftool link detach if a link holds it"
     );
     Problem::fatal(what, mend)
-}
-
-fn check_offloads(links: &[&Link], report: &mut Report) {
-    match merging_offloads(links) {
-        Ok(problems) => report.settle("offloads", problems),
-        Err(error) => report.skip(
-            "offloads",
-            format!("asking for the features of the interfaces: {error}"),
-        ),
-    }
-}
-
-fn merging_offloads(links: &[&Link]) -> std::io::Result<Vec<Problem>> {
-    let mut ethtool = Ethtool::open()?;
-    let mut problems = Vec::new();
-    for link in links {
-        let offloads = ethtool.merging_offloads(&link.name)?;
-        problems.extend(
-            offloads
-                .into_iter()
-                .map(|offload| merging(&link.name, offload)),
-        );
-    }
-    Ok(problems)
-}
-
-fn merging(name: &str, offload: &str) -> Problem {
-    let what = format!(
-        "{offload} is on at interface {name}; packets are merged before the program sees them, and the driver may refuse native mode"
-    );
-    Problem::warning(
-        what,
-        format!("ethtool -K {} {offload} off", shell_word(name)),
-    )
 }
 
 #[cfg(test)]

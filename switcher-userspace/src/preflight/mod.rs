@@ -8,6 +8,7 @@ mod ethtool;
 mod forwarding;
 mod interfaces;
 mod network;
+mod offloads;
 mod report;
 mod sysctl;
 mod system;

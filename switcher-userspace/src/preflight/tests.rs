@@ -4,7 +4,7 @@ mod node;
 
 use nix::mount::umount;
 
-use self::node::{is_found_and_mended, sh, with_node};
+use self::node::{is_found_and_mended, set_tx_checksum, sh, with_node};
 use super::{Finding, Report, Severity};
 
 #[test]
@@ -20,6 +20,9 @@ fn a_node_in_good_order_has_no_findings() {
             "interface_up",
             "mtu",
             "other_xdp",
+            "offloads",
+            "vlan_stripping",
+            "tx_checksum",
             "ip_forward",
             "rp_filter",
             "ip6_forward",
@@ -237,6 +240,21 @@ fn a_next_hop_that_does_not_answer_is_a_warning() {
             "{finding}"
         );
         sh("ip neigh replace 10.9.1.254 lladdr 02:00:00:00:00:01 dev sw1 nud permanent");
+        node.expect_clean();
+    });
+}
+
+#[test]
+fn a_sender_at_the_other_end_that_leaves_checksums_to_hardware_is_a_warning_in_native_mode() {
+    with_node("tx_checksum", |mut node| {
+        set_tx_checksum("far1", true).expect("switched on");
+        let finding = node.only_finding();
+        assert_eq!(
+            (finding.check, finding.severity),
+            ("tx_checksum", Severity::Warning)
+        );
+        assert!(finding.what.contains("the other end of sw1"), "{finding}");
+        node.mode = "generic";
         node.expect_clean();
     });
 }

@@ -18,6 +18,7 @@ mod flows;
 mod forge;
 mod forged;
 mod full;
+mod generic;
 mod interface;
 mod lifecycle;
 mod lost_pins;

@@ -3,7 +3,7 @@
 //! `sw0` and `sw1` are its interfaces, `far0` and `far1` their other ends; 192.0.2.10 is a VIP and
 //! an address of the node.
 
-use std::{path::Path, process::Command, thread};
+use std::{os::fd::AsRawFd as _, path::Path, process::Command, thread};
 
 use nix::{
     mount::{MsFlags, mount, umount},
@@ -37,6 +37,7 @@ pub(super) struct Node {
     pub(super) pin_dir: tempfile::TempDir,
     pub(super) interfaces: &'static str,
     pub(super) backend: &'static str,
+    pub(super) mode: &'static str,
 }
 
 impl Node {
@@ -56,10 +57,14 @@ impl Node {
         )
         .expect("a bpffs");
         sh(SET_UP);
+        for far in ["far0", "far1"] {
+            set_tx_checksum(far, false).expect("the kernel switches an offload");
+        }
         Self {
             pin_dir,
             interfaces: r#"["sw0", "sw1"]"#,
             backend: "10.9.1.2",
+            mode: "auto",
         }
     }
 
@@ -68,6 +73,7 @@ impl Node {
             r#"
             [agent]
             interfaces = {interfaces}
+            mode = "{mode}"
             pin_dir = "{pin_dir}/switcher"
             [[service]]
             name = "web"
@@ -77,6 +83,7 @@ impl Node {
             ]
             "#,
             interfaces = self.interfaces,
+            mode = self.mode,
             pin_dir = self.pin_dir.path().display(),
             backend = self.backend,
         );
@@ -109,6 +116,24 @@ impl Drop for Node {
         // Without this the temporary directory is busy; a failure leaves an empty directory behind.
         let _ = umount(self.pin_dir.path());
     }
+}
+
+/// Leaves the checksums of what an interface sends to hardware, or not: what `ethtool -K` does, which
+/// not every machine has.
+pub(super) fn set_tx_checksum(interface: &str, on: bool) -> std::io::Result<()> {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    nix::ioctl_write_ptr_bad!(ethtool, libc::SIOCETHTOOL, libc::ifreq);
+    let mut value = [ETHTOOL_STXCSUM, u32::from(on)];
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    // SAFETY: the request points at an ethtool_value, two numbers, which lives until it returns.
+    unsafe { ethtool(socket.as_raw_fd(), &raw const request) }?;
+    Ok(())
 }
 
 #[track_caller]
