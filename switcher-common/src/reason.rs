@@ -93,6 +93,9 @@ reasons! {
     14 NoRedirect Pass "rewritten_no_redirect";
     /// Rewritten; it leaves with other VLAN tags than it came with, the stack sees to that.
     15 TagChanges Pass "rewritten_vlan";
+    /// Rewritten; in generic mode, a packet whose checksum its sender has left to hardware, or that the
+    /// kernel has merged: only the stack can send it on.
+    16 ChecksumLeft Pass "rewritten_checksum_left";
 
     /// Rewritten and sent out of the interface that it came in by.
     20 Transmitted Tx "transmitted";

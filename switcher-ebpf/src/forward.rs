@@ -19,19 +19,18 @@ use switcher_common::{
 use crate::{
     frame::XdpFrame,
     interface,
+    maps::Tables,
     route::{Question, lookup},
     work::Work,
 };
 
 /// Where the kernel's routing tables send the translated packet.
+#[derive(Clone, Copy)]
 enum Route {
-    /// Out of an interface, to a resolved neighbour.
-    Next {
-        /// `None`: where it came in.
-        redirect_to: Option<u32>,
-        source: [u8; 6],
-        destination: [u8; 6],
-    },
+    /// To the neighbour in `work.fib`, out of the interface that it came in by.
+    Transmit,
+    /// To the neighbour in `work.fib`, out of the interface there.
+    Redirect,
     /// The stack must forward it.
     Stack(Reason),
     /// Nobody can.
@@ -40,44 +39,56 @@ enum Route {
 
 /// Rewrites the packet as the entry of `work` says, and sends it on.
 #[inline(always)]
-pub(crate) fn send<A: Address>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
-    send_by(frame, work, |frame, work, hop| {
-        packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop)
+pub(crate) fn send<A: Tables>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
+    let is_unfinished = interface::is_generic(frame) && A::is_unfinished(frame.raw()) == 1;
+    let by_stack = is_unfinished.then_some(Reason::ChecksumLeft);
+    send_by(frame, work, by_stack, |frame, work, hop| {
+        packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop)?;
+        if is_unfinished {
+            packet::leave_unfinished(frame, &work.ip, &work.to)?;
+        }
+        Some(())
     })
 }
 
-/// As [`send`], with another way of rewriting it.
+/// As [`send`], with another way of rewriting it, and by the stack where there is a reason for that.
 #[inline(always)]
 pub(crate) fn send_by<A: Address>(
     frame: &mut XdpFrame<'_>,
     work: &mut Work<A>,
+    by_stack: Option<Reason>,
     rewrite: impl FnOnce(&mut XdpFrame<'_>, &Work<A>, Hop) -> Option<()>,
 ) -> Reason {
     work.to = work.key.translated(&work.entry);
-    let (hop, route) = match route(frame, work) {
-        Route::Nowhere(reason) => return reason,
-        Route::Stack(reason) => (Hop::Stack, Err(reason)),
-        Route::Next {
-            redirect_to,
-            source,
-            destination,
-        } => (Hop::Program, Ok((redirect_to, source, destination))),
+    let route = match (route(frame, work), by_stack) {
+        (Route::Nowhere(reason), _) => return reason,
+        (Route::Transmit | Route::Redirect, Some(reason)) => Route::Stack(reason),
+        (route, _) => route,
+    };
+    let hop = match route {
+        Route::Stack(_) | Route::Nowhere(_) => Hop::Stack,
+        Route::Transmit | Route::Redirect => Hop::Program,
     };
     if rewrite(frame, work, hop).is_none() {
         return Reason::Inconsistent;
     }
-    let (redirect_to, source, destination) = match route {
-        Ok(next) => next,
-        Err(reason) => return reason,
-    };
-    if packet::set_link_addresses(frame, source, destination).is_none() {
+    leave(frame, work, route)
+}
+
+/// Sends the rewritten packet on.
+#[inline(always)]
+fn leave<A: Address>(frame: &mut XdpFrame<'_>, work: &Work<A>, route: Route) -> Reason {
+    if let Route::Stack(reason) | Route::Nowhere(reason) = route {
+        return reason;
+    }
+    if packet::set_link_addresses(frame, work.fib.smac, work.fib.dmac).is_none() {
         return Reason::Inconsistent;
     }
-    let Some(ifindex) = redirect_to else {
+    if let Route::Transmit = route {
         return Reason::Transmitted;
-    };
+    }
     // SAFETY: plain values; the kernel checks the interface when it carries the redirect out.
-    unsafe { bpf_redirect(ifindex, 0) };
+    unsafe { bpf_redirect(work.fib.ifindex, 0) };
     Reason::Redirected
 }
 
@@ -90,21 +101,14 @@ fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>) -> Route {
         tos: work.ip.tos,
         ip_len: work.ip.ip_len,
     };
-    let result = lookup(frame, &question, &mut work.fib);
-    let fib = &work.fib;
-    match result {
+    match lookup(frame, &question, &mut work.fib) {
         Some(BPF_FIB_LKUP_RET_SUCCESS) => {
             let tags = packet::tags(frame, work.ip.ip_offset);
-            let redirect_to = match interface::leaves_by(frame, tags, fib.ifindex) {
-                WayOut::Transmit => None,
-                WayOut::Redirect => Some(fib.ifindex),
-                WayOut::TagsChange => return Route::Stack(Reason::TagChanges),
-                WayOut::NoRedirect => return Route::Stack(Reason::NoRedirect),
-            };
-            Route::Next {
-                redirect_to,
-                source: fib.smac,
-                destination: fib.dmac,
+            match interface::leaves_by(frame, tags, work.fib.ifindex) {
+                WayOut::Transmit => Route::Transmit,
+                WayOut::Redirect => Route::Redirect,
+                WayOut::TagsChange => Route::Stack(Reason::TagChanges),
+                WayOut::NoRedirect => Route::Stack(Reason::NoRedirect),
             }
         }
         Some(BPF_FIB_LKUP_RET_NO_NEIGH) => Route::Stack(Reason::NoNeighbour),

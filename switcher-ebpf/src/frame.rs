@@ -11,6 +11,9 @@ use switcher_common::packet::{Frame, Header};
 /// No header that is read begins further in; the verifier asks for a bound.
 const OFFSET_MASK: usize = 0x1ff;
 
+/// The same for the rest of a frame that was not merged.
+const ANYWHERE_MASK: usize = 0x3fff;
+
 /// The frame behind an XDP context.
 pub(crate) struct XdpFrame<'a> {
     ctx: &'a XdpContext,
@@ -59,6 +62,17 @@ impl<'a> XdpFrame<'a> {
         };
         // SAFETY: as in `cut_to`.
         unsafe { bpf_xdp_adjust_head(self.raw(), -len) == 0 }
+    }
+
+    /// As `header`, wherever in the frame.
+    #[inline(always)]
+    pub(crate) fn anywhere<T: Header>(&self, offset: usize) -> Option<&T> {
+        let start = self.ctx.data() + (offset & ANYWHERE_MASK);
+        if start + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: as in [`Frame::header`].
+        Some(unsafe { &*(start as *const T) })
     }
 
     #[inline(always)]

@@ -38,6 +38,7 @@ mod reply;
 mod route;
 mod select;
 mod trace;
+mod unfinished;
 mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};

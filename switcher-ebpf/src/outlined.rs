@@ -79,6 +79,8 @@ outlined! {
     demote, demote4, demote6, ();
     /// Makes the entry for the replies again if it is gone.
     mend, mend4, mend6, ();
+    /// 1 if the sender has left the packet's checksum to hardware.
+    is_unfinished, is_unfinished4, is_unfinished6, (ctx: *mut xdp_md);
     /// 1 if the packet came in by the interface that leads back to its source.
     comes_by_its_route, comes_by_its_route4, comes_by_its_route6, (ctx: *mut xdp_md);
 }
@@ -110,7 +112,7 @@ mod body {
         flow::{self, Found},
         forward, fragment, icmp, own_error,
         read::{self as reading, Read},
-        reply, select as selection, trace as tracing,
+        reply, select as selection, trace as tracing, unfinished,
     };
 
     #[inline(always)]
@@ -176,6 +178,13 @@ mod body {
     pub(super) fn send<A: Tables>(ctx: *mut xdp_md) -> u32 {
         let ctx = XdpContext::new(ctx);
         with_work::<A>(|work| forward::send(&mut XdpFrame::new(&ctx), work) as u32)
+    }
+
+    #[inline(always)]
+    pub(super) fn is_unfinished<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let frame = XdpFrame::new(&ctx);
+        with_work::<A>(|work| u32::from(unfinished::is_unfinished(&frame, work)))
     }
 
     #[inline(always)]

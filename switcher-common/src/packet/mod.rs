@@ -12,6 +12,7 @@ pub mod own_error;
 mod parse;
 mod reset;
 mod rewrite;
+mod unfinished;
 
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -24,6 +25,7 @@ pub use link::{Family, Link, Tags, link, tags};
 pub use parse::{IpPacket, Network, Transport, complete, network, ports, transport};
 pub use reset::{OWN_TTL, answer_with_reset};
 pub use rewrite::{Hop, set_link_addresses, translate};
+pub use unfinished::{leave_unfinished, transport_checksum};
 
 /// Ethernet header. `network_types::eth::EthHdr` has alignment 2, which a frame need not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
