@@ -16,14 +16,6 @@ fn interface(index: u32) -> Interface {
     }
 }
 
-/// Whether `frame` came in by an interface where the program runs in generic mode.
-#[inline(always)]
-pub(crate) fn is_generic(frame: &XdpFrame<'_>) -> bool {
-    interface(frame.ingress_ifindex())
-        .record
-        .has(flags::GENERIC)
-}
-
 /// How `frame` with `tags` leaves by the interface `outgoing`.
 #[inline(always)]
 pub(crate) fn leaves_by(frame: &XdpFrame<'_>, tags: Tags, outgoing: u32) -> WayOut {

@@ -38,5 +38,6 @@ mod scale;
 mod switching;
 mod tables;
 mod trace;
+mod unfinished;
 mod verifier;
 mod vlan;

@@ -45,6 +45,8 @@ pub(crate) struct Packet {
     pub(crate) dont_fragment: bool,
     /// Without it the field is zero; UDP over IPv4 only.
     pub(crate) udp_checksum: bool,
+    /// Its checksum is left to hardware: the field has the sum of the pseudo header.
+    pub(crate) unfinished: bool,
     /// Bytes after the end of the IP packet, as short frames have them.
     pub(crate) padding: Vec<u8>,
     pub(crate) link: Link,
@@ -111,6 +113,7 @@ impl Packet {
             extensions: Vec::new(),
             dont_fragment: false,
             udp_checksum: true,
+            unfinished: false,
             padding: Vec::new(),
             link: INCOMING,
             tags: Vec::new(),
@@ -162,6 +165,11 @@ impl Packet {
         self
     }
 
+    pub(crate) fn unfinished(mut self) -> Self {
+        self.unfinished = true;
+        self
+    }
+
     pub(crate) fn without_udp_checksum(mut self) -> Self {
         self.udp_checksum = false;
         self
@@ -210,8 +218,40 @@ impl Packet {
         };
         let mut frame = link_header(self.link, &self.tags, ether_type);
         frame.extend(self.packet()?);
+        if self.unfinished {
+            let at = self.checksum_offset();
+            let end = frame.len();
+            let sum = self.pseudo_header_sum(u32::try_from(end - self.transport_offset())?);
+            frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        }
         frame.extend(&self.padding);
         Ok(frame)
+    }
+
+    /// Where the TCP or UDP checksum is in the frame.
+    pub(crate) fn checksum_offset(&self) -> usize {
+        self.transport_offset()
+            + match self.protocol {
+                Protocol::Tcp => 16,
+                Protocol::Udp => 6,
+            }
+    }
+
+    /// The sum of the pseudo header over `length` bytes of TCP or UDP (RFC 9293, 3.1; RFC 8200, 8.1).
+    pub(crate) fn pseudo_header_sum(&self, length: u32) -> u16 {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let addresses = [octets(self.from.ip()), octets(self.to.ip())].concat();
+        let words = addresses
+            .chunks(2)
+            .map(|it| u64::from(it[0]) << 8 | u64::from(it[1]));
+        let mut sum = words.sum::<u64>() + self.protocol as u64 + u64::from(length);
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        u16::try_from(sum).unwrap_or(u16::MAX)
     }
 
     /// The IP packet.
