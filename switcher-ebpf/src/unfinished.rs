@@ -9,10 +9,10 @@ use crate::{frame::XdpFrame, maps::Tables, work::Work};
 /// What everything adds up to under a checksum that is right.
 const WHOLE: u16 = 0xffff;
 /// Bytes that are summed in one go; older kernels take no more.
-const CHUNK: usize = 512;
+const CHUNK: u32 = 512;
 /// Packets are summed up to this length. What is longer is larger than any link takes, so the kernel
 /// has merged it, and left its checksum to hardware.
-const MOST_SUMMED: usize = 18 * CHUNK;
+const MOST_SUMMED: u32 = 18 * CHUNK;
 
 /// Whether the checksum of the packet in `work` is left to hardware.
 #[inline(always)]
@@ -30,20 +30,21 @@ pub(crate) fn is_unfinished<A: Tables>(frame: &XdpFrame<'_>, work: &Work<A>) -> 
 /// when they are more than are summed.
 #[inline(always)]
 fn sum(frame: &XdpFrame<'_>, offset: usize, len: u16, seed: u16) -> Option<u16> {
-    let (mut at, mut left) = (offset, usize::from(len));
+    let mut at = u32::try_from(offset).ok()?;
+    let mut left = u32::from(len);
     let mut sum = u32::from(seed);
     for _ in 0..MOST_SUMMED / CHUNK {
         if left < CHUNK {
             break;
         }
-        sum = sum_chunk(frame.raw(), at as u32, sum);
+        sum = sum_chunk(frame.raw(), at, sum);
         at += CHUNK;
         left -= CHUNK;
     }
     if left >= CHUNK {
         return None;
     }
-    sum = sum_rest(frame.raw(), at as u32, left as u32, sum);
+    sum = sum_rest(frame.raw(), at, left, sum);
     sum = (sum & 0xffff) + (sum >> 16);
     u16::try_from((sum & 0xffff) + (sum >> 16)).ok()
 }
@@ -53,7 +54,7 @@ fn sum(frame: &XdpFrame<'_>, offset: usize, len: u16, seed: u16) -> Option<u16> 
 #[inline(never)]
 extern "C" fn sum_chunk(ctx: *mut xdp_md, at: u32, sum: u32) -> u32 {
     let ctx = XdpContext::new(ctx);
-    added::<CHUNK>(&XdpFrame::new(&ctx), at as usize, sum)
+    added::<{ CHUNK as usize }>(&XdpFrame::new(&ctx), at as usize, sum)
 }
 
 /// Adds what is less than a chunk.
@@ -87,6 +88,14 @@ extern "C" fn sum_rest(ctx: *mut xdp_md, at: u32, left: u32, mut sum: u32) -> u3
 
 /// `sum` with the `LEN` bytes at `at`. They are there: the packet was found to lie within its frame.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a chunk is short, and a sum has 32 bits"
+)]
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "it is an error of arguments that is negative"
+)]
 fn added<const LEN: usize>(frame: &XdpFrame<'_>, at: usize, sum: u32) -> u32 {
     let Some(bytes) = frame.anywhere::<[u8; LEN]>(at) else {
         return sum;
