@@ -12,7 +12,7 @@ use aya_ebpf::{
 use switcher_common::{
     address::Address,
     interface::WayOut,
-    packet::{self, Hop, own_error::may_be_fragmented},
+    packet::{self, Hop, Network, own_error::may_be_fragmented},
     reason::Reason,
 };
 
@@ -39,7 +39,7 @@ enum Route {
 
 /// Rewrites the packet as the entry of `work` says, and sends it on.
 #[inline(always)]
-pub(crate) fn send<A: Tables>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
+pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
     let is_unfinished = interface::is_generic(frame) && A::is_unfinished(frame.raw()) == 1;
     let by_stack = is_unfinished.then_some(Reason::ChecksumLeft);
     send_by(frame, work, by_stack, |frame, work, hop| {

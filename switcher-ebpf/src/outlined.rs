@@ -175,13 +175,13 @@ mod body {
     }
 
     #[inline(always)]
-    pub(super) fn send<A: Tables>(ctx: *mut xdp_md) -> u32 {
+    pub(super) fn send<A: Tables + Network>(ctx: *mut xdp_md) -> u32 {
         let ctx = XdpContext::new(ctx);
         with_work::<A>(|work| forward::send(&mut XdpFrame::new(&ctx), work) as u32)
     }
 
     #[inline(always)]
-    pub(super) fn is_unfinished<A: Tables>(ctx: *mut xdp_md) -> u32 {
+    pub(super) fn is_unfinished<A: Tables + Network>(ctx: *mut xdp_md) -> u32 {
         let ctx = XdpContext::new(ctx);
         let frame = XdpFrame::new(&ctx);
         with_work::<A>(|work| u32::from(unfinished::is_unfinished(&frame, work)))

@@ -2,7 +2,7 @@
 //! send them on, and the program must not take the field for a checksum.
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_csum_diff, programs::XdpContext};
-use switcher_common::packet;
+use switcher_common::packet::{self, Network, Part};
 
 use crate::{frame::XdpFrame, maps::Tables, work::Work};
 
@@ -16,8 +16,11 @@ const MOST_SUMMED: u32 = 18 * CHUNK;
 
 /// Whether the checksum of the packet in `work` is left to hardware.
 #[inline(always)]
-pub(crate) fn is_unfinished<A: Tables>(frame: &XdpFrame<'_>, work: &Work<A>) -> bool {
+pub(crate) fn is_unfinished<A: Tables + Network>(frame: &XdpFrame<'_>, work: &Work<A>) -> bool {
     let ip = &work.ip;
+    if ip.part != Part::Whole {
+        return false;
+    }
     let pseudo = ip.pseudo_header_sum(&work.key);
     if packet::transport_checksum(frame, ip) != Some(pseudo) {
         return false;

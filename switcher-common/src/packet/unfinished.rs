@@ -4,10 +4,10 @@
 
 use network_types::udp::UdpHdr;
 
-use super::{Frame, IpPacket, Tcp};
+use super::{Frame, IpPacket, Network, Tcp};
 use crate::{address::Address, checksum::Delta, flow::FlowKey, service::Protocol};
 
-impl<A: Address> IpPacket<A> {
+impl<A: Network> IpPacket<A> {
     /// The sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1) of this packet with the 5-tuple
     /// `tuple`, as it lies in the checksum's field of an unfinished packet.
     #[inline(always)]
@@ -41,7 +41,7 @@ pub fn transport_checksum<A: Address, F: Frame + ?Sized>(
 /// now. `None` when the header is not where the parser found it.
 #[inline(always)]
 #[must_use]
-pub fn leave_unfinished<A: Address, F: Frame + ?Sized>(
+pub fn leave_unfinished<A: Network, F: Frame + ?Sized>(
     frame: &mut F,
     ip: &IpPacket<A>,
     to: &FlowKey<A>,
