@@ -40,6 +40,10 @@ enum Route {
 /// Rewrites the packet as the entry of `work` says, and sends it on.
 #[inline(always)]
 pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
+    // Only a reply of a cut UDP flow comes here with it.
+    if !work.may_travel() {
+        return Reason::TtlExceeded;
+    }
     let is_unfinished = interface::is_generic(frame) && A::is_unfinished(frame.raw()) == 1;
     let by_stack = is_unfinished.then_some(Reason::ChecksumLeft);
     send_by(frame, work, by_stack, |frame, work, hop| {
