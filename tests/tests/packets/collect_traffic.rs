@@ -227,8 +227,8 @@ fn a_count_under_traffic_is_off_by_no_more_than_began_or_ended_meanwhile() -> Re
 /// A scan visits the unanswered first: what is established after that is in both tables for it.
 #[test]
 fn flows_that_are_established_between_the_tables_of_a_scan_are_counted_once() -> Result<()> {
-    skip_unless_lab!(Ok(()));
     const FLOWS: u32 = 50;
+    skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     Rig::with(&lab, &setup(&lab), |rig| {
         let traffic = Traffic::new(rig)?;
