@@ -17,6 +17,7 @@ mod floods;
 mod flows;
 mod forge;
 mod forged;
+mod fragments;
 mod full;
 mod generic;
 mod interface;
