@@ -168,15 +168,15 @@ fn prepare(
     path.detach_others(&config.agent).map_err(kernel_error)?;
     // The store above was a barrier for everything that an earlier agent did.
     board.barrier_passed(clock::now());
-    path.set_cuts(&cut_orders(&board, &ids))
-        .map_err(kernel_error)?;
-    end_overdue_drains(path, &mut board, &mut scanner, &counters, &ids).map_err(kernel_error)?;
     tracing::info!(
         adopted = path.adopted(),
         generation = board.generation,
         verified_instructions = facts.verified_instructions,
         "data path ready"
     );
+    path.set_cuts(&cut_orders(&board, &ids))
+        .map_err(kernel_error)?;
+    end_overdue_drains(path, &mut board, &mut scanner, &counters, &ids).map_err(kernel_error)?;
     Ok(Ready {
         scanner,
         counters,

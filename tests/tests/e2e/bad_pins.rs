@@ -85,7 +85,7 @@ fn set_layout(lab: &Lab, layout: u32) -> Result<()> {
     let pin = lab.bpffs().join("switcher/maps/META");
     lab.node().run(|| {
         let map = Map::from_map_data(MapData::from_pin(&pin)?)?;
-        let mut meta: Array<MapData, [u32; 8]> = map.try_into()?;
+        let mut meta: Array<MapData, [u32; 9]> = map.try_into()?;
         let mut record = meta.get(&0, 0)?;
         record[0] = layout;
         meta.set(0, record, 0)?;
