@@ -129,7 +129,9 @@ pub(crate) fn tell<A: Tables + Network>(
     event.ifindex = frame.ingress_ifindex();
     event.reason = reason as u32;
     event.known = known as u8;
-    event.is_foreign = u8::from(reason as u32 == Reason::NotOurs as u32);
+    // Without a whole IP header nothing makes it ours.
+    let is_foreign = reason as u32 == Reason::NotOurs as u32 || event.af == 0;
+    event.is_foreign = u8::from(is_foreign);
     event.notes = notes;
     publish();
 }

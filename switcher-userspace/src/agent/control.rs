@@ -6,18 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use switcher_common::{address::WideAddress, trace::TraceFilter};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     collector::Collector,
     core::{Command, data_path},
     explain::explain,
+    trace::Subscription,
     view::View,
 };
 use crate::{
     api::{
         Control, Peer,
         explain::{ExplainQuestion, Explanation},
+        trace::{TraceFeed, TraceRequest},
         types::{
             ApiError, ChangeReply, DrainStatus, ErrorCode, FlipRequest, StatusReply, VersionReply,
         },
@@ -35,6 +38,7 @@ pub(super) struct AgentControl {
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) counters: Counters,
     pub(super) explainer: Explainer,
+    pub(super) subscribe: mpsc::Sender<Subscription>,
 }
 
 impl AgentControl {
@@ -88,6 +92,31 @@ impl Control for AgentControl {
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
         explain(&self.explainer, &self.current(), question)
+    }
+
+    async fn trace(&self, request: TraceRequest) -> Result<TraceFeed, ApiError> {
+        let service = match &request.service {
+            None => None,
+            Some(name) => {
+                self.known(name)?;
+                self.current().ids.get(name).copied()
+            }
+        };
+        let client = request.client.map(WideAddress::from_ip);
+        let (reply, answer) = oneshot::channel();
+        let subscription = Subscription {
+            filter: TraceFilter::new(client, service),
+            reply,
+        };
+        let sent = self.subscribe.send(subscription).await.is_ok();
+        match answer.await {
+            Ok(feed) if sent => feed,
+            _ => Err(ApiError::new(
+                ErrorCode::Internal,
+                "cannot trace: the agent's tracing has ended",
+                "look into the agent's log, and start it again",
+            )),
+        }
     }
 
     async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {

@@ -15,6 +15,7 @@ mod interfaces;
 mod resetter;
 mod start;
 mod state_file;
+mod trace;
 mod view;
 mod writer;
 
@@ -42,6 +43,9 @@ use crate::{
 
 /// How long a starting agent waits until its state is on disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a stopping agent waits until tracing is off.
+const TRACE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
@@ -120,6 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         view,
         counters,
         explainer,
+        tracer,
         log,
     } = start::start(config, commands.clone())?;
     // Dropped when the core's thread ends, however it does.
@@ -146,8 +151,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             tracing::error!("the disk does not answer; serving all the same");
         }
     }
+    // A few may wait: each is served at once.
+    let (subscribe, subscriptions) = mpsc::channel(8);
+    let traces = tokio::spawn(trace::run(tracer, subscriptions, view.clone()));
     let control = Arc::new(AgentControl {
         core: commands.clone(),
+        subscribe,
         collector,
         view,
         counters,
@@ -164,6 +173,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     })
     .await;
     tracing::info!("stopping; the data path stays");
+    match timeout(TRACE_PATIENCE, traces).await {
+        Ok(Ok(Ok(()))) => {}
+        // The program turns tracing off by itself then.
+        ended => tracing::warn!(?ended, "tracing did not end in order"),
+    }
     let _ = commands.send(Command::Stop).await;
     tokio::task::spawn_blocking(move || core.join())
         .await

@@ -26,7 +26,7 @@ use crate::{
     api::types::{ApiError, ErrorCode},
     config::{AttachMode, Config},
     datapath::{
-        Attached, Counters, DataPath, DataPathError, Explainer, ProgramLog, Scanner, Wanted,
+        Attached, Counters, DataPath, DataPathError, Explainer, ProgramLog, Scanner, Tracer, Wanted,
     },
     interfaces::Interfaces,
     preflight,
@@ -40,6 +40,7 @@ pub(super) struct Started {
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) counters: Counters,
     pub(super) explainer: Explainer,
+    pub(super) tracer: Tracer,
     pub(super) log: ProgramLog,
 }
 
@@ -48,6 +49,7 @@ struct Ready {
     scanner: Scanner,
     counters: Counters,
     explainer: Explainer,
+    tracer: Tracer,
     log: ProgramLog,
     board: Switchboard,
     ids: BTreeMap<String, u16>,
@@ -106,6 +108,7 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         view: published,
         counters: ready.counters,
         explainer: ready.explainer,
+        tracer: ready.tracer,
         log: ready.log,
     })
 }
@@ -124,6 +127,7 @@ fn prepare(
     }
     let counters = path.counters().map_err(kernel_error)?;
     let explainer = path.explainer().map_err(kernel_error)?;
+    let tracer = path.tracer().map_err(kernel_error)?;
     let log = path.logger().map_err(kernel_error)?;
     let kernel = kernel_state(path).map_err(kernel_error)?;
     let on_disk = file.read()?;
@@ -181,6 +185,7 @@ fn prepare(
         scanner,
         counters,
         explainer,
+        tracer,
         log,
         board,
         ids,

@@ -101,6 +101,11 @@ impl View {
             .map(|(name, _)| name.as_str())
     }
 
+    /// Name of the interface with `index`.
+    pub(super) fn interface_name(&self, index: u32) -> Option<&str> {
+        self.interfaces.name(index)
+    }
+
     /// Name of the listener at `endpoint`.
     pub(super) fn listener_name(&self, endpoint: SocketAddr, protocol: Protocol) -> Option<&str> {
         let services = self.config.services.iter();

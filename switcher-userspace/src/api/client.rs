@@ -1,5 +1,6 @@
 //! The typed client of the API.
 
+mod lines;
 mod watch;
 
 use std::{
@@ -19,9 +20,10 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
 
-pub use self::watch::DrainWatch;
+pub use self::watch::{DrainWatch, TraceWatch};
 use super::{
     explain::{ExplainQuestion, Explanation},
+    trace::TraceRequest,
     types::{
         ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
         FlipRequest, StatusReply, VersionReply,
@@ -98,6 +100,25 @@ impl Client {
         let response = self.send(Method::GET, &path, Bytes::new()).await?;
         if response.status().is_success() {
             Ok(DrainWatch::new(response.into_body(), &self.socket))
+        } else {
+            let body = self.read(response).await?;
+            Err(self.failure(&body))
+        }
+    }
+
+    /// Follows the packets that `request` asks for.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceWatch, ApiError> {
+        request.check()?;
+        let client = request.client.map(|it| ("client", it.to_string()));
+        let service = request.service.clone().map(|it| ("service", it));
+        let pairs = client.into_iter().chain(service);
+        let query: Vec<String> = pairs
+            .map(|(name, value)| format!("{name}={}", escape(&value)))
+            .collect();
+        let path = format!("/v1/trace?{}", query.join("&"));
+        let response = self.send(Method::GET, &path, Bytes::new()).await?;
+        if response.status().is_success() {
+            Ok(TraceWatch::new(response.into_body(), &self.socket))
         } else {
             let body = self.read(response).await?;
             Err(self.failure(&body))

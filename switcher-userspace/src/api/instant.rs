@@ -7,14 +7,27 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 /// `instant` as the wire has it.
 #[must_use]
 pub fn format(instant: SystemTime) -> String {
+    written(instant, |utc| utc.replace_millisecond(utc.millisecond()))
+}
+
+fn written(
+    instant: SystemTime,
+    cut: impl FnOnce(OffsetDateTime) -> Result<OffsetDateTime, time::error::ComponentRange>,
+) -> String {
     let since_epoch = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
     // All fail only beyond the year 9999; the epoch then says plainly that the clock is wrong.
     i128::try_from(since_epoch.as_nanos())
         .ok()
         .and_then(|nanos| OffsetDateTime::from_unix_timestamp_nanos(nanos).ok())
-        .and_then(|utc| utc.replace_millisecond(utc.millisecond()).ok())
+        .and_then(|utc| cut(utc).ok())
         .and_then(|utc| utc.format(&Rfc3339).ok())
         .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+}
+
+/// `instant` with its microseconds, for what happens many times in a millisecond.
+#[must_use]
+pub fn format_micros(instant: SystemTime) -> String {
+    written(instant, |utc| utc.replace_microsecond(utc.microsecond()))
 }
 
 /// The instant of `text`, if it is one.
@@ -41,6 +54,7 @@ mod tests {
     fn instants_are_utc_in_milliseconds() {
         let at = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
         assert_eq!(format(at), "2023-11-14T22:13:20.123Z");
+        assert_eq!(format_micros(at), "2023-11-14T22:13:20.123456Z");
         let cut = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         assert_eq!(parse(&format(at)), Some(cut));
     }

@@ -12,6 +12,8 @@ pub mod server;
 mod socket;
 mod stall;
 mod stop;
+mod stream;
+pub mod trace;
 pub mod types;
 
 use std::{fmt, future::Future, time::Duration};
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 
 use self::{
     explain::{ExplainQuestion, Explanation},
+    trace::{TraceFeed, TraceRequest},
     types::{ApiError, ChangeReply, DrainStatus, FlipRequest, StatusReply, VersionReply},
 };
 
@@ -37,6 +40,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// Where packets of a 5-tuple would go now; changes nothing. A handful of system calls.
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError>;
+
+    /// Begins to tell of packets; ready when the program does so. Ends when the feed is dropped.
+    fn trace(
+        &self,
+        request: TraceRequest,
+    ) -> impl Future<Output = Result<TraceFeed, ApiError>> + Send;
 
     /// Flips as `request` says. A failure is told in [`ChangeReply::error`], beside the generation
     /// and active colors as they are.

@@ -28,6 +28,7 @@ use super::{
     ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, WATCH_HEARTBEAT, check,
     explain::ExplainQuestion,
     stop::Stop,
+    stream::trace,
     types::{
         ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
         FlipRequest,
@@ -58,6 +59,14 @@ impl<C> Shared<C> {
             watchers,
         }
     }
+
+    pub(super) fn control(&self) -> &C {
+        &self.control
+    }
+
+    pub(super) fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
 }
 
 /// What a handler gets of the server.
@@ -70,6 +79,7 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/version", get(version::<C>))
         .route("/v1/status", get(status::<C>))
         .route("/v1/explain", get(explain::<C>))
+        .route("/v1/trace", get(trace::<C>))
         .route("/v1/flip", post(flip::<C>))
         .route("/v1/drain/{service}", get(drain::<C>))
         .route("/v1/drain/{service}/watch", get(watch_drain::<C>))
@@ -294,7 +304,7 @@ async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "use /v1/version, /v1/status, /v1/explain, /v1/flip, /v1/drain/SERVICE or /v1/drain/SERVICE/watch",
+        "use /v1/version, /v1/status, /v1/explain, /v1/trace, /v1/flip, /v1/drain/SERVICE or /v1/drain/SERVICE/watch",
     )))
 }
 
@@ -317,7 +327,7 @@ fn name(service: Service) -> Result<String, ApiError> {
     })
 }
 
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     query.map(|Query(query)| query).map_err(|rejection| {
         ApiError::new(
             ErrorCode::Usage,
@@ -341,7 +351,7 @@ fn late(next_step: &str) -> ApiError {
     )
 }
 
-fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
+pub(super) fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
     match result {
         Ok(value) => json(StatusCode::OK, &value),
         Err(error) => json(http_status(error.code), &Failure { error }),
@@ -371,7 +381,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
     }
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+pub(super) fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response

@@ -14,7 +14,7 @@ use switcher_common::service::{Color, Protocol};
 
 use super::{
     AgentArgs, Console, DetachArgs, answer::Answer, drain::DrainArgs, explain::ExplainArgs,
-    flip::FlipArgs,
+    flip::FlipArgs, trace::TraceArgs,
 };
 use crate::{
     api::types::{ApiError, ChangeFailure, ErrorCode},
@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
 
-    /// Print exactly one JSON object on standard output
+    /// Print exactly one JSON object on standard output; what goes on, one object per line
     #[arg(long, global = true)]
     pub(super) json: bool,
 
@@ -60,6 +60,8 @@ pub(super) enum Verb {
     Flip(FlipArgs),
     /// Show where a packet would go now, and why; changes nothing
     Explain(ExplainArgs),
+    /// Show packets and what is decided about them, live
+    Trace(TraceArgs),
     /// Show the drain of a service, or wait for its end
     Drain(DrainArgs),
 }

@@ -73,6 +73,12 @@ impl<'a> Console<'a> {
         }
     }
 
+    /// Writes a line of an answer that goes on to standard output.
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
     /// Writes a line to standard error.
     pub(super) fn note(&mut self, line: &str) {
         self.draw(&format!("{line}\n"));

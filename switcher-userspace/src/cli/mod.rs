@@ -12,6 +12,7 @@ mod flip;
 mod progress;
 mod status;
 mod table;
+mod trace;
 mod version;
 mod wait;
 
@@ -87,6 +88,10 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         Some(Verb::Detach(args)) => detach::run(args, local),
         Some(Verb::Status) => block_on(status::run(&client)),
         Some(Verb::Explain(args)) => block_on(explain::run(&args, &client)),
+        Some(Verb::Trace(args)) => {
+            let json = arguments.json;
+            block_on(trace::run(&args, json, &client, console))
+        }
         Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),
         Some(Verb::Drain(args)) => block_on(drain::run(&args, &client, console)),
         None => arguments::no_verb(),

@@ -31,6 +31,7 @@ use switcher_common::{
     service::{Color, ServiceSwitch},
 };
 
+pub(crate) use clock::monotonic_ns;
 pub use counters::Counters;
 pub use double::Replaced;
 pub use error::DataPathError;
@@ -42,7 +43,7 @@ pub use links::{Attached, Mode};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{CutCount, Scan, Scanner};
-pub use tracer::Tracer;
+pub use tracer::{LiveTracer, Tracer};
 
 use self::{double::Doubled, interfaces::InterfaceTable, load::Meta, pins::PinDir, tables::Tables};
 use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};

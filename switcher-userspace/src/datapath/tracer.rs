@@ -1,10 +1,14 @@
 //! Tracing from the agent's side: which packets the program tells of, and what it has told.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use switcher_common::trace::{TRACE_READERS, TraceControl, TraceEvent, TraceFilter};
+use tokio::io::unix::AsyncFd;
 
 use super::{
     clock,
@@ -86,6 +90,35 @@ impl Tracer {
     #[must_use]
     pub const fn capacity() -> usize {
         TRACE_READERS
+    }
+
+    /// The same on an event loop, which must be the caller's.
+    pub fn live(self) -> io::Result<LiveTracer> {
+        // SAFETY: the tracer owns its ring's descriptor, which stays open and the same until the
+        // tracer is dropped, together with the registration.
+        let events = unsafe { AsyncFd::register(self) }.map_err(io::Error::from)?;
+        Ok(LiveTracer { events })
+    }
+}
+
+/// A [`Tracer`] on an event loop.
+pub struct LiveTracer {
+    events: AsyncFd<Tracer>,
+}
+
+impl LiveTracer {
+    /// The tracer.
+    pub fn get_mut(&mut self) -> &mut Tracer {
+        self.events.get_mut()
+    }
+
+    /// Waits for events, then takes at most `most` of them. Dropping the future loses nothing.
+    pub async fn take(&mut self, most: usize, each: impl FnMut(&TraceEvent)) -> io::Result<()> {
+        let mut ready = self.events.readable_mut().await?;
+        if ready.get_inner_mut().take(most, each) < most {
+            ready.clear_ready();
+        }
+        Ok(())
     }
 }
 

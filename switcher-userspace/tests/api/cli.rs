@@ -28,6 +28,10 @@ fn exit_codes_follow_from_what_happened() {
         ("drain nope", 7),
         ("explain tcp 192.0.2.1:40000 198.51.100.1:80", 0),
         ("explain tcp 192.0.2.1:40000", 2),
+        ("trace --service nope", 7),
+        ("trace --client nobody", 2),
+        ("trace --client ::ffff:192.0.2.1", 2),
+        ("trace --count 0", 2),
         ("explain icmp 192.0.2.1:40000 198.51.100.1:80", 2),
         ("explain tcp 192.0.2.1 198.51.100.1:80", 2),
         ("explain tcp 192.0.2.1:40000 [2001:db8::2]:80", 2),
@@ -90,6 +94,7 @@ fn without_an_agent_verbs_end_with_6_and_the_version_is_told_all_the_same() {
         "drain web",
         "drain web --wait",
         "explain tcp 192.0.2.1:1 198.51.100.1:80",
+        "trace",
     ] {
         let ran = run_at(&socket, line, None);
         assert_eq!((ran.code, ran.out.as_str()), (6, ""), "{line}");

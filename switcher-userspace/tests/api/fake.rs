@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     thread::{self, JoinHandle},
 };
 
@@ -12,6 +12,7 @@ use switcher_userspace::api::{
     Control, Peer,
     explain::{ExplainQuestion, Explanation},
     server::{self, ApiSocket},
+    trace::{Decision, TraceFeed, TraceRequest},
     types::{
         AgentStatus, ApiError, ChangeReply, DrainEnd, DrainStatus, ErrorCode, FlipRequest,
         InterfaceStatus, SendErrorStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount,
@@ -20,17 +21,28 @@ use switcher_userspace::api::{
 };
 use switcher_userspace::switching::AtDeadline;
 use tempfile::TempDir;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// A node with one service, `web`.
 pub(crate) struct Fake {
     state: Mutex<(Color, u64)>,
     pub(crate) drain: watch::Sender<Option<DrainStatus>>,
     pub(crate) flips: Mutex<Vec<(FlipRequest, Peer)>>,
+    /// Who traces, and what is told to whom.
+    pub(crate) traces: Mutex<Vec<Traced>>,
     /// A flip with the reason `slow` says here that it began ...
     pub(crate) began: Notify,
     /// ... and goes on when told so here.
     pub(crate) go_on: Notify,
+}
+
+/// The agent's end of one trace.
+#[derive(Clone)]
+pub(crate) struct Traced {
+    pub(crate) request: TraceRequest,
+    pub(crate) decisions: mpsc::Sender<Decision>,
+    pub(crate) lost: Arc<AtomicU64>,
+    pub(crate) left: Arc<Notify>,
 }
 
 impl Default for Fake {
@@ -39,6 +51,7 @@ impl Default for Fake {
             state: Mutex::new((Color::Blue, 1)),
             drain: watch::Sender::new(None),
             flips: Mutex::default(),
+            traces: Mutex::default(),
             began: Notify::new(),
             go_on: Notify::new(),
         }
@@ -46,6 +59,16 @@ impl Default for Fake {
 }
 
 impl Fake {
+    /// The newest trace; waits for it, since whoever reads begins elsewhere.
+    pub(crate) fn trace(&self) -> Traced {
+        loop {
+            if let Some(trace) = self.traces.lock().unwrap().last() {
+                return trace.clone();
+            }
+            thread::yield_now();
+        }
+    }
+
     pub(crate) fn active(&self) -> Color {
         self.state.lock().unwrap().0
     }
@@ -156,6 +179,21 @@ impl Control for Fake {
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
         Ok(crate::explain::explanation(question))
+    }
+
+    async fn trace(&self, request: TraceRequest) -> Result<TraceFeed, ApiError> {
+        if let Some(service) = &request.service {
+            known(service)?;
+        }
+        let (decisions, queue) = mpsc::channel(4);
+        let (lost, left) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        self.traces.lock().unwrap().push(Traced {
+            request,
+            decisions,
+            lost: lost.clone(),
+            left: left.clone(),
+        });
+        Ok(TraceFeed::new(queue, lost, left))
     }
 
     async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Serves a fake in the test's own runtime, for as long as that runs.
-async fn serve(directory: &TempDir) -> (Arc<Fake>, Client) {
+pub(crate) async fn serve(directory: &TempDir) -> (Arc<Fake>, Client) {
     let path = unused_socket(directory.path());
     let socket = ApiSocket::bind(&path).await.unwrap();
     let fake = Arc::new(Fake::default());

@@ -10,4 +10,5 @@ mod hostile;
 mod http;
 mod routes;
 mod socket;
+mod trace;
 mod waiting;

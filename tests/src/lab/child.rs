@@ -52,6 +52,11 @@ impl LabChild {
         self.signal(Signal::TERM)
     }
 
+    /// Sends SIGINT, as Ctrl-C does.
+    pub fn interrupt(&self) -> Result<()> {
+        self.signal(Signal::INT)
+    }
+
     /// Sends SIGKILL and reaps the process.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::KILL)?;

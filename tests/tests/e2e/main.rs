@@ -36,6 +36,7 @@ mod rights;
 mod scale;
 mod spoofed;
 mod topologies;
+mod trace;
 
 use anyhow::{Result, ensure};
 use switcher_tests::{

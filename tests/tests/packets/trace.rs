@@ -331,6 +331,14 @@ fn what_is_not_ours_is_told_to_those_who_ask_for_its_client() -> Result<()> {
             let to_nobody = first(kind, client, foreign);
             let mut no_listener = first(kind, client, rig.vip(kind));
             no_listener.to.set_port(81);
+            tracer.trace(&[ALL, of_client(client.ip(), None)])?;
+            let no_header = &to_nobody.bytes()?[..30];
+            rig.expect_frame(
+                "no whole header",
+                no_header,
+                &Expected::untouched(Reason::NotIp),
+            )?;
+            ensure!(told(&mut tracer).is_empty(), "{kind:?}: of nobody");
             for packet in [to_nobody, no_listener] {
                 let not_ours = Expected::untouched(Reason::NotOurs);
                 tracer.trace(&[ALL])?;

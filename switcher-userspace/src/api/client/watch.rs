@@ -1,93 +1,63 @@
-//! The client's end of a watched drain: one JSON object per line.
+//! The client's ends of answers that go on: a watched drain, a trace.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use http_body_util::BodyExt;
-use hyper::body::{Bytes, Incoming};
-use tokio::time::timeout;
+use hyper::body::Incoming;
 
-use super::broken_off;
+use super::lines::Lines;
 use crate::api::{
-    WATCH_HEARTBEAT,
-    types::{ApiError, DrainStatus, ErrorCode},
+    trace::TraceLine,
+    types::{ApiError, DrainStatus},
 };
-
-/// Longest line that is accepted; a drain takes some hundred bytes.
-const MAX_LINE_BYTES: usize = 64 * 1024;
-/// Heartbeats that may be missing before the agent counts as gone.
-const MISSED_HEARTBEATS: u32 = 3;
 
 /// A drain as it proceeds.
 #[derive(Debug)]
 pub struct DrainWatch {
-    body: Incoming,
-    unread: Vec<u8>,
+    lines: Lines,
     ended: bool,
-    socket: PathBuf,
 }
 
 impl DrainWatch {
     pub(super) fn new(body: Incoming, socket: &Path) -> Self {
+        let next_step = "the drain goes on: wait again with `switcher drain SERVICE --wait` when the \
+                         agent runs";
         Self {
-            body,
-            unread: Vec::new(),
+            lines: Lines::new(body, socket, next_step),
             ended: true,
-            socket: socket.to_owned(),
         }
     }
 
     /// The drain's next state; `None` after the one in which it has ended, or at once when no
     /// drain ran yet. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<DrainStatus>, ApiError> {
-        loop {
-            if let Some(line) = self.take_line() {
-                let drain: DrainStatus = serde_json::from_slice(&line)
-                    .map_err(|error| broken_off(&self.socket, &error))?;
+        match self.lines.next::<DrainStatus>().await? {
+            Some(drain) => {
                 self.ended = drain.ended.is_some();
-                return Ok(Some(drain));
+                Ok(Some(drain))
             }
-            match self.read().await? {
-                Some(bytes) => self.unread.extend_from_slice(&bytes),
-                None if self.ended => return Ok(None),
-                None => return Err(self.stopped("stopped while the drain was watched")),
-            }
-            if self.unread.len() > MAX_LINE_BYTES {
-                return Err(self.stopped("sent a line that is longer than any drain's"));
-            }
+            None if self.ended => Ok(None),
+            None => Err(self.lines.gone("stopped while the drain was watched")),
+        }
+    }
+}
+
+/// Packets as they are decided about.
+#[derive(Debug)]
+pub struct TraceWatch {
+    lines: Lines,
+}
+
+impl TraceWatch {
+    pub(super) fn new(body: Incoming, socket: &Path) -> Self {
+        let next_step = "trace again when the agent runs";
+        Self {
+            lines: Lines::new(body, socket, next_step),
         }
     }
 
-    fn take_line(&mut self) -> Option<Vec<u8>> {
-        let end = self.unread.iter().position(|byte| *byte == b'\n')?;
-        Some(self.unread.drain(..=end).collect())
-    }
-
-    async fn read(&mut self) -> Result<Option<Bytes>, ApiError> {
-        loop {
-            let silence = WATCH_HEARTBEAT * MISSED_HEARTBEATS;
-            let Ok(frame) = timeout(silence, self.body.frame()).await else {
-                return Err(self.stopped(&format!("said nothing for {silence:?}")));
-            };
-            match frame {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(broken_off(&self.socket, &error)),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
-                    }
-                }
-            }
-        }
-    }
-
-    fn stopped(&self, what: &str) -> ApiError {
-        ApiError::new(
-            ErrorCode::Unreachable,
-            format!(
-                "the agent on {} {what}; the drain goes on",
-                self.socket.display()
-            ),
-            "wait again with `switcher drain SERVICE --wait` when the agent runs",
-        )
+    /// The next line. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<TraceLine, ApiError> {
+        let line = self.lines.next().await?;
+        line.ok_or_else(|| self.lines.gone("stopped while packets were traced"))
     }
 }
