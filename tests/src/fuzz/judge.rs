@@ -21,15 +21,11 @@ const EXEMPT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Reasons that no packet brings about yet: the program does not know them.
-const NOT_YET: &[&str] = &["extension_headers"];
-
 /// What did not happen often enough; empty when all did. `names` are those of all reasons.
 pub(super) fn shortfalls<'a>(report: &Report, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let least = (report.packets / ONE_IN).max(AT_LEAST);
     let mut missing: Vec<String> = names
         .filter(|name| !EXEMPT.iter().any(|(exempt, _)| exempt == name))
-        .filter(|name| !NOT_YET.contains(name))
         .filter_map(|name| too_few(name, report.reasons.get(name), least))
         .chain(
             ["pass", "drop", "tx", "redirect"]

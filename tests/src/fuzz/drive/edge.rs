@@ -6,7 +6,9 @@ use anyhow::{Result, ensure};
 use bytemuck::Zeroable as _;
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey};
+use switcher_common::packet::{FragmentKey, FragmentPorts};
 
+use crate::fuzz::model::fragment;
 use crate::fuzz::model::types::{Entry, Side, State, Tuple};
 
 fn address<A: Address>(of: SocketAddr) -> A {
@@ -110,12 +112,57 @@ where
         unpinned: record.flags & FLAG_UNPINNED != 0,
         fins: [record.fin_client != 0, record.fin_backend != 0],
     };
-    // What has no word in the model must be as the program writes it.
+    // What has no word in the model must be as the program writes it; `counted` is the collector's.
+    let expected = FlowEntry {
+        counted: record.counted,
+        ..self::record::<A>(&entry)
+    };
     ensure!(
-        self::record::<A>(&entry) == *record,
+        expected == *record,
         "the record has bytes that no rule gives it: {record:?}"
     );
     Ok(entry)
+}
+
+/// A first fragment in the model's words.
+pub(super) fn fragment<A: Address>(
+    key: &FragmentKey<A>,
+    ports: &FragmentPorts,
+) -> (fragment::Key, (Tuple, u32)) {
+    let (src, dst) = (
+        endpoint(&key.src, ports.src_port_be),
+        endpoint(&key.dst, ports.dst_port_be),
+    );
+    let known = fragment::Key {
+        src: src.ip(),
+        dst: dst.ip(),
+        identification: key.identification,
+        protocol: key.protocol,
+    };
+    let protocol = ports.protocol;
+    (known, (Tuple { src, dst, protocol }, ports.tick))
+}
+
+/// A first fragment as the program keeps it.
+pub(super) fn fragment_record<A: Address>(
+    key: &fragment::Key,
+    (tuple, tick): &(Tuple, u32),
+) -> (FragmentKey<A>, FragmentPorts) {
+    let record = FragmentKey {
+        src: address(tuple.src),
+        dst: address(tuple.dst),
+        identification: key.identification,
+        protocol: key.protocol,
+        reserved: [0; 3],
+    };
+    let ports = FragmentPorts {
+        tick: *tick,
+        src_port_be: tuple.src.port().to_be(),
+        dst_port_be: tuple.dst.port().to_be(),
+        protocol: tuple.protocol,
+        reserved: [0; 3],
+    };
+    (record, ports)
 }
 
 /// Which family's records a tuple's are.

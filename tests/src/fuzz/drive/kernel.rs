@@ -10,6 +10,7 @@ use switcher_common::cut::{self, CutOrder};
 use switcher_common::filter::FILTER_WORDS;
 use switcher_common::flow::{FlowEntry, FlowKey};
 use switcher_common::interface::{InterfaceRecord, flags};
+use switcher_common::packet::{FragmentKey, FragmentPorts};
 use switcher_common::rate::{Capped, Window};
 use switcher_common::reason::REASON_SLOTS;
 use switcher_common::scan::{self, IdleTicks};
@@ -22,6 +23,7 @@ use switcher_common::stats::{ColorStats, TableStats, Writer};
 use super::bpf::RawMap;
 use super::edge::{self, Keyed};
 use crate::fuzz::model::cut::{Action, Order};
+use crate::fuzz::model::fragment::{self, Fragments};
 use crate::fuzz::model::route::Interface;
 use crate::fuzz::model::sweep::Idle;
 use crate::fuzz::model::tables::{Moves, Table};
@@ -57,6 +59,7 @@ pub(super) struct Kernel {
 }
 
 struct FamilyMaps {
+    fragments: RawMap,
     lru: RawMap,
     established: RawMap,
 }
@@ -86,10 +89,12 @@ impl Kernel {
         Ok(Self {
             flows: [
                 FamilyMaps {
+                    fragments: open("FRAGMENTS4", sizes_of::<FragmentKey<Ipv4>, FragmentPorts>())?,
                     lru: open("UNANSWERED4", v4)?,
                     established: open("ESTABLISHED4", v4)?,
                 },
                 FamilyMaps {
+                    fragments: open("FRAGMENTS6", sizes_of::<FragmentKey<Ipv6>, FragmentPorts>())?,
                     lru: open("UNANSWERED6", v6)?,
                     established: open("ESTABLISHED6", v6)?,
                 },
@@ -171,6 +176,9 @@ impl Kernel {
             self.map(table, true)
                 .drain::<FlowKey<Ipv6>, FlowEntry<Ipv6>>()?;
         }
+        let [v4, v6] = &self.flows;
+        v4.fragments.drain::<FragmentKey<Ipv4>, FragmentPorts>()?;
+        v6.fragments.drain::<FragmentKey<Ipv6>, FragmentPorts>()?;
         let len = self.ring_len()?;
         let numbers: Vec<u32> = (0..len).collect();
         let slots = len as usize * self.cpus;
@@ -181,6 +189,28 @@ impl Kernel {
             .write_array(&[0, 1], &vec![0_u64; 2 * self.cpus])?;
         let windows = vec![Window::zeroed(); Capped::LEN as usize * self.cpus];
         self.windows.write_array(&[0, 1], &windows)
+    }
+
+    /// First fragments that are remembered.
+    pub(super) fn fragments(&self) -> Result<Fragments> {
+        let [v4, v6] = &self.flows;
+        let v4 = v4.fragments.read::<FragmentKey<Ipv4>, FragmentPorts>()?;
+        let v6 = v6.fragments.read::<FragmentKey<Ipv6>, FragmentPorts>()?;
+        let v4 = v4.iter().map(|(key, ports)| edge::fragment(key, ports));
+        let v6 = v6.iter().map(|(key, ports)| edge::fragment(key, ports));
+        Ok(v4.chain(v6).collect())
+    }
+
+    /// Remembers a first fragment.
+    pub(super) fn set_fragment(&self, key: &fragment::Key, kept: &(Tuple, u32)) -> Result<()> {
+        let [v4, v6] = &self.flows;
+        if key.dst.is_ipv4() {
+            let (key, ports) = edge::fragment_record::<Ipv4>(key, kept);
+            v4.fragments.set(&key, &ports)
+        } else {
+            let (key, ports) = edge::fragment_record::<Ipv6>(key, kept);
+            v6.fragments.set(&key, &ports)
+        }
     }
 
     /// Slots of a ring.

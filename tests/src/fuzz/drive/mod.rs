@@ -23,7 +23,7 @@ use super::model::route::{InterfaceId, Told};
 use super::model::sweep::Ring;
 use super::model::tables::{Moves, Table, Tables};
 use super::model::types::{Entry, Outcome, Tuple};
-use super::model::{Colors, Features, Model};
+use super::model::{Colors, Model};
 use super::step::Step;
 use super::world::{self, World};
 use crate::lab::Lab;
@@ -86,7 +86,7 @@ impl Rig {
                 cuts: HashMap::new(),
                 inserts: Cap::default(),
                 errors: Cap::default(),
-                features: Features::default(),
+                fragments: HashMap::new(),
             },
             world,
             runner: path.runner()?,
@@ -110,6 +110,7 @@ impl Rig {
     pub fn reset(&mut self) -> Result<()> {
         self.kernel.clear()?;
         self.model.tables.clear();
+        self.model.fragments.clear();
         self.model.rings.iter_mut().for_each(Ring::clear);
         self.moves = self.kernel.moves()?;
         for backend in std::mem::take(&mut self.model.cuts).into_keys() {
@@ -198,6 +199,10 @@ impl Rig {
 
     fn age(&mut self, ticks: u32) -> Result<()> {
         self.model.tables.age(ticks);
+        for (key, kept) in &mut self.model.fragments {
+            kept.1 = kept.1.wrapping_sub(ticks);
+            self.kernel.set_fragment(key, kept)?;
+        }
         for table in [Table::Lru, Table::Established] {
             for (at, entry) in self.model.tables.all(table) {
                 self.kernel.put(table, at, entry)?;
@@ -277,6 +282,12 @@ impl Rig {
                     return Ok(Err(difference));
                 }
             }
+        }
+        if self.kernel.fragments()? != self.model.fragments {
+            let (found, expected) = (self.kernel.fragments()?, &self.model.fragments);
+            return Ok(Err(Difference::new(format!(
+                "first fragments\n  program {found:?}\n  model   {expected:?}"
+            ))));
         }
         self.compare_moves()
     }

@@ -57,6 +57,17 @@ pub enum Body {
     },
 }
 
+/// Which fragment of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// In units of eight bytes.
+    pub offset: u16,
+    /// More follow.
+    pub more: bool,
+    /// Which datagram's; IPv4 has its low 16 bits.
+    pub identification: u32,
+}
+
 /// A packet to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
@@ -74,6 +85,8 @@ pub struct Draft {
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// IPv4: don't fragment.
     pub dont_fragment: bool,
+    /// IPv4: which fragment it is.
+    pub part: Option<Part>,
     /// What follows.
     pub body: Body,
     /// VLAN tags' control information.
@@ -94,6 +107,7 @@ impl Draft {
             options: Vec::new(),
             extensions: Vec::new(),
             dont_fragment: true,
+            part: None,
             body,
             tags: Vec::new(),
             padding: 0,
@@ -134,8 +148,15 @@ impl Draft {
         let words = u8::try_from(header_len / 4).expect("at most 60 bytes");
         let mut header = vec![0x40 | words, self.tos];
         header.extend(length(header_len + body.len()));
-        header.extend([0x5a, 0x5a]);
-        header.extend([if self.dont_fragment { 0x40 } else { 0 }, 0]);
+        let [_, _, id @ ..] = self
+            .part
+            .map_or(0x5a5a, |it| it.identification)
+            .to_be_bytes();
+        header.extend(id);
+        let part = self
+            .part
+            .map_or(0, |it| it.offset | u16::from(it.more) << 13);
+        header.extend((part | u16::from(self.dont_fragment) << 14).to_be_bytes());
         header.extend([self.ttl, protocol, 0, 0]);
         header.extend(ends.concat());
         header.extend(&self.options);
@@ -164,7 +185,21 @@ impl Draft {
         packet
     }
 
-    fn body(&self) -> (u8, Vec<u8>) {
+    /// Makes it a fragment.
+    pub fn set_part(&mut self, part: &Part) {
+        if self.dst.is_ipv4() {
+            self.part = Some(*part);
+            return;
+        }
+        let mut header = vec![0, 0];
+        header.extend((part.offset << 3 | u16::from(part.more)).to_be_bytes());
+        header.extend(part.identification.to_be_bytes());
+        self.extensions.push((44, header));
+    }
+
+    /// Protocol number and bytes of what follows the IP header.
+    #[must_use]
+    pub fn body(&self) -> (u8, Vec<u8>) {
         let (protocol, mut bytes, field) = match &self.body {
             Body::Tcp {
                 flags,

@@ -3,6 +3,7 @@
 //! Random, but with what the tables say in view: a packet that meets nothing tests nothing.
 
 pub mod build;
+mod fragments;
 mod message;
 mod mutate;
 mod talk;
@@ -104,6 +105,9 @@ impl Generator {
             self.ended.push(ended);
         }
         self.decorate(&mut draft);
+        if self.rng.u8(..24) == 0 {
+            return self.in_parts(ingress, &draft);
+        }
         let mut frame = draft.frame();
         if self.rng.u8(..12) == 0 {
             mutate::mutate(&mut self.rng, &mut frame);
@@ -116,6 +120,28 @@ impl Generator {
         Step::Packet { ingress, frame }
     }
 
+    /// A datagram in fragments: in order, out of order, without the first, or late.
+    fn in_parts(&mut self, ingress: &'static str, draft: &Draft) -> Step {
+        let mut frames = fragments::split(&mut self.rng, draft);
+        match self.rng.u8(..8) {
+            0 => frames.reverse(),
+            1 => drop(frames.remove(0)),
+            _ => {}
+        }
+        let mut steps: Vec<Step> = frames
+            .into_iter()
+            .map(|frame| Step::Packet { ingress, frame })
+            .collect();
+        if steps.len() > 1 && self.rng.u8(..8) == 0 {
+            let ticks = [28_600, 28_612, 40_000][self.rng.usize(..3)];
+            steps.insert(1, Step::Age(ticks));
+        }
+        steps.reverse();
+        let first = steps.pop();
+        self.pending.append(&mut steps);
+        first.unwrap_or(Step::Age(1))
+    }
+
     fn interface(&mut self) -> &'static str {
         INTERFACES[self.rng.usize(..INTERFACES.len())]
     }
@@ -124,6 +150,7 @@ impl Generator {
     fn decorate(&mut self, draft: &mut Draft) {
         let rng = &mut self.rng;
         match rng.u8(..40) {
+            0 | 10 if draft.dst.is_ipv6() => draft.extensions = fragments::extensions(rng),
             0 if draft.dst.is_ipv4() => draft.options = vec![1; rng.usize(1..=10) * 4],
             1 => draft.tos = rng.u8(..),
             2 => draft.padding = rng.usize(1..20),

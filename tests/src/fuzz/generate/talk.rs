@@ -98,7 +98,9 @@ impl Talk {
                 payload,
             }
         };
-        (say.sender, Draft::new(src, dst, body))
+        let mut draft = Draft::new(src, dst, body);
+        draft.dont_fragment = !is_narrow || rng.u8(..4) != 0;
+        (say.sender, draft)
     }
 
     /// Something that one of the two may have sent.

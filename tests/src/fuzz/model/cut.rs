@@ -111,6 +111,7 @@ pub(super) fn reset(packet: &Packet<'_>, at: usize, segment: &Segment) -> Sent {
     let mut draft = Draft::of(&packet.frame[..at + 20]);
     swap(&mut draft.frame, 0..6, 6..12);
     draft.swap_addresses(ip);
+    draft.make_whole(ip);
     draft.set_own_lengths(ip);
     let (seq, ack, flags) = if segment.ack {
         (segment.ack_number, 0, 0x04)

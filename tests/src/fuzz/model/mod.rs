@@ -5,6 +5,7 @@
 pub mod checksum;
 pub mod cut;
 mod flow;
+pub mod fragment;
 mod fresh;
 mod icmp;
 mod own_error;
@@ -24,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cut::Order;
 use flow::Found;
+use fragment::Fragments;
 use packet::{Broken, Ip, Link, Upper, has_ports};
 use rate::Cap;
 use rewrite::Transport;
@@ -105,19 +107,12 @@ pub struct Model {
     pub idle: Vec<Idle>,
     /// Orders to cut flows, by backend id.
     pub cuts: HashMap<u32, Order>,
+    /// First fragments of datagrams.
+    pub fragments: Fragments,
     /// Flows that may be recorded.
     pub inserts: Cap,
     /// ICMP errors of the node's own.
     pub errors: Cap,
-    /// What the program does already.
-    pub features: Features,
-}
-
-/// Rules that the program may not follow yet.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Features {
-    /// IPv6 extension headers.
-    pub extensions: bool,
 }
 
 /// What is known of the packet at hand, and what was counted so far.
@@ -153,7 +148,7 @@ impl Model {
             return ended(pass("not_ip"), Vec::new(), Vec::new());
         };
         let mut packet = Packet {
-            ip: packet::ip(frame, &link, self.features.extensions),
+            ip: packet::ip(frame, &link),
             frame,
             link,
             ingress,
@@ -175,7 +170,11 @@ impl Model {
 
     fn process(&mut self, packet: &mut Packet<'_>) -> Result<send::Sent, Ended> {
         let ip = packet.ip.clone();
+        let icmp = icmp::number(ip.is_v4);
         let may_be_ours = self.may_be_ours(ip.dst) || self.may_be_ours(ip.src);
+        if !may_be_ours && !ip.is_directly(icmp) {
+            return Err(pass("not_ours"));
+        }
         let Upper::Transport {
             protocol,
             at,
@@ -184,28 +183,32 @@ impl Model {
         else {
             return Err(self.if_ours(&ip, "extension_headers"));
         };
-        let is_icmp = protocol == icmp::number(ip.is_v4);
-        let is_message = is_icmp && fragment.is_none();
-        if !may_be_ours && !is_message {
-            return Err(pass("not_ours"));
-        }
         if ip.is_malformed {
             return Err(self.if_ours(&ip, "bad_header"));
-        }
-        if fragment.is_some() {
-            return Err(self.fragment(&ip));
         }
         if ip.at + ip.len > packet.frame.len() {
             return Err(self.if_ours(&ip, "truncated"));
         }
-        if is_icmp {
-            return self.message(packet, at);
+        match fragment {
+            Some(part) if !part.is_first() => {
+                return self.later_fragment(packet, &part, protocol);
+            }
+            Some(_) if protocol == icmp && self.is_vip(ip.dst) => return Err(drop("fragment")),
+            Some(_) if protocol == icmp => return Err(pass("fragment_from_backend")),
+            _ if protocol == icmp => return self.message(packet, at),
+            _ if !has_ports(protocol) => {
+                return Err(pass(self.named(&ip, "other_protocol", "not_ours")));
+            }
+            _ => {}
         }
-        if !has_ports(protocol) {
-            return Err(pass(self.named(&ip, "other_protocol", "not_ours")));
+        let (tuple, segment) =
+            match packet::segment(packet.frame, &ip, protocol, at, fragment.is_some()) {
+                Ok(read) => read,
+                Err(broken) => return Err(self.broken(packet, protocol, at, name(broken))),
+            };
+        if let Some(part) = fragment {
+            self.keep(packet, &part, tuple);
         }
-        let (tuple, segment) = packet::segment(packet.frame, &ip, protocol, at, false)
-            .map_err(|broken| self.if_ours(&ip, name(broken)))?;
         let found = match self.flow(packet, &tuple, &segment) {
             Err(Ended(_, "ttl_exceeded")) => return self.time_exceeded(packet),
             found => found?,
@@ -246,12 +249,13 @@ impl Model {
         if self.is_vip(ip.dst) { to_vip } else { else_ }
     }
 
-    fn fragment(&self, ip: &Ip) -> Ended {
-        if self.is_vip(ip.dst) {
-            drop("fragment")
-        } else {
-            pass("fragment_from_backend")
+    /// The end of rule 2.6: whoever a broken packet is to, it is ours if it has a flow.
+    fn broken(&self, packet: &Packet<'_>, protocol: u8, at: usize, reason: &'static str) -> Ended {
+        let tuple = packet::ports(packet.frame, &packet.ip, protocol, at);
+        if tuple.is_some_and(|it| self.tables.find(&it).is_some()) {
+            return drop(reason);
         }
+        self.if_ours(&packet.ip, reason)
     }
 }
 

@@ -40,6 +40,10 @@ pub(super) struct Fragment {
     pub(super) more: bool,
     /// Which packet's.
     pub(super) identification: u32,
+    /// The protocol number by which the parts of a packet belong together.
+    pub(super) protocol: u8,
+    /// Where the IPv6 fragment header begins in the frame.
+    pub(super) header: Option<usize>,
 }
 
 impl Fragment {
@@ -67,10 +71,21 @@ pub(super) struct Ip {
     pub(super) len: usize,
     /// Contradicts itself.
     pub(super) is_malformed: bool,
+    /// What the fixed header says of what follows.
+    pub(super) first: u8,
     /// IPv4: don't fragment.
     pub(super) dont_fragment: bool,
     /// What follows.
     pub(super) upper: Upper,
+}
+
+impl Ip {
+    /// Whether it is whole, and a message of `protocol` follows its fixed header.
+    #[must_use]
+    pub(super) fn is_directly(&self, protocol: u8) -> bool {
+        let is_whole = matches!(self.upper, Upper::Transport { fragment: None, .. });
+        self.first == protocol && is_whole
+    }
 }
 
 /// What follows the IP header.
@@ -162,26 +177,11 @@ pub(super) fn link(frame: &[u8]) -> Option<Link> {
 
 /// Reads the IP header behind `link`.
 #[must_use]
-pub(super) fn ip(frame: &[u8], link: &Link, has_extensions: bool) -> Ip {
+pub(super) fn ip(frame: &[u8], link: &Link) -> Ip {
     if link.is_v4 {
         return ipv4(frame, link.ip_at);
     }
-    let ip = ipv6(frame, link.ip_at);
-    if has_extensions {
-        return ip;
-    }
-    let protocol = frame[link.ip_at + 6];
-    let fragment = Fragment {
-        offset: 0,
-        more: true,
-        identification: 0,
-    };
-    let upper = Upper::Transport {
-        protocol,
-        at: link.ip_at + IPV6_LEN,
-        fragment: (protocol == FRAGMENT).then_some(fragment),
-    };
-    Ip { upper, ..ip }
+    ipv6(frame, link.ip_at)
 }
 
 fn word(bytes: &[u8], at: usize) -> u16 {
@@ -197,6 +197,8 @@ fn ipv4(frame: &[u8], at: usize) -> Ip {
         offset: usize::from(flags & 0x1fff) * 8,
         more: flags & 0x2000 != 0,
         identification: u32::from(word(header, 4)),
+        protocol: header[9],
+        header: None,
     };
     let octets = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
     Ip {
@@ -207,6 +209,7 @@ fn ipv4(frame: &[u8], at: usize) -> Ip {
         ttl: header[8],
         len,
         is_malformed: header[0] >> 4 != 4 || header_len < IPV4_LEN || header_len > len,
+        first: header[9],
         dont_fragment: flags & 0x4000 != 0,
         upper: Upper::Transport {
             protocol: header[9],
@@ -229,6 +232,7 @@ fn ipv6(frame: &[u8], at: usize) -> Ip {
         ttl: header[7],
         len,
         is_malformed: header[0] >> 4 != 6,
+        first: header[6],
         dont_fragment: true,
         upper: extensions(&frame[..end], header[6], at + IPV6_LEN).unwrap_or(Upper::Unclear),
     }
@@ -253,10 +257,14 @@ fn extensions(packet: &[u8], mut next: u8, begin: usize) -> Option<Upper> {
             }
             FRAGMENT => {
                 let header = Ipv6FragmentHeaderSlice::from_slice(rest).ok()?;
+                // etherparse 0.19 reads these two from other bits than RFC 8200, 4.5, has them in.
+                let bits = word(header.slice(), 2);
                 fragment = Some(Fragment {
-                    offset: usize::from(header.fragment_offset().value()) * 8,
-                    more: header.more_fragments(),
+                    offset: usize::from(bits & 0xfff8),
+                    more: bits & 1 != 0,
                     identification: header.identification(),
+                    protocol: header.next_header().0,
+                    header: Some(at),
                 });
                 next = header.next_header().0;
                 header.slice().len()
@@ -352,4 +360,13 @@ fn udp(bytes: &[u8], is_fragment: bool) -> Result<Segment, Broken> {
 #[must_use]
 pub(super) const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP)
+}
+
+/// Whether a number is that of an extension header that is stepped over.
+#[must_use]
+pub(super) const fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+    )
 }

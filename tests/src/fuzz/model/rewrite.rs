@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::checksum;
-use super::packet::Ip;
+use super::packet::{Fragment, Ip, Upper};
 use super::types::{TCP, UDP};
 
 /// Which end of the packet is written.
@@ -73,6 +73,24 @@ impl Draft {
         let both = addresses(ip);
         let middle = both.start + both.len() / 2;
         swap(&mut self.frame, both.start..middle, middle..both.end);
+    }
+
+    /// The packet is no fragment, and has no flags but don't-fragment.
+    pub(super) fn make_whole(&mut self, ip: &Ip) {
+        if ip.is_v4 {
+            let header = self.header_sum(ip);
+            self.frame[ip.at + 6] &= 0x40;
+            self.frame[ip.at + 7] = 0;
+            self.update_header(ip, header);
+        } else if let Upper::Transport {
+            fragment: Some(Fragment {
+                header: Some(at), ..
+            }),
+            ..
+        } = ip.upper
+        {
+            self.frame[at + 3] &= 0xfe;
+        }
     }
 
     /// The frame ends where its IP packet does, which has the time to live of the node's own.
