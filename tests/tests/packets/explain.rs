@@ -24,7 +24,7 @@ use crate::talk::Talk;
 
 const STEPS: u32 = 6_000;
 /// How often each outcome must occur for each kind of traffic.
-const ENOUGH: u32 = 20;
+const ENOUGH: u32 = 10;
 
 /// VIPs 0, 1 and 2 share two backends of each color, so that a client's port can use two of them at
 /// most; VIP 3 is a preview; VIP 4 has no green backends.
