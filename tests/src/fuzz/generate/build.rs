@@ -198,6 +198,9 @@ impl Draft {
     }
 
     /// Protocol number and bytes of what follows the IP header.
+    ///
+    /// # Panics
+    /// With more TCP options than a header has room for, which the generator never makes.
     #[must_use]
     pub fn body(&self) -> (u8, Vec<u8>) {
         let (protocol, mut bytes, field) = match &self.body {
