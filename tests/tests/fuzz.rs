@@ -1,6 +1,7 @@
 //! The differential test in small: program and model agree on tens of thousands of packets.
 
 use anyhow::{Result, ensure};
+use switcher_tests::fuzz::host;
 use switcher_tests::fuzz::run::{Options, run};
 use switcher_tests::skip_unless_lab;
 
@@ -26,4 +27,16 @@ fn program_and_model_agree_on_a_new_sequence_each_time() -> Result<()> {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     program_and_model_agree(seed)
+}
+
+/// Frames for the packet logic alone.
+const FRAMES: u64 = 100_000;
+
+#[test]
+fn the_packet_logic_stands_any_bytes() -> Result<()> {
+    for seed in [1, fastrand::u64(..)] {
+        println!("seed {seed}");
+        host::run(FRAMES, seed)?.judge()?;
+    }
+    Ok(())
 }

@@ -19,10 +19,6 @@ const EXEMPT: &[(&str, &str)] = &[
         "flow_insert_failed",
         "an LRU makes room; insertion fails only where another CPU holds the bucket's lock",
     ),
-    (
-        "rewritten_checksum_left",
-        "interfaces in generic mode only, which no world of the fuzz has",
-    ),
 ];
 
 /// What did not happen often enough; empty when all did. `names` are those of all reasons.

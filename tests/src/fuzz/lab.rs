@@ -169,6 +169,9 @@ fn links(lab: &Lab) -> Result<Routes> {
         for (family, ip) in [(Family::V4, Ip::V4), (Family::V6, Ip::V6)] {
             let own = link.node_address(family);
             routes.prefixes.extend(own_network(id, ip, own));
+            if ip == Ip::V4 || name != NOT_FORWARDING {
+                routes.prefixes.push(local(last_or_first(own)));
+            }
             for address in link.far_addresses(family) {
                 routes.neighbours.insert((id, address), far);
             }
@@ -185,19 +188,23 @@ fn links(lab: &Lab) -> Result<Routes> {
     Ok(routes)
 }
 
-/// A link's network, and the addresses in it that are the node's: its own, the broadcast of IPv4, the
-/// subnet-router anycast of IPv6.
-fn own_network(interface: InterfaceId, ip: Ip, own: IpAddr) -> [(IpAddr, u8, Target); 3] {
-    let special = match own {
-        IpAddr::V4(it) => Ipv4Addr::from_bits(it.to_bits() | 0xff).into(),
-        IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() & !0xff).into(),
-    };
+/// A link's network, and the node's address in it.
+fn own_network(interface: InterfaceId, ip: Ip, own: IpAddr) -> [(IpAddr, u8, Target); 2] {
     let link = Target::Link {
         interface,
         gateway: None,
         mtu: None,
     };
-    [(own, prefix_len(ip), link), local(own), local(special)]
+    [(own, prefix_len(ip), link), local(own)]
+}
+
+/// The broadcast of an IPv4 network; the subnet-router anycast of an IPv6 one, which a node has where it
+/// forwards.
+fn last_or_first(own: IpAddr) -> IpAddr {
+    match own {
+        IpAddr::V4(it) => Ipv4Addr::from_bits(it.to_bits() | 0xff).into(),
+        IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() & !0xff).into(),
+    }
 }
 
 const fn local(address: IpAddr) -> (IpAddr, u8, Target) {

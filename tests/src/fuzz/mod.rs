@@ -4,6 +4,7 @@
 
 pub mod drive;
 pub mod generate;
+pub mod host;
 mod judge;
 pub mod lab;
 pub mod model;

@@ -22,6 +22,8 @@ use super::world::World;
 const EPISODE: u64 = 4_000;
 /// One packet in this many goes to the cramped world.
 const CRAMPED: u64 = 5;
+/// Packets between two looks at all counters; a replay looks after each.
+const READ_COUNTERS_AFTER: u32 = 32;
 /// After so many differences it is enough.
 const MAX_FAILURES: usize = 5;
 
@@ -117,6 +119,7 @@ const fn episode_seed(seed: u64, number: u64) -> u64 {
 
 fn episode(rig: &mut Rig, seed: u64, packets: u64, report: &mut Report) -> Result<()> {
     rig.reset()?;
+    rig.read_counters_after = READ_COUNTERS_AFTER;
     let mut generator = Generator::new(seed);
     let mut steps = Vec::new();
     let mut sent = 0;

@@ -11,6 +11,7 @@ const MAX_REPLAYS: usize = 1_500;
 /// Runs a sequence from its beginning; the difference that it ends in, if any.
 pub fn replay(rig: &mut Rig, steps: &[Step]) -> Result<Option<Difference>> {
     rig.reset()?;
+    rig.read_counters_after = 1;
     for step in steps {
         if let Err(difference) = rig.step(step)? {
             return Ok(Some(difference));

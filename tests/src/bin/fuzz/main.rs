@@ -5,8 +5,11 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Result;
 use clap::Parser;
-use switcher_tests::fuzz::run::{Options, Report, run};
+use serde::Serialize;
+use switcher_tests::fuzz::host;
+use switcher_tests::fuzz::run::{Options, run};
 use switcher_tests::lab::requirements;
 
 /// What to run.
@@ -19,6 +22,9 @@ struct Arguments {
     /// What all randomness comes from; a random one otherwise
     #[arg(long)]
     seed: Option<u64>,
+    /// Only the packet logic that needs no kernel, over mutants of the seeds in tests/corpus
+    #[arg(long)]
+    host: bool,
     /// Write one JSON object to standard output
     #[arg(long)]
     json: bool,
@@ -26,23 +32,14 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let options = Options {
-        packets: arguments.packets,
-        seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
-    };
-    let result = requirements()
-        .map_err(anyhow::Error::from)
-        .and_then(|()| run(options));
-    match result {
-        Ok(report) => finish(&report, arguments.json).unwrap_or_else(|error| {
-            eprintln!("fuzz: cannot write to standard output: {error}");
-            ExitCode::FAILURE
-        }),
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
+    match perform(&arguments, seed) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("fuzz: error: {error:#}");
             if arguments.json {
-                let object =
-                    serde_json::json!({ "error": format!("{error:#}"), "seed": options.seed });
+                let object = serde_json::json!({ "error": format!("{error:#}"), "seed": seed });
                 println!("{object}");
             }
             ExitCode::FAILURE
@@ -50,17 +47,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn finish(report: &Report, json: bool) -> io::Result<ExitCode> {
-    let mut out = io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, report)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{report}")?;
+/// Whether all was well.
+fn perform(arguments: &Arguments, seed: u64) -> Result<bool> {
+    let packets = arguments.packets;
+    if arguments.host {
+        let report = host::run(packets, seed)?;
+        show(arguments, &report, &format!("{report:#?}\n"))?;
+        return Ok(report.judge().is_ok());
     }
-    Ok(if report.is_good() {
-        ExitCode::SUCCESS
+    requirements()?;
+    let report = run(Options { packets, seed })?;
+    show(arguments, &report, &report.to_string())?;
+    Ok(report.is_good())
+}
+
+fn show(arguments: &Arguments, report: &impl Serialize, text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)
     } else {
-        ExitCode::FAILURE
-    })
+        out.write_all(text.as_bytes())
+    }
 }

@@ -4,6 +4,7 @@ mod bpf;
 mod compare;
 mod edge;
 mod kernel;
+mod ledger;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,11 +12,12 @@ use anyhow::{Context as _, Result, ensure};
 use switcher_common::rate::Capped;
 use switcher_common::service::ServiceSwitch;
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{DataPath, Runner, Scanner, Wanted};
+use switcher_userspace::datapath::{DataPath, Runner, Scanner, TestRun, Wanted};
 
 pub use self::compare::Difference;
-use self::compare::{Seen, compare_entry, compare_outcome, seen};
-use self::kernel::{Counts, Kernel, Sizes};
+use self::compare::{compare_entry, compare_outcome};
+use self::kernel::{Kernel, Sizes};
+use self::ledger::Ledger;
 use super::lab;
 use super::model::cut::Order;
 use super::model::rate::Cap;
@@ -41,7 +43,9 @@ pub struct Rig {
     runner: Runner,
     pin_dir: std::path::PathBuf,
     kernel: Kernel,
-    counts: Counts,
+    ledger: Ledger,
+    /// Packets after which the counters are read: each is a small part of the work then.
+    pub read_counters_after: u32,
     /// Of the time before the sequence.
     moves: [[Moves; 2]; 2],
     variant: usize,
@@ -93,7 +97,8 @@ impl Rig {
             path,
             scanner,
             moves: kernel.moves()?,
-            counts: kernel.counts()?,
+            ledger: Ledger::new(kernel.counts()?),
+            read_counters_after: 1,
             kernel,
             pin_dir,
             variant: 0,
@@ -110,6 +115,7 @@ impl Rig {
     pub fn reset(&mut self) -> Result<()> {
         self.kernel.clear()?;
         self.model.tables.clear();
+        self.ledger = Ledger::new(self.kernel.counts()?);
         self.model.fragments.clear();
         self.model.rings.iter_mut().for_each(Ring::clear);
         self.moves = self.kernel.moves()?;
@@ -233,22 +239,32 @@ impl Rig {
         let before = now_ticks();
         let run = self.runner.run(frame, index)?;
         let after = now_ticks();
-        let counts = self.kernel.counts()?;
-        let seen = seen(run.action, run.frame, &self.counts, &counts);
-        self.counts = counts;
         if before == after {
             let outcome = self.model.packet(frame, ingress, before);
-            return Ok(self.compare(frame, &seen, &outcome).map(|()| Some(outcome)));
+            let result = self.compare(frame, &run, &outcome);
+            self.ledger.expect(&outcome);
+            let is_due = self.ledger.packets >= self.read_counters_after;
+            return Ok(match result {
+                Ok(()) if is_due => self.ledger.settle(self.kernel.counts()?),
+                result => result,
+            }
+            .map(|()| Some(outcome)));
         }
         // The clock moved on around the run: any tick in between may be the one that it read.
-        let start = self.model.clone();
+        let (start, ledger, counts) = (
+            self.model.clone(),
+            self.ledger.clone(),
+            self.kernel.counts()?,
+        );
         let mut result = Err(Difference::new("the clock went backwards"));
-        for offset in 0..=after.wrapping_sub(before) {
-            self.model = start.clone();
-            let outcome = self
-                .model
-                .packet(frame, ingress, before.wrapping_add(offset));
-            result = self.compare(frame, &seen, &outcome).map(|()| Some(outcome));
+        for now in (before..).take(after.wrapping_sub(before) as usize + 1) {
+            (self.model, self.ledger) = (start.clone(), ledger.clone());
+            let outcome = self.model.packet(frame, ingress, now);
+            self.ledger.expect(&outcome);
+            result = self
+                .compare(frame, &run, &outcome)
+                .and_then(|()| self.ledger.settle(counts.clone()))
+                .map(|()| Some(outcome));
             if result.is_ok() {
                 break;
             }
@@ -256,9 +272,16 @@ impl Rig {
         Ok(result)
     }
 
-    fn compare(&mut self, frame: &[u8], seen: &Seen, outcome: &Outcome) -> Result<(), Difference> {
-        let touched = self.model.tables.take_touched();
-        compare_outcome(frame, seen, outcome)?;
+    fn compare(
+        &mut self,
+        frame: &[u8],
+        run: &TestRun,
+        outcome: &Outcome,
+    ) -> Result<(), Difference> {
+        let mut touched = self.model.tables.take_touched();
+        touched.sort_unstable();
+        touched.dedup();
+        compare_outcome(frame, run, outcome)?;
         for at in touched {
             for table in [Table::Established, Table::Lru] {
                 let found = self.kernel.entry(table, &at);
@@ -270,7 +293,7 @@ impl Rig {
     }
 
     /// Compares all entries of all tables.
-    pub fn compare_tables(&self) -> Result<Result<(), Difference>> {
+    pub fn compare_tables(&mut self) -> Result<Result<(), Difference>> {
         for table in [Table::Established, Table::Lru] {
             let found = self.kernel.all(table)?;
             let keys = self.model.tables.all(table).map(|(at, _)| at);
@@ -282,6 +305,9 @@ impl Rig {
                     return Ok(Err(difference));
                 }
             }
+        }
+        if let Err(difference) = self.ledger.settle(self.kernel.counts()?) {
+            return Ok(Err(difference));
         }
         if self.kernel.fragments()? != self.model.fragments {
             let (found, expected) = (self.kernel.fragments()?, &self.model.fragments);

@@ -200,7 +200,7 @@ impl Draft {
     /// Protocol number and bytes of what follows the IP header.
     ///
     /// # Panics
-    /// With more TCP options than a header has room for, which the generator never makes.
+    /// With more TCP options than a header can have.
     #[must_use]
     pub fn body(&self) -> (u8, Vec<u8>) {
         let (protocol, mut bytes, field) = match &self.body {
@@ -250,6 +250,24 @@ impl Draft {
             bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         }
         (protocol, bytes)
+    }
+
+    /// Puts the sum of the pseudo header into the checksum's field of the frame made from this, as a
+    /// sender does that leaves the rest to hardware. Nothing changes where mutation moved the field.
+    pub fn leave_unfinished(&self, frame: &mut [u8]) {
+        let (protocol, body) = self.body();
+        let field = match protocol {
+            TCP => 16,
+            UDP => 6,
+            _ => return,
+        };
+        let covered = self.covered(protocol, &body);
+        let pseudo = &covered[..covered.len() - body.len()];
+        let sum = !checksum::of(pseudo);
+        let at = frame.len().saturating_sub(body.len() + self.padding) + field;
+        if let Some(place) = frame.get_mut(at..at + 2) {
+            place.copy_from_slice(&sum.to_be_bytes());
+        }
     }
 
     /// What the body's checksum covers.

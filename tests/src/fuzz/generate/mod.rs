@@ -5,7 +5,7 @@
 pub mod build;
 mod fragments;
 mod message;
-mod mutate;
+pub(super) mod mutate;
 mod talk;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -112,12 +112,22 @@ impl Generator {
         if self.rng.u8(..12) == 0 {
             mutate::mutate(&mut self.rng, &mut frame);
         }
+        if self.rng.u8(..16) == 0 || self.is_generic(model, ingress) {
+            draft.leave_unfinished(&mut frame);
+        }
         let ingress = if self.rng.u8(..40) == 0 {
             self.interface()
         } else {
             ingress
         };
         Step::Packet { ingress, frame }
+    }
+
+    /// Whether it looks right that a checksum is left to hardware.
+    fn is_generic(&mut self, model: &Model, ingress: &str) -> bool {
+        let interface = model.routes.by_name(ingress);
+        let is_generic = interface.is_some_and(|id| model.routes.interfaces[id].told.generic);
+        is_generic && self.rng.bool()
     }
 
     /// A datagram in fragments: in order, out of order, without the first, or late.
@@ -191,7 +201,8 @@ impl Generator {
         loop {
             let listener = &self.listeners[self.rng.usize(..self.listeners.len())];
             let is_kind = listener.vip.is_ipv6() == is_v6 && listener.protocol == protocol;
-            let is_odd = listener.vip.port() > 1000;
+            let port = listener.vip.port();
+            let is_odd = port > 1000 && port != world::NARROW_PORT;
             if is_kind && (!is_odd || self.rng.u8(..3) == 0) {
                 return listener.vip;
             }

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 /// Changes a frame in one of many ways. It may stay as it is.
-pub(super) fn mutate(rng: &mut Rng, frame: &mut Vec<u8>) {
+pub(in crate::fuzz) fn mutate(rng: &mut Rng, frame: &mut Vec<u8>) {
     match rng.u8(..16) {
         0..4 => flip_in_headers(rng, frame),
         4..6 => {

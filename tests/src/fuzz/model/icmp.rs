@@ -80,7 +80,7 @@ impl Model {
             Side::Client => dst = entry.to.ip(),
             Side::Backend => src = entry.to.ip(),
         }
-        let sent = self.leave(packet, draft, src, dst)?;
+        let sent = self.leave(packet, draft, (src, dst), false)?;
         packet.note("icmp_translated");
         Ok(sent)
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::packet::Upper;
-use super::send::Sent;
+use super::send::{Sent, octets};
 use super::types::Verdict;
 use super::{Ended, Model, Packet, checksum, drop, icmp};
 
@@ -75,13 +75,6 @@ impl Model {
             reason,
             frame,
         })
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(it) => it.octets().to_vec(),
-        IpAddr::V6(it) => it.octets().to_vec(),
     }
 }
 

@@ -50,11 +50,13 @@ impl Draft {
         }
         let after = self.pseudo(ip, at);
         match transport {
-            Some(it) if it.has_checksum && it.protocol == TCP => {
-                self.update(it.at + 16, covered, after, Zero::Zero);
-            }
-            Some(it) if it.has_checksum && it.protocol == UDP => {
-                self.update(it.at + 6, covered, after, Zero::MeansNone);
+            Some(it) if it.has_checksum => {
+                let zero = if it.protocol == UDP {
+                    Zero::MeansNone
+                } else {
+                    Zero::Zero
+                };
+                self.update(it.checksum_at(), covered, after, zero);
             }
             _ => {}
         }
@@ -186,6 +188,13 @@ pub(super) struct Transport {
     pub(super) at: usize,
     /// Whether its checksum is there.
     pub(super) has_checksum: bool,
+}
+
+impl Transport {
+    /// Where the checksum is in the frame.
+    pub(super) const fn checksum_at(&self) -> usize {
+        self.at + if self.protocol == TCP { 16 } else { 6 }
+    }
 }
 
 /// What a zero in a checksum field says.
