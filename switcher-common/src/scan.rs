@@ -50,13 +50,11 @@ pub struct ScanTotals {
     pub entries: u64,
     /// Flows that were removed because they were silent for too long.
     pub expired_flows: u64,
-    /// Flows that were cut because an order had come due.
-    pub cut_flows: u64,
 }
-shared!(ScanTotals, 24);
+shared!(ScanTotals, 16);
 
-/// A flow that the iterator has cut, as it writes it to its reader: also what a RST to either side
-/// of a TCP flow must say.
+/// A cut flow that the iterator has found for the first time, as it writes it to its reader: also what
+/// a RST to either side of a TCP flow must say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CutFlow {
@@ -88,8 +86,10 @@ pub struct CutFlow {
     pub af: u8,
     /// IP protocol number.
     pub protocol: u8,
+    /// 1: a packet had cut it, and its sender was answered; 0: it was silent, the iterator has cut it.
+    pub by_packet: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
 }
 shared!(CutFlow, 80);
 

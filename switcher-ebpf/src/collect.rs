@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use switcher_common::{
     address::{Ipv4, Ipv6},
-    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Shared, Side},
+    flow::{FLAG_TOLD, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Shared, Side},
     scan::{CutFlow, ScanRequest, ScanTotals, Table, live_index},
     stats::Writer,
 };
@@ -70,19 +70,22 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
     };
     // SAFETY: one scan runs at a time, and an iterator's program runs on one CPU at a time.
     let totals = unsafe { &mut *totals };
-    totals.entries += 1;
     let peer = peer_of(&key, &entry, &key.peer(&entry));
     match (entry.side(), peer) {
-        // Judged at its forward entry.
+        // Judged at its forward entry, and counted there: it may be gone before it would be visited.
         (Side::Reverse, Some(_)) => {}
         (_, peer) => {
+            let entries = 1 + u64::from(peer.is_some());
             let newest = peer.map_or(entry.last_seen, |peer| expiry::newer(&entry, peer));
-            judge(element, value, &key, &entry, newest, request, totals);
+            if judge(element, value, &key, &entry, newest, request, totals) {
+                totals.entries += entries;
+            }
         }
     }
     0
 }
 
+/// Returns whether the flow is dealt with; if not, the kernel visits the element again.
 #[inline(always)]
 fn judge<A: Tables>(
     element: &MapElement<A>,
@@ -92,29 +95,27 @@ fn judge<A: Tables>(
     last_seen: u32,
     request: &ScanRequest,
     totals: &mut ScanTotals,
-) {
+) -> bool {
     let now = clock::now_ticks_in_iterator();
     let expired = expiry::is_past(key, entry, last_seen, now);
     if expired && request.remove_expired != 0 {
         totals.expired_flows += 1;
         forget(key, entry, Writer::Collector);
-        return;
+        return true;
     }
     let is_cut = cut::is_cut(entry, key.is_tcp(), now);
-    if is_cut && entry.state() != FlowState::Cut && request.remove_expired != 0 {
+    if is_cut && entry.flags & FLAG_TOLD == 0 && request.remove_expired != 0 {
         if !is_told(element, key, entry) {
-            // The reader's buffer is full: the kernel visits the element again.
-            totals.entries -= 1;
-            return;
+            return false;
         }
         mark_cut(key, entry);
-        totals.cut_flows += 1;
     }
     add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
     if !expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request) {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
     }
+    true
 }
 
 /// Whether this scan has not counted the flow yet: one that was established meanwhile has moved from
@@ -156,7 +157,7 @@ fn add(counter: Option<*mut u64>) {
     }
 }
 
-/// Marks a flow as cut, so that it stays so when the order is taken back.
+/// Marks a flow as cut, so that it stays so when the order is taken back, and as told.
 #[inline(always)]
 fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
     let shared = Shared {
@@ -165,10 +166,14 @@ fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
     };
     if let Some(peer) = peer_of(key, entry, &key.peer(entry)) {
         peer.set_shared(&shared);
+        peer.flags |= FLAG_TOLD;
     }
     if let Some(own) = find(key) {
         // SAFETY: a map value, which the kernel keeps while the iterator's program runs.
-        unsafe { (*own.entry).set_shared(&shared) };
+        unsafe {
+            (*own.entry).set_shared(&shared);
+            (*own.entry).flags |= FLAG_TOLD;
+        }
     }
 }
 
@@ -176,8 +181,8 @@ fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
 const CUT_FLOW_LEN: u32 = 80;
 const _: () = assert!(size_of::<CutFlow>() == CUT_FLOW_LEN as usize);
 
-/// Tells the reader of a flow that is being cut, who can reset both sides at once. `false`: its
-/// buffer is full.
+/// Tells the reader of a cut flow, who can reset both sides at once; one that a packet has cut may have a
+/// side that only waits. `false`: its buffer is full.
 #[inline(always)]
 fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
     if entry.side() != Side::Forward {
@@ -200,7 +205,8 @@ fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEnt
         color: entry.color,
         af: A::AF,
         protocol: key.protocol,
-        reserved: [0; 5],
+        by_packet: u8::from(entry.state() == FlowState::Cut),
+        reserved: [0; 4],
     };
     // SAFETY: the kernel hands the iterator a valid file; the record is a local variable.
     let written = unsafe {

@@ -63,7 +63,7 @@ pub struct FlowEntry<A> {
     pub state: u8,
     /// A [`Color`] as its number.
     pub color: u8,
-    /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`].
+    /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`], [`FLAG_TOLD`].
     pub flags: u8,
     /// 1 after a FIN of the client. A byte of its own: two CPUs may write both at once.
     pub fin_client: u8,
@@ -101,6 +101,8 @@ const _: () = {
 pub const FLAG_PREVIEW: u8 = 1;
 /// Recorded in the middle of a stream (G9).
 pub const FLAG_UNPINNED: u8 = 2;
+/// The agent has been told that the flow is cut.
+pub const FLAG_TOLD: u8 = 4;
 
 /// Direction of a flow's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

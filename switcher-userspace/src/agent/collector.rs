@@ -60,7 +60,8 @@ impl Collector {
         Ok(Self { orders, draining })
     }
 
-    /// Tells the pace.
+    /// Tells the pace. One more scan comes at once: it also finds the flows that packets have cut while
+    /// a drain's last scan ran.
     pub(super) fn pace(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
         // A full queue means that a scan is due at once anyway.

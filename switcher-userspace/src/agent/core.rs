@@ -197,7 +197,7 @@ impl Core {
                 }
                 Command::Scanned(scanned) => self.take_scan(scanned),
                 Command::Interfaces(interfaces) => self.take_interfaces(interfaces),
-                Command::Written(written) => self.take_written(&written),
+                Command::Written(written) => self.take_written(written),
                 Command::Stop => break,
             }
         }
@@ -279,13 +279,13 @@ impl Core {
     }
 
     /// The disk's word: readers see the state now, and who waited for it hears how it went.
-    fn take_written(&mut self, written: &Written) {
+    fn take_written(&mut self, written: Written) {
         if let Err(error) = &written.result {
             tracing::error!(%error, "the switch state is in the kernel, but not on disk");
         }
         self.is_unsaved = written.result.is_err();
         self.written = written.number;
-        self.publish(None);
+        self.publish(None, Some(written.board));
         while let Some(waiting) = self
             .unanswered
             .pop_front_if(|waiting| waiting.number <= written.number)
@@ -404,7 +404,7 @@ impl Core {
         if self.is_unsaved {
             self.writer.write(&self.board);
         }
-        self.publish(Some(scanned.scan));
+        self.publish(Some(scanned.scan), None);
         for waiting in scanned.waiting {
             let _ = waiting.send(());
         }
@@ -433,7 +433,7 @@ impl Core {
         interfaces::tell(&mut self.path, &self.config, &self.interfaces, &now);
         self.interfaces = Arc::new(now);
         self.reattach();
-        self.publish(None);
+        self.publish(None, None);
     }
 
     fn reattach(&mut self) {
@@ -454,14 +454,19 @@ impl Core {
         }
     }
 
-    fn publish(&self, scan: Option<Scan>) {
+    /// Shows readers the newest state that the disk has answered for: `answered` is it, until they see a
+    /// newer one.
+    fn publish(&self, scan: Option<Scan>, answered: Option<Switchboard>) {
         self.view.send_modify(|view| {
             let scan = scan.map(Arc::new).or_else(|| view.scan.clone());
-            // What readers see is on disk, or was refused by it.
             let is_settled = self.written == self.writer.newest();
-            let board = if is_settled { &self.board } else { &view.board };
+            let board = if is_settled {
+                self.board.clone()
+            } else {
+                answered.unwrap_or_else(|| view.board.clone())
+            };
             *view = Arc::new(View {
-                board: board.clone(),
+                board,
                 is_settled,
                 scan,
                 interfaces: self.interfaces.clone(),

@@ -149,6 +149,7 @@ impl View {
             established_capacity: capacity(limits.flows),
             unanswered_entries: self.scan.as_ref().map_or(0, |scan| scan.unanswered_entries),
             unanswered_capacity: capacity(limits.unanswered),
+            evicted_entries: self.scan.as_ref().map_or(0, |scan| scan.evicted_entries),
         }
     }
 }

@@ -20,7 +20,9 @@ struct Order {
 pub(super) struct Written {
     /// The newest state that it is about.
     pub(super) number: u64,
-    /// Whether that state is durable.
+    /// That state.
+    pub(super) board: Switchboard,
+    /// Whether it is durable.
     pub(super) result: Result<(), ApiError>,
 }
 
@@ -49,6 +51,7 @@ impl Writer {
                     let written = Written {
                         number: newest.number,
                         result: file.write(&newest.board),
+                        board: newest.board,
                     };
                     if core.blocking_send(Command::Written(written)).is_err() {
                         return;

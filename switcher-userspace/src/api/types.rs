@@ -356,6 +356,10 @@ pub struct TableStatus {
     pub unanswered_entries: u64,
     /// Their capacity.
     pub unanswered_capacity: u64,
+    /// Entries of unanswered flows that were evicted since the data path was loaded, to make room for
+    /// newer ones: inserted − removed − present.
+    #[serde(default)]
+    pub evicted_entries: u64,
 }
 
 /// `GET /v1/drain/{service}`

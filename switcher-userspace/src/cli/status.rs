@@ -5,7 +5,7 @@ use switcher_common::service::{Color, Protocol};
 use super::{answer::Answer, progress, table::Table};
 use crate::api::{
     client::Client,
-    types::{BackendStatus, Health, ListenerStatus, ServiceStatus, StatusReply},
+    types::{BackendStatus, Health, ListenerStatus, ServiceStatus, StatusReply, TableStatus},
 };
 
 /// Share of a flow table, in percent, from which on it counts as nearly full.
@@ -25,6 +25,7 @@ fn describe(status: &StatusReply) -> String {
         listeners(&status.services),
         traffic(&status.services),
         interfaces(status),
+        tables(&status.tables),
         verdicts(status),
         send_errors(status),
         warnings(status),
@@ -163,6 +164,25 @@ fn interfaces(status: &StatusReply) -> String {
             takes_redirects.to_owned(),
         ]);
     }
+    table.render()
+}
+
+fn tables(tables: &TableStatus) -> String {
+    let mut table = Table::new(["FLOW TABLES", "ENTRIES", "CAPACITY", "EVICTED"]);
+    let (entries, capacity) = (tables.established_entries, tables.established_capacity);
+    table.row([
+        "established".to_owned(),
+        entries.to_string(),
+        capacity.to_string(),
+        "never".to_owned(),
+    ]);
+    let (entries, capacity) = (tables.unanswered_entries, tables.unanswered_capacity);
+    table.row([
+        "unanswered".to_owned(),
+        entries.to_string(),
+        capacity.to_string(),
+        tables.evicted_entries.to_string(),
+    ]);
     table.render()
 }
 

@@ -20,7 +20,6 @@ use super::{
 pub struct Counters {
     verdicts: PerCpuArray<MapData, u64>,
     traffic: PerCpuArray<MapData, ColorStats>,
-    tables: PerCpuArray<MapData, TableStats>,
     send_errors: Option<SendErrorCounters>,
 }
 
@@ -29,7 +28,6 @@ impl Counters {
         Ok(Self {
             verdicts: pins.open("VERDICTS")?,
             traffic: pins.open("TRAFFIC")?,
-            tables: pins.open("TABLE_STATS")?,
             send_errors: SendErrorCounters::open(pins)?,
         })
     }
@@ -75,22 +73,31 @@ impl Counters {
                 moved_flows: sum.moved_flows + cpu.moved_flows,
             }))
     }
+}
 
-    /// Entries that came into a kind of table and went out of it, both families together.
-    pub fn table(&self, table: Table) -> Result<TableStats, DataPathError> {
-        let mut sum = TableStats::default();
+/// Entries that came into the flow tables and went out of them otherwise than by eviction.
+pub(super) struct TableCounters(PerCpuArray<MapData, TableStats>);
+
+impl TableCounters {
+    pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
+        Ok(Self(pins.open("TABLE_STATS")?))
+    }
+
+    /// Entries that would be in a kind of table, both families together, if none had been evicted.
+    pub(super) fn expected_entries(&self, table: Table) -> Result<u64, DataPathError> {
+        let (mut inserted, mut removed) = (0_u64, 0_u64);
         for af in [Ipv4::AF, Ipv6::AF] {
             for writer in [Writer::Program, Writer::Collector] {
                 let per_cpu = self
-                    .tables
+                    .0
                     .get(&TableStats::index(af, table, writer), 0)
                     .attempt("reading the flow tables' counters")?;
                 for cpu in per_cpu.iter() {
-                    sum.inserted += cpu.inserted;
-                    sum.removed += cpu.removed;
+                    inserted += cpu.inserted;
+                    removed += cpu.removed;
                 }
             }
         }
-        Ok(sum)
+        Ok(inserted.saturating_sub(removed))
     }
 }

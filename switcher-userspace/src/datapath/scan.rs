@@ -18,6 +18,7 @@ use switcher_common::{
 
 use super::{
     bpf,
+    counters::TableCounters,
     error::{Attempt as _, DataPathError},
     image::Busy,
     load::iter_mut,
@@ -37,6 +38,9 @@ pub struct Scan {
     pub established_entries: u64,
     /// Entries of the unanswered tables.
     pub unanswered_entries: u64,
+    /// Entries that the unanswered tables have evicted since the data path was loaded: inserted −
+    /// removed − present. Flows that begin or end while a scan runs are not taken for evicted.
+    pub evicted_entries: u64,
     /// Flows that were removed because they were silent for too long.
     pub expired_flows: u64,
     /// Flows that were cut, by service id and color.
@@ -88,6 +92,8 @@ pub struct Scanner {
     live_raw: MapData,
     backends_raw: MapData,
     backends_len: u32,
+    tables: TableCounters,
+    evicted_entries: u64,
     /// Of the next scan.
     number: NonZero<u8>,
     /// Unanswered first: a flow that is promoted meanwhile is then seen twice, never missed; it is
@@ -148,6 +154,8 @@ impl Scanner {
                 pass(Table::Established, "collect6", "ESTABLISHED6")?,
             ],
             request,
+            tables: TableCounters::open(pins)?,
+            evicted_entries: 0,
             totals: pins.open("SCAN_TOTALS")?,
             live: pins.open("SCAN_LIVE")?,
             live_raw: pins.open_data("SCAN_LIVE")?,
@@ -157,7 +165,8 @@ impl Scanner {
     }
 
     /// Scans all tables; removes expired flows if asked to. `services` is the highest service id.
-    /// Flows for which an order to cut them has come due are cut, and handed to `on_cut`.
+    /// Flows for which an order to cut them has come due are cut. They, and those that packets have cut
+    /// since the scan before, are handed to `on_cut`.
     pub fn scan(
         &mut self,
         services: u16,
@@ -168,6 +177,8 @@ impl Scanner {
         clear(&self.live_raw, self.live.len())?;
         let number = self.number.get();
         self.number = self.number.checked_add(1).unwrap_or(NonZero::<u8>::MIN);
+        // Read first: an entry that comes meanwhile is then present without being expected.
+        let expected = self.tables.expected_entries(Table::Unanswered)?;
         let mut entries = [0; 2];
         let mut expired_flows = 0;
         let mut cut: HashMap<(u16, Color), CutCount> = HashMap::new();
@@ -175,6 +186,8 @@ impl Scanner {
             let key = (flow.service, Color::from_bit(flow.color));
             let count = cut.entry(key).or_default();
             match Protocol::from_number(flow.protocol) {
+                // Packets' cuts are in the program's counters.
+                _ if flow.by_packet != 0 => {}
                 Some(Protocol::Tcp) => count.tcp += 1,
                 _ => count.udp += 1,
             }
@@ -190,6 +203,9 @@ impl Scanner {
             entries[pass.table as usize] += totals.entries;
             expired_flows += totals.expired_flows;
         }
+        let unanswered_entries = entries[Table::Unanswered as usize];
+        let evicted = expected.saturating_sub(unanswered_entries);
+        self.evicted_entries = self.evicted_entries.max(evicted);
         let counters = (u32::from(services) + 1) * SCAN_COUNTERS_PER_SERVICE;
         let live = read(&self.live_raw, counters.min(self.live.len()))?;
         Ok(Scan {
@@ -197,7 +213,8 @@ impl Scanner {
             ended_at: Instant::now(),
             live,
             established_entries: entries[Table::Established as usize],
-            unanswered_entries: entries[Table::Unanswered as usize],
+            unanswered_entries,
+            evicted_entries: self.evicted_entries,
             expired_flows,
             cut,
         })

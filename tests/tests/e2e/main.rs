@@ -32,6 +32,7 @@ mod probe;
 mod reconfigured;
 mod redirects;
 mod refusal;
+mod reset;
 mod rights;
 mod scale;
 mod spoofed;

@@ -107,6 +107,12 @@ fn g7_a_flood_evicts_no_established_flow_and_its_tables_stay_bounded() -> Result
             "{flood} entries of the flood, at most {most} wanted"
         );
         ensure!(flood >= most / 4, "only {flood} entries: was it a flood?");
+        let evicted = rig.scanner.scan(1, false, |_| {})?.evicted_entries;
+        let wanted = 2 * u64::from(FLOOD) * 4 - u64::try_from(flood)?;
+        ensure!(
+            evicted == wanted,
+            "{evicted} evictions counted, {wanted} wanted"
+        );
         for talk in &mut talks {
             talk.goes_on(rig, "after the flood")?;
         }
