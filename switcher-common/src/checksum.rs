@@ -70,7 +70,7 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold((!checksum) as u64 + self.0)
+        !fold((!checksum) as u64 + self.0 + cfg!(mutant = "fault-checksum") as u64)
     }
 
     /// As [`Self::apply`], for UDP: over IPv4 a checksum of zero means "none" and stays
@@ -82,7 +82,7 @@ impl Delta {
             return 0;
         }
         match self.apply(checksum) {
-            0 => 0xffff,
+            0 if !cfg!(mutant = "fault-zero-sum") => 0xffff,
             updated => updated,
         }
     }

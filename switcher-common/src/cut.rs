@@ -60,7 +60,8 @@ impl CutOrder {
             0 => false,
             action => !is_tcp || action == Action::Reset as u8,
         };
-        is_meant && has_come(self.deadline, now) && has_come(created, self.deadline)
+        let is_old = has_come(created, self.deadline) || cfg!(mutant = "fault-cut-newer");
+        is_meant && has_come(self.deadline, now) && is_old
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn follow<A: Tables + Network>(work: &mut Work<A>) -> Result<(), Reas
     // of its own addresses, or to none.
     let ports = unsafe { A::fragments().get(&work.fragment) }.copied();
     let ports = match ports {
-        Some(ports) if !ports.is_over(work.now) => ports,
+        Some(ports) if !ports.is_over(work.now) && !cfg!(mutant = "fragments-lost") => ports,
         _ => return Err(filter::without_ports(&work.ip, work.ip.why_no_ports())),
     };
     work.key = work.fragment.tuple(&ports);

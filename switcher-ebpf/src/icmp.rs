@@ -44,7 +44,7 @@ pub(crate) fn message<A: Tables + Icmp>(ctx: &XdpContext, work: &mut Work<A>) ->
 
 #[inline(always)]
 fn echo<A: Tables + Icmp>(frame: &mut XdpFrame<'_>, work: &Work<A>) -> Reason {
-    if is_martian(&work.ip.src) {
+    if is_martian(&work.ip.src) || cfg!(mutant = "echo-unanswered") {
         return Reason::MartianSource;
     }
     // The stack answers it, if the VIP is an address of the node.
@@ -60,6 +60,9 @@ fn echo<A: Tables + Icmp>(frame: &mut XdpFrame<'_>, work: &Work<A>) -> Reason {
 /// `None`: it is about no flow.
 #[inline(always)]
 fn error<A: Tables + Icmp>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Option<Reason> {
+    if cfg!(mutant = "errors-untranslated") {
+        return None;
+    }
     let quote = icmp::quote(frame, &work.ip)?;
     let hit = find(&quote.tuple)?;
     if !work.may_travel() {

@@ -35,7 +35,8 @@ pub(crate) fn tell<A: Tables + OwnErrors>(
     let mut frame = XdpFrame::new(ctx);
     // Never about an ICMP error or a later fragment, nor to somebody who is not one host (RFC 1122,
     // 3.2.2).
-    let may_be_told = Protocol::from_number(work.ip.protocol).is_some()
+    let may_be_told = !cfg!(mutant = "no-own-errors")
+        && Protocol::from_number(work.ip.protocol).is_some()
         && work.ip.part != Part::Later
         && !is_martian(&work.ip.src)
         && can_answer(&frame)

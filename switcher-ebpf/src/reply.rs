@@ -82,7 +82,11 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(
     let backend = BACKENDS.get(endpoint.backend).ok_or(Reason::Inconsistent)?;
     work.entry = FlowEntry {
         rewrite_addr: A::narrow(&endpoint.vip),
-        rewrite_port_be: endpoint.port_be,
+        rewrite_port_be: if cfg!(mutant = "fault-reply-source") {
+            work.key.src_port_be
+        } else {
+            endpoint.port_be
+        },
         next_seq: work.segment.end_seq(),
         acked: work.segment.ack,
         last_seen: work.now,

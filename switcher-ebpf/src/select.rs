@@ -153,7 +153,9 @@ fn assign_backend<A: Tables>(
             }
             reason = Reason::ReplyTupleTaken;
         }
-        id = backend.next[ring];
+        if !cfg!(mutant = "fault-ring") {
+            id = backend.next[ring];
+        }
     }
     Err(reason)
 }

@@ -38,7 +38,7 @@ pub const ACK: u8 = 0x10;
 /// A SYN may carry data (TCP Fast Open, RFC 7413), at most a segment; its SYN-ACK may acknowledge it.
 const MAX_SYN_PAYLOAD: u32 = 1_500;
 /// With Fast Open a client's first ACK may acknowledge data that came with the SYN-ACK or after it.
-const MAX_FIRST_ACK_AHEAD: u32 = 65_536;
+const MAX_FIRST_ACK_AHEAD: u32 = 65_536 - cfg!(mutant = "fault-first-ack") as u32;
 /// How far one segment may move a direction's end: the largest segment, and as much lost before it.
 /// The larger this is, the cheaper it is to guess a number that is believed.
 const MAX_SEQ_AHEAD: u32 = 131_072;
@@ -408,7 +408,9 @@ impl Advance {
     fn or_restored(self, segment: &Segment) -> Self {
         let data = segment.payload_len > 0 && !segment.is_fin();
         match self.shared.state {
-            FlowState::Closing if data => self.in_state(Next::Restore, FlowState::Established),
+            FlowState::Closing if data && !cfg!(mutant = "fault-never-restored") => {
+                self.in_state(Next::Restore, FlowState::Established)
+            }
             _ => self,
         }
     }

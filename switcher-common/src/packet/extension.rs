@@ -62,7 +62,7 @@ pub fn walk<F: Frame + ?Sized>(frame: &F, start: usize, end: usize, first: u8) -
         let len = if is_fragment {
             UNIT
         } else {
-            (usize::from(units) + 1) * UNIT
+            (usize::from(units) + usize::from(!cfg!(mutant = "fault-extension-length"))) * UNIT
         };
         // `b` of a routing header: segments left.
         let is_source_routed = chain.protocol == ROUTING && b != 0;

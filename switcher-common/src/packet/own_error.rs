@@ -72,7 +72,7 @@ pub trait OwnErrors: Icmp {
 }
 
 /// Bytes of a packet that are quoted at most, unless its headers are longer.
-const QUOTE: usize = 128;
+const QUOTE: usize = 128 + cfg!(mutant = "fault-quote-length") as usize * WORD;
 /// IPv6, the extension headers that the parser steps over, and the ports.
 const LONGEST_QUOTE: usize = 40 + 256 + 8;
 const WORD: usize = 4;

@@ -241,7 +241,11 @@ impl<A: Network> IpPacket<A> {
         FragmentKey {
             src: self.src,
             dst: self.dst,
-            identification: self.identification,
+            identification: if cfg!(mutant = "fault-fragment-id") {
+                0
+            } else {
+                self.identification
+            },
             protocol: self.fragment_protocol,
             reserved: [0; 3],
         }

@@ -83,7 +83,8 @@ fn transport<A: Address, F: Frame + ?Sized>(
     } else {
         let header = frame.header_mut::<UdpHdr>(offset)?;
         header.src = to.src_port_be.to_ne_bytes();
-        header.dst = to.dst_port_be.to_ne_bytes();
+        let fault = u16::from(cfg!(mutant = "fault-port")).to_be();
+        header.dst = to.dst_port_be.wrapping_add(fault).to_ne_bytes();
         header.check = delta
             .apply_udp(u16::from_ne_bytes(header.check))
             .to_ne_bytes();
@@ -129,7 +130,7 @@ fn ipv6<A: Address, F: Frame + ?Sized>(
     hop: Hop,
 ) -> Option<()> {
     let header = frame.header_mut::<Ipv6Hdr>(offset)?;
-    if let Hop::Program = hop {
+    if matches!(hop, Hop::Program) && !cfg!(mutant = "fault-hop-limit") {
         header.hop_limit = header.hop_limit.wrapping_sub(1);
     }
     match side {

@@ -33,7 +33,9 @@ pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
         return;
     }
     remove(Table::Unanswered, &work.key, Writer::Program);
-    remove(Table::Unanswered, &work.peer_key, Writer::Program);
+    if !cfg!(mutant = "fault-lru-kept") {
+        remove(Table::Unanswered, &work.peer_key, Writer::Program);
+    }
     count::note(Reason::Promoted);
     sweep(work, true);
 }
@@ -48,7 +50,11 @@ pub(crate) fn demote<A: Tables>(work: &mut Work<A>) {
     }
     remove(Table::Established, &work.key, Writer::Program);
     remove(Table::Established, &work.peer_key, Writer::Program);
-    count::note(Reason::Demoted);
+    count::note(if cfg!(mutant = "fault-counter") {
+        Reason::Promoted
+    } else {
+        Reason::Demoted
+    });
 }
 
 /// Makes the entry for the replies again when the LRU has forgotten it.
@@ -142,7 +148,7 @@ fn is_free<A: Tables>(slot: &FlowKey<A>, now: u32) -> bool {
     };
     // SAFETY: as in `track`.
     let entry = unsafe { &*entry };
-    let is_idle = expiry::is_idle(slot, entry, now);
+    let is_idle = expiry::is_idle(slot, entry, now) && !cfg!(mutant = "no-sweep");
     if is_idle {
         forget(slot, entry, Writer::Program);
         count::note(Reason::Swept);

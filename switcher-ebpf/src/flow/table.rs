@@ -128,6 +128,9 @@ pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         Err(EEXIST) => return take_winner(work),
         Err(_) => return Err(Reason::FlowInsertFailed),
     }
+    if cfg!(mutant = "fault-no-reverse") {
+        return Ok(());
+    }
     work.peer = work.entry.made_peer(&work.key);
     insert(Table::Unanswered, &work.peer_key, &work.peer).map_err(|_| {
         remove(Table::Unanswered, &work.key, Writer::Program);

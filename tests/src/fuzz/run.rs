@@ -24,8 +24,6 @@ const EPISODE: u64 = 4_000;
 const CRAMPED: u64 = 5;
 /// Packets between two looks at all counters; a replay looks after each.
 const READ_COUNTERS_AFTER: u32 = 32;
-/// After so many differences it is enough.
-const MAX_FAILURES: usize = 5;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +32,8 @@ pub struct Options {
     pub packets: u64,
     /// What all randomness comes from.
     pub seed: u64,
+    /// After so many differences it is enough.
+    pub max_failures: usize,
 }
 
 /// A difference, as small as it could be made.
@@ -43,6 +43,8 @@ pub struct Failure {
     pub world: &'static str,
     /// Seed of the episode.
     pub episode: u64,
+    /// Packets of the run until it was seen.
+    pub packets: u64,
     /// How the two differ.
     pub difference: String,
     /// The steps that lead there; to be pasted as a regression.
@@ -89,7 +91,7 @@ pub fn run(options: Options) -> Result<Report> {
         lab.node().run(|| -> Result<()> {
             stay_on_one_cpu()?;
             let mut rig = Rig::open(&lab, world)?;
-            while report.packets < upto && report.failures.len() < MAX_FAILURES {
+            while report.packets < upto && report.failures.len() < options.max_failures {
                 let seed = episode_seed(options.seed, report.packets);
                 episode(
                     &mut rig,
@@ -176,6 +178,7 @@ impl Report {
         self.failures.push(Failure {
             world: rig.world().name(),
             episode: seed,
+            packets: self.packets,
             difference: difference.what,
             steps: steps.iter().map(ToString::to_string).collect(),
         });
@@ -186,7 +189,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for failure in &self.failures {
-            writeln!(f, "difference in the {} world:", failure.world)?;
+            writeln!(
+                f,
+                "difference in the {} world, after {} packets:",
+                failure.world, failure.packets
+            )?;
             writeln!(f, "{}", failure.difference)?;
             for step in &failure.steps {
                 writeln!(f, "    {step}")?;

@@ -224,7 +224,8 @@ where
                 selection: None,
             });
         }
-        let hash = flow_hash(self.key, FLOW_HASH_SEED);
+        let fault = u64::from(cfg!(mutant = "explain-other-backend"));
+        let hash = flow_hash(self.key, FLOW_HASH_SEED ^ fault);
         let slot = select::slot(hash, table.len);
         let mut selection = Selection {
             hash,

@@ -12,6 +12,9 @@ use switcher_tests::fuzz::host;
 use switcher_tests::fuzz::run::{Options, run};
 use switcher_tests::lab::requirements;
 
+/// After so many differences it is enough.
+const MAX_FAILURES: usize = 5;
+
 /// What to run.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask fuzz", bin_name = "cargo xtask fuzz")]
@@ -56,7 +59,11 @@ fn perform(arguments: &Arguments, seed: u64) -> Result<bool> {
         return Ok(report.judge().is_ok());
     }
     requirements()?;
-    let report = run(Options { packets, seed })?;
+    let report = run(Options {
+        packets,
+        seed,
+        max_failures: MAX_FAILURES,
+    })?;
     show(arguments, &report, &report.to_string())?;
     Ok(report.is_good())
 }

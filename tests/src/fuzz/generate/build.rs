@@ -270,6 +270,27 @@ impl Draft {
         }
     }
 
+    /// Chooses the first word of a UDP datagram's payload so that its checksum would be computed as zero
+    /// from `src` to `dst`.
+    pub fn make_sum_zero(&mut self, src: SocketAddr, dst: SocketAddr) {
+        let sent = Self {
+            src,
+            dst,
+            ..self.clone()
+        };
+        let Body::Udp { payload, .. } = &mut self.body else {
+            return;
+        };
+        if let Some(word) = payload.first_chunk_mut::<2>() {
+            let old = u16::from_be_bytes(*word);
+            let (protocol, mut bytes) = sent.body();
+            bytes[6..8].fill(0);
+            // What is missing to a sum of 0xffff.
+            let missing = checksum::of(&sent.covered(protocol, &bytes));
+            *word = ones_complement_sum(old, missing).to_be_bytes();
+        }
+    }
+
     /// What the body's checksum covers.
     fn covered(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
         let mut covered = Vec::new();
@@ -286,6 +307,11 @@ impl Draft {
         covered.extend(body);
         covered
     }
+}
+
+fn ones_complement_sum(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
 }
 
 fn length(bytes: usize) -> [u8; 2] {

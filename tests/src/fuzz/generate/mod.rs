@@ -104,6 +104,9 @@ impl Generator {
             let ended = std::mem::replace(&mut self.talks[which], next);
             self.ended.push(ended);
         }
+        if self.rng.u8(..16) == 0 {
+            make_sum_zero(model, &mut draft);
+        }
         self.decorate(&mut draft);
         if self.rng.u8(..24) == 0 {
             return self.in_parts(ingress, &draft);
@@ -436,6 +439,19 @@ impl Generator {
             talk.tuple.other(&client),
             client.mirrored(&talk.tuple),
         )
+    }
+}
+
+/// Makes the checksum of a UDP datagram zero once it is translated: one in 65 536 is so by chance.
+fn make_sum_zero(model: &Model, draft: &mut Draft) {
+    let tuple = Tuple {
+        src: draft.src,
+        dst: draft.dst,
+        protocol: UDP,
+    };
+    if let Some((_, entry)) = model.tables.find(&tuple) {
+        let sent = tuple.translated(&entry);
+        draft.make_sum_zero(sent.src, sent.dst);
     }
 }
 

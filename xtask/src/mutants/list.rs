@@ -1,0 +1,280 @@
+//! What `cargo xtask mutants` takes out or breaks, and what must notice.
+
+/// A build without one promise, or with a fault, and the test that must notice.
+pub(super) struct Mutant {
+    pub(super) name: &'static str,
+    pub(super) promise: &'static str,
+    pub(super) without: &'static str,
+    /// Test target of package switcher-tests.
+    pub(super) target: &'static str,
+    /// Name of the test.
+    pub(super) test: &'static str,
+}
+
+/// Name of the differential test, which is the same each time.
+const KNOWN_SEQUENCE: &str = "program_and_model_agree_on_a_known_sequence";
+
+/// A small fault in what is done with packets.
+const fn fault(name: &'static str, what: &'static str) -> Mutant {
+    Mutant {
+        name,
+        promise: "fuzz",
+        without: what,
+        target: "fuzz",
+        test: KNOWN_SEQUENCE,
+    }
+}
+
+/// All of them.
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "three-stores",
+        promise: "G1",
+        without: "a flip of several services is one store for each",
+        target: "packets",
+        test: "switching::g1_between_the_calls_of_a_flip_all_services_are_old_and_then_all_are_new",
+    },
+    Mutant {
+        name: "apply-in-place",
+        promise: "G1",
+        without: "an apply's VIPs and endpoints are seen before its listeners",
+        target: "packets",
+        test: "apply::between_the_calls_of_an_apply_all_packets_see_the_old_or_all_the_new_configuration",
+    },
+    Mutant {
+        name: "no-pin",
+        promise: "G2",
+        without: "a flow goes where fresh flows go",
+        target: "e2e",
+        test: "flip::fifty_flips_break_nothing_mix_nothing_and_leave_nothing_late",
+    },
+    Mutant {
+        name: "every-rst-believed",
+        promise: "G2",
+        without: "a RST counts with any sequence number",
+        target: "packets",
+        test: "closing::g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none",
+    },
+    Mutant {
+        name: "every-ack-believed",
+        promise: "G2",
+        without: "a RST counts with a number that anybody has acknowledged",
+        target: "packets",
+        test: "closing::g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none",
+    },
+    Mutant {
+        name: "syn-moves-pin",
+        promise: "G2",
+        without: "a SYN with a new number on an established flow selects afresh",
+        target: "packets",
+        test: "switching::g2_a_new_syn_on_an_established_flow_goes_to_its_backend_and_changes_nothing",
+    },
+    Mutant {
+        name: "no-barrier",
+        promise: "G3",
+        without: "the flip answers before the store",
+        target: "e2e",
+        test: "flip::fifty_flips_break_nothing_mix_nothing_and_leave_nothing_late",
+    },
+    Mutant {
+        name: "pins-forgotten",
+        promise: "G4",
+        without: "the agent makes new maps at each start",
+        target: "e2e",
+        test: "lifecycle::a_killed_agent_costs_no_request_and_the_next_one_knows_all",
+    },
+    Mutant {
+        name: "no-state-file",
+        promise: "G5",
+        without: "nothing is written to disk",
+        target: "e2e",
+        test: "adoption::after_a_reboot_the_state_file_decides_not_the_configuration",
+    },
+    Mutant {
+        name: "no-gate",
+        promise: "G6",
+        without: "a flip to a color without backends is carried out",
+        target: "e2e",
+        test: "commands::a_request_that_is_refused_changes_nothing",
+    },
+    Mutant {
+        name: "never-promote",
+        promise: "G7",
+        without: "established flows stay in the LRU",
+        target: "packets",
+        test: "tables::g7_a_flood_evicts_no_established_flow_and_its_tables_stay_bounded",
+    },
+    Mutant {
+        name: "retransmit-reselects",
+        promise: "G8",
+        without: "a repeated SYN selects afresh",
+        target: "packets",
+        test: "switching::g8_a_syn_that_is_sent_again_after_a_flip_keeps_its_color",
+    },
+    Mutant {
+        name: "no-base-color",
+        promise: "G9",
+        without: "packets in the middle of a stream go to the active color",
+        target: "packets",
+        test: "switching::g9_a_packet_in_mid_stream_without_a_pin_goes_to_the_base_color",
+    },
+    Mutant {
+        name: "drain-without-scan",
+        promise: "G10",
+        without: "a drain ends whatever the scan found",
+        target: "e2e",
+        test: "drains::at_the_deadline_the_flows_that_are_left_are_told_and_live_on",
+    },
+    Mutant {
+        name: "counted-twice",
+        promise: "G10",
+        without: "a flow that is established during a scan is counted in both tables",
+        target: "packets",
+        test: "collect_traffic::flows_that_are_established_between_the_tables_of_a_scan_are_counted_once",
+    },
+    Mutant {
+        name: "foreign-dropped",
+        promise: "G11",
+        without: "packets that are not ours are dropped",
+        target: "packets",
+        test: "not_ours::g11_packets_to_no_listener_pass_untouched",
+    },
+    Mutant {
+        name: "zero-checksum-updated",
+        promise: "RFC 768",
+        without: "a UDP checksum of zero is updated",
+        target: "packets",
+        test: "rewriting::",
+    },
+    Mutant {
+        name: "errors-untranslated",
+        promise: "ICMP",
+        without: "ICMP errors about a flow's packets stay on the node",
+        target: "packets",
+        test: "icmp::translated::errors_of_every_type_about_a_flow_are_translated_both_ways",
+    },
+    Mutant {
+        name: "echo-unanswered",
+        promise: "ICMP",
+        without: "an echo request to a VIP gets no answer",
+        target: "packets",
+        test: "echo::",
+    },
+    Mutant {
+        name: "no-own-errors",
+        promise: "ICMP",
+        without: "a sender is not told that its packet's time to live is over",
+        target: "packets",
+        test: "own_errors::a_packet_of_a_flow_whose_time_is_over_changes_nothing_and_its_sender_is_told",
+    },
+    Mutant {
+        name: "fragments-lost",
+        promise: "IP",
+        without: "later fragments do not follow their first one",
+        target: "packets",
+        test: "fragments::fragments_of_both_directions_follow_their_first_one",
+    },
+    Mutant {
+        name: "cut-flows-sent-on",
+        promise: "G10",
+        without: "packets of a cut flow are sent on",
+        target: "packets",
+        test: "cut::g10_a_cut_connections_next_packet_is_answered_with_a_rst_on_both_sides",
+    },
+    Mutant {
+        name: "replies-from-anywhere",
+        promise: "G9",
+        without: "a reply is believed whichever interface it came in by",
+        target: "packets",
+        test: "replies::a_reply_from_another_interface_than_its_backends_begins_and_changes_no_flow",
+    },
+    Mutant {
+        name: "no-sweep",
+        promise: "G4",
+        without: "without an agent idle flows stay in a full table",
+        target: "e2e",
+        test: "full::g4_without_an_agent_a_table_full_of_idle_flows_takes_new_ones",
+    },
+    Mutant {
+        name: "no-insert-cap",
+        promise: "G7",
+        without: "a CPU records any number of flows",
+        target: "fuzz",
+        test: KNOWN_SEQUENCE,
+    },
+    Mutant {
+        name: "trace-nothing",
+        promise: "trace",
+        without: "no reader is told of any packet",
+        target: "packets",
+        test: "trace::each_packet_of_a_flow_is_told_with_its_decision",
+    },
+    Mutant {
+        name: "trace-everything",
+        promise: "trace",
+        without: "readers are told of packets that they have not asked for",
+        target: "packets",
+        test: "trace::a_reader_is_told_of_its_client_in_both_directions_and_of_its_service",
+    },
+    Mutant {
+        name: "explain-other-backend",
+        promise: "explain",
+        without: "explain names another backend than the program chooses",
+        target: "packets",
+        test: "explain::packets_go_where_explain_says_and_asking_changes_nothing",
+    },
+    // The differential test must find each of these, in every stage of a packet's way.
+    fault(
+        "fault-extension-length",
+        "an extension header is eight bytes shorter than it says",
+    ),
+    fault("fault-color", "fresh flows go to the other color"),
+    fault("fault-ring", "the same backend is tried again and again"),
+    fault(
+        "fault-reply-source",
+        "a reply without a flow keeps its source port",
+    ),
+    fault(
+        "fault-no-reverse",
+        "a new flow is not recorded for its replies",
+    ),
+    fault(
+        "fault-lru-kept",
+        "an established flow's replies stay in the LRU as well",
+    ),
+    fault(
+        "fault-never-restored",
+        "payload does not bring a closing flow back",
+    ),
+    fault(
+        "fault-first-ack",
+        "the largest acknowledgement that ends a handshake is one too small",
+    ),
+    fault(
+        "fault-cut-newer",
+        "an order cuts flows that began after its deadline",
+    ),
+    fault(
+        "fault-port",
+        "the port of a UDP datagram's destination is off by one",
+    ),
+    fault("fault-hop-limit", "the hop limit is not decremented"),
+    fault("fault-checksum", "an updated checksum is off by one"),
+    fault(
+        "fault-zero-sum",
+        "a UDP checksum that is computed as zero is sent as none",
+    ),
+    fault(
+        "fault-quoted-checksum",
+        "the checksum in an ICMP error's quote is not updated",
+    ),
+    fault(
+        "fault-fragment-id",
+        "fragments are told apart without their identification",
+    ),
+    fault("fault-quote-length", "an own error quotes a word too much"),
+    fault(
+        "fault-counter",
+        "a flow that leaves the established table is counted as one that enters it",
+    ),
+];
