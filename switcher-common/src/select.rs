@@ -22,7 +22,7 @@ pub fn color(listener: &ListenerRecord, switch: &ServiceSwitch, begins: bool) ->
     if listener.is_preview() {
         Color::from_bit(switch.active).other()
     } else if begins || cfg!(mutant = "no-base-color") {
-        Color::from_bit(switch.active ^ cfg!(mutant = "fault-color") as u8)
+        Color::from_bit(switch.active ^ u8::from(cfg!(mutant = "fault-color")))
     } else {
         Color::from_bit(switch.base)
     }

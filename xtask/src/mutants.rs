@@ -107,6 +107,8 @@ fn run_test(root: &Path, tests: &Mutant, mutant: Option<&str>) -> Result<Outcome
     let command = |arguments: &[&str]| {
         let mut command = workspace::cargo(root, arguments);
         command.env("CARGO_TARGET_DIR", root.join("target").join("mutants"));
+        // Each mutant links all programs anew; without their debug information in half the time.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "false");
         match mutant {
             Some(name) => command.env(toolchain::MUTANT_VARIABLE, name),
             None => command.env_remove(toolchain::MUTANT_VARIABLE),
