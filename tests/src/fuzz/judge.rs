@@ -5,9 +5,9 @@ use super::run::Report;
 /// Of the packets, at least so many percent must be rewritten.
 const REWRITTEN_PERCENT: u64 = 30;
 /// Each verdict and reason must occur at least once in so many packets.
-const ONE_IN: u64 = 10_000;
+const ONE_IN: u64 = 5_000;
 /// And so often, however short the run was.
-const AT_LEAST: u64 = 3;
+const AT_LEAST: u64 = 5;
 
 /// Reasons that no sequence can bring about, each with why.
 const EXEMPT: &[(&str, &str)] = &[
