@@ -161,7 +161,7 @@ impl Talk {
                 _ => self.data(rng, Sender::Backend),
             },
             Some(State::Answered) => match roll {
-                0..65 => self.say(Sender::Client, ACK, 0),
+                0..65 => self.first_ack(rng),
                 65..75 => self.answer(rng),
                 75..82 => self.syn(rng, rng.clone().bool()),
                 82..90 => self.reset(rng),
@@ -196,7 +196,7 @@ impl Talk {
             Some(State::Refused) => match roll {
                 0..30 => self.syn(rng, true),
                 30..50 => self.answer(rng),
-                50..70 => self.say(Sender::Client, ACK, 0),
+                50..70 => self.first_ack(rng),
                 70..80 => self.syn(rng, false),
                 80..90 => self.data(rng, Sender::Backend),
                 _ => self.reset(rng),
@@ -263,6 +263,16 @@ impl Talk {
             ack: self.syn.wrapping_add(beyond),
             payload: 0,
         }
+    }
+
+    /// The ACK that ends the handshake, sometimes at the edge of what is believed.
+    fn first_ack(&self, rng: &mut Rng) -> Say {
+        let mut say = self.say(Sender::Client, ACK, 0);
+        if rng.u8(..16) == 0 {
+            let beyond = [65_536, 65_537][rng.usize(..2)];
+            say.ack = say.ack.wrapping_add(beyond);
+        }
+        say
     }
 
     fn data(&mut self, rng: &mut Rng, sender: Sender) -> Say {
