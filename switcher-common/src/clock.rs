@@ -32,6 +32,12 @@ pub const fn ticks_from_ms(ms: u64) -> u32 {
     }
 }
 
+/// Milliseconds of a length in ticks, rounded down.
+#[must_use]
+pub const fn ms_from_ticks(ticks: u32) -> u64 {
+    ((ticks as u64) << TICK_SHIFT) / 1_000_000
+}
+
 /// Ticks from `then` to `now`, across a wrap. A `then` that is slightly in the future, as another
 /// CPU may have written it, counts as now.
 #[inline(always)]

@@ -93,6 +93,9 @@ pub struct CutFlow {
 }
 shared!(CutFlow, 80);
 
+/// Age that flows are kept at when they get older, in ticks: 13 days, a quarter of the ticks' range.
+pub const OLDEST_TICKS: u32 = 1 << 30;
+
 /// Counters of a service in a scan: one for each color's live flows, then one for each color's preview flows.
 pub const SCAN_COUNTERS_PER_SERVICE: u32 = 4;
 

@@ -9,8 +9,9 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use switcher_common::{
     address::{Ipv4, Ipv6},
+    clock::elapsed,
     flow::{FLAG_TOLD, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Shared, Side},
-    scan::{CutFlow, ScanRequest, ScanTotals, Table, live_index},
+    scan::{CutFlow, OLDEST_TICKS, ScanRequest, ScanTotals, Table, live_index},
     stats::Writer,
 };
 
@@ -70,6 +71,7 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
     };
     // SAFETY: one scan runs at a time, and an iterator's program runs on one CPU at a time.
     let totals = unsafe { &mut *totals };
+    keep_age(value, &entry);
     let peer = peer_of(&key, &entry, &key.peer(&entry));
     match (entry.side(), peer) {
         // Judged at its forward entry, and counted there: it may be gone before it would be visited.
@@ -83,6 +85,17 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
         }
     }
     0
+}
+
+/// Keeps the beginning of an old flow comparable: ticks wrap after 52 days, and an order to cut asks
+/// which flows began before its deadline.
+#[inline(always)]
+fn keep_age<A: Tables>(value: *mut FlowEntry<A>, entry: &FlowEntry<A>) {
+    let now = clock::now_ticks_in_iterator();
+    if elapsed(now, entry.created) > OLDEST_TICKS {
+        // SAFETY: the kernel lets iterators write values; the program only reads this field.
+        unsafe { (*value).created = now.wrapping_sub(OLDEST_TICKS) };
+    }
 }
 
 /// Returns whether the flow is dealt with; if not, the kernel visits the element again.

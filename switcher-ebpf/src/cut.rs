@@ -36,7 +36,10 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
         // Datagrams on their way to the client still arrive; its own next one moves the flow.
         if work.entry.side() == Side::Forward {
             count::note(Reason::FlowMoved);
-            count::moved_flow(&work.entry);
+            // The scan has counted those that it has cut.
+            if work.entry.state() != FlowState::Cut {
+                count::moved_flow(&work.entry);
+            }
             forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }

@@ -348,18 +348,19 @@ impl Core {
         let mut lasting = cut_orders(&self.board, &self.ids);
         let wanted = cut_orders(&next, &self.ids);
         lasting.retain(|color, _| wanted.contains_key(color));
-        self.path
-            .set_cuts(&lasting)
-            .map_err(|error| data_path(&error))?;
-        let replaced = self
+        let switched = self
             .path
-            .switch(&encode(&next, &self.ids))
-            .map_err(|error| data_path(&error))?;
-        next.barrier_passed(clock::now());
-        self.board = next;
-        if let Err(error) = self.path.set_cuts(&wanted) {
+            .set_cuts(&lasting)
+            .and_then(|()| self.path.switch(&encode(&next, &self.ids)));
+        if switched.is_ok() {
+            next.barrier_passed(clock::now());
+            self.board = next;
+        }
+        // Those of the state that holds now, whichever it is.
+        if let Err(error) = self.path.set_cuts(&cut_orders(&self.board, &self.ids)) {
             tracing::error!(%error, "what is left at the drains' deadlines would not be cut");
         }
+        let replaced = switched.map_err(|error| data_path(&error))?;
         self.set_idle_timeouts();
         self.collector.pace(self.board.is_draining());
         Ok(replaced)

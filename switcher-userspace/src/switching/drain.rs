@@ -7,6 +7,9 @@ use super::Now;
 
 /// Scans in a row without a live flow that end a drain.
 const EMPTY_SCANS: u32 = 2;
+/// Scans that begin after a deadline and cut what is left: the second one also cuts what the first one
+/// missed, and what was due in the tick in which the first one began.
+const CUTTING_SCANS: u32 = 2;
 
 /// What happens at a drain's deadline to the flows that are left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +123,9 @@ pub struct Drain {
     /// Scans in a row that found none. The kernel's iterator may miss an element when the one that
     /// it stands on is removed; two scans do not miss the same.
     pub empty_scans: u32,
+    /// Scans that began after the deadline.
+    #[serde(default)]
+    pub late_scans: u32,
     /// How it ended, if it has.
     pub ended: Option<End>,
 }
@@ -174,7 +180,19 @@ impl Drain {
             barrier_boot_ms: None,
             in_flight: None,
             empty_scans: 0,
+            late_scans: 0,
             ended: None,
+        }
+    }
+
+    /// Notes the barrier of its flip, if that has not passed before. A deadline does not lie before it:
+    /// flows of the old color may begin until then.
+    pub(super) fn barrier_passed(&mut self, now: Now) {
+        if self.barrier_boot_ms.is_none() {
+            self.barrier_boot_ms = Some(now.boot_ms);
+            if self.deadline.boot_ms < now.boot_ms {
+                self.deadline = now;
+            }
         }
     }
 
@@ -198,9 +216,10 @@ impl Drain {
         } else {
             0
         };
-        // A scan that begins after the deadline has cut whatever had to be cut.
-        let is_past_deadline = began_boot_ms >= self.deadline.boot_ms;
-        if self.empty_scans < EMPTY_SCANS && !is_past_deadline {
+        if began_boot_ms >= self.deadline.boot_ms {
+            self.late_scans += 1;
+        }
+        if self.empty_scans < EMPTY_SCANS && self.late_scans < self.scans_after_deadline() {
             return None;
         }
         let end = End {
@@ -213,5 +232,13 @@ impl Drain {
         };
         self.ended = Some(end);
         Some(end)
+    }
+
+    /// Scans that have to begin after the deadline.
+    const fn scans_after_deadline(&self) -> u32 {
+        match self.at_deadline {
+            AtDeadline::Keep => 1,
+            AtDeadline::Reset | AtDeadline::Move => CUTTING_SCANS,
+        }
     }
 }

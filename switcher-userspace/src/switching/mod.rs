@@ -81,7 +81,7 @@ impl Switchboard {
     pub fn barrier_passed(&mut self, now: Now) {
         for service in self.services.values_mut() {
             if let Some(drain) = &mut service.drain {
-                drain.barrier_boot_ms.get_or_insert(now.boot_ms);
+                drain.barrier_passed(now);
             }
         }
     }

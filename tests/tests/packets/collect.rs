@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use anyhow::{Result, ensure};
+use switcher_common::clock::ms_from_ticks;
 use switcher_common::flow::FlowState::{Answered, Closing, Established, Refused, Unanswered};
 use switcher_common::service::Color::Green;
 use switcher_common::service::PerColor;
@@ -10,7 +11,7 @@ use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::Scan;
 
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, now_ticks};
 use crate::rig::Rig;
 use crate::setup::{Kind, Setup};
 
@@ -157,6 +158,28 @@ fn flows_that_are_silent_for_too_long_leave_with_both_directions_and_others_stay
                 },
             "{again:?}"
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn g10_flows_that_are_older_than_ticks_can_tell_are_kept_comparable() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    const DAY_MS: u64 = 86_400_000;
+    let lab = Lab::builder().build()?;
+    Rig::with(&lab, &setup(&lab), |rig| {
+        for (family, age_ms) in [(Family::V4, 20 * DAY_MS), (Family::V6, 12 * DAY_MS)] {
+            let old = Crowd {
+                age_ms,
+                ..Crowd::new(0, FEW)
+            };
+            old.fill(rig, family, "ESTABLISHED")?;
+        }
+        let oldest = || -> Result<u64> { Ok(ms_from_ticks(rig.flows.oldest(now_ticks()?)?)) };
+        ensure!(oldest()? / DAY_MS >= 20, "as they were filled in");
+        rig.scanner.scan(2, true, |_| {})?;
+        let days = oldest()? / DAY_MS;
+        ensure!(days == 13, "the oldest is {days} days old after a scan");
         Ok(())
     })
 }

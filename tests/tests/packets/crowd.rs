@@ -28,6 +28,8 @@ pub(crate) struct Crowd {
     pub(crate) unpinned: bool,
     /// How long they have been silent; below zero, they do not age for as long.
     pub(crate) silent_ms: i64,
+    /// How long ago they began; as they were seen last, if zero.
+    pub(crate) age_ms: u64,
     pub(crate) backend: u32,
 }
 
@@ -46,6 +48,7 @@ impl Crowd {
             preview: false,
             unpinned: false,
             silent_ms: -3_600_000,
+            age_ms: 0,
             backend: 1,
         }
     }
@@ -89,6 +92,10 @@ impl Crowd {
         } else {
             now_ticks()?.wrapping_sub(silent)
         };
+        let created = match self.age_ms {
+            0 => last_seen,
+            age_ms => now_ticks()?.wrapping_sub(ticks_from_ms(age_ms)),
+        };
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         for number in self.first..self.first + self.flows {
             let key = FlowKey {
@@ -103,7 +110,7 @@ impl Crowd {
                 rewrite_addr: address::<A>(0x0fff_0002),
                 rewrite_port_be: 8_080_u16.to_be(),
                 last_seen,
-                created: last_seen,
+                created,
                 backend: self.backend,
                 service: self.service,
                 side: Side::Forward as u8,
@@ -132,7 +139,7 @@ fn address<A: Address>(low: u32) -> A {
 }
 
 /// Now, as the program counts it.
-fn now_ticks() -> Result<u32> {
+pub(crate) fn now_ticks() -> Result<u32> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let ns = u64::try_from(now.tv_sec)? * 1_000_000_000 + u64::try_from(now.tv_nsec)?;
     Ok(ticks_from_ns(ns))

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
+use switcher_common::clock::elapsed;
 use switcher_common::flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
 use switcher_common::scan::Table;
 use switcher_common::service::Color;
@@ -92,6 +93,11 @@ impl Flows {
         }
     }
 
+    /// Age in ticks of the entry that began first.
+    pub(crate) fn oldest(&self, now: u32) -> Result<u32> {
+        Ok(self.v4.oldest(now)?.max(self.v6.oldest(now)?))
+    }
+
     /// All bytes of all entries, in an order of their own.
     pub(crate) fn bytes(&self) -> Result<Vec<Vec<u8>>> {
         let mut all = self.v4.bytes()?;
@@ -138,6 +144,12 @@ where
 {
     fn entries(&self) -> usize {
         self.established.keys().count() + self.unanswered.keys().count()
+    }
+
+    fn oldest(&self, now: u32) -> Result<u32> {
+        let both = self.established.iter().chain(self.unanswered.iter());
+        let mut ages = both.map(|element| Ok(elapsed(now, element?.1.created)));
+        ages.try_fold(0, |oldest, age: Result<u32>| Ok(oldest.max(age?)))
     }
 
     fn bytes(&self) -> Result<Vec<Vec<u8>>>

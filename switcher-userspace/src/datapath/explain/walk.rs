@@ -6,7 +6,7 @@ use aya::maps::{Array, MapData, MapError};
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::{Address, WideAddress},
-    clock::{TICK_SHIFT, elapsed, ticks_from_ns},
+    clock::{elapsed, ms_from_ticks, ticks_from_ns},
     flow::{ACK, Advance, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Next, SYN, Segment, Side},
     reason::Reason,
     scan::Table,
@@ -366,10 +366,6 @@ pub(super) fn key<A: Address>(question: &Question) -> FlowKey<A> {
 
 fn endpoint<A: Address>(address: &A, port_be: u16) -> SocketAddr {
     SocketAddr::new(address.wide().to_ip(), u16::from_be(port_be))
-}
-
-fn ms_from_ticks(ticks: u32) -> u64 {
-    (u64::from(ticks) << TICK_SHIFT) / 1_000_000
 }
 
 const fn dropped(reason: Reason) -> Way {

@@ -70,7 +70,7 @@ impl Model {
                 packet.note("tuple_reused");
             } else {
                 packet.note("flow_moved");
-                packet.counters(&entry).moved += 1;
+                packet.counters(&entry).moved += u64::from(entry.state != State::Cut);
             }
             self.tables.forget(tuple, &entry);
             return Ok(Cut::Afresh);
