@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!               SYN-ACK fits          ACK fits
-//!  Unanswered ───────────► Answered ───────────► Established ◄──── data ────┐
+//!  Unanswered ───────────► Answered ───────────► Established ◄── it goes on ─┐
 //!      │  first reply (UDP, unpinned): promoted ──────▲   └─ RST, both FINs ► Closing
 //!      └─ RST ► Refused ◄─ RST ─┘ (from where the handshake goes on as if nothing had been)
 //! ```
-//! A RST counts only with a sequence number that its sender alone can know (RFC 5961, section 3), a
-//! FIN only at the end of its direction's data. Others travel on and change nothing; so whoever
-//! forges them ends no pin and moves none. What happens to a flow that is cut is decided before.
+//! A RST counts only with a sequence number that its sender is likely to know (RFC 5961, section 3), a
+//! FIN only at the end of its direction's data. Others travel on and change nothing. Who guesses a
+//! RST's number shortens a timeout: the next segment of either side that is where its direction
+//! stands restores the flow. When there is none, because the connection is really gone, what crossed
+//! the RST is answered by another one, and that has the number which the segment acknowledged.
+//! What happens to a flow that is cut is decided before.
 
 use super::{FLAG_UNPINNED, FlowEntry, FlowState, Side};
 use crate::address::Address;
@@ -193,15 +196,15 @@ impl Advance {
                 self
             };
         }
-        let advance = self.with_progress(segment);
+        let (advance, is_in_reach) = self.with_progress(segment);
         let over = self.shared.fin_client & self.shared.fin_backend != 0;
         if segment.flags & (FIN | SYN) == 0 && !over && self.is_established() {
             return advance;
         }
         match entry.side() {
             Side::Forward if segment.is_initial_syn() => self.client_syn(entry, segment),
-            Side::Forward => advance.client_segment(segment),
-            Side::Reverse => advance.backend_segment(entry, segment),
+            Side::Forward => advance.client_segment(segment, is_in_reach),
+            Side::Reverse => advance.backend_segment(entry, segment, is_in_reach),
         }
     }
 
@@ -229,13 +232,13 @@ impl Advance {
             || peer_acked() == Some(segment.seq)
     }
 
-    /// Moves the direction's numbers on, unless the segment is out of its reach. Its ACK counts as
-    /// its number does: a RST of the other side is judged by it.
+    /// Moves the direction's numbers on, unless the segment is out of its reach: the second value says
+    /// whether it is in it. Its ACK counts as its number does: a RST of the other side is judged by it.
     ///
     /// A direction of which nothing is known, because the flow was made by a packet of the other
     /// one, begins at its first segment.
     #[inline(always)]
-    const fn with_progress(mut self, segment: &Segment) -> Self {
+    const fn with_progress(mut self, segment: &Segment) -> (Self, bool) {
         let (end, known) = (segment.end_seq(), self.progress.next_seq);
         let (ahead, behind) = (end.wrapping_sub(known), known.wrapping_sub(end));
         let is_ahead = ahead <= MAX_SEQ_AHEAD || known == 0;
@@ -246,7 +249,7 @@ impl Advance {
         if segment.has_ack() && is_near {
             self.progress.acked = segment.ack;
         }
-        self
+        (self, is_near)
     }
 
     /// A SYN of the client: the one that began the flow again, or a new connection.
@@ -273,7 +276,7 @@ impl Advance {
     }
 
     #[inline(always)]
-    fn client_segment(self, segment: &Segment) -> Self {
+    fn client_segment(self, segment: &Segment, is_in_reach: bool) -> Self {
         let answer_end = self.shared.answer_seq.wrapping_add(1);
         let fits = segment.has_ack() && segment.ack.wrapping_sub(answer_end) <= MAX_FIRST_ACK_AHEAD;
         match self.shared.state {
@@ -285,14 +288,19 @@ impl Advance {
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused | FlowState::Cut => {
                 self
             }
-            FlowState::Established | FlowState::Closing => {
-                self.with_fin(Side::Forward, segment).or_restored(segment)
-            }
+            FlowState::Established | FlowState::Closing => self
+                .with_fin(Side::Forward, segment)
+                .or_restored(segment, is_in_reach),
         }
     }
 
     #[inline(always)]
-    fn backend_segment<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Self {
+    fn backend_segment<A: Address>(
+        self,
+        entry: &FlowEntry<A>,
+        segment: &Segment,
+        is_in_reach: bool,
+    ) -> Self {
         let answers = segment.is_syn_ack() && segment.acknowledges_syn(entry.syn_seq);
         match self.shared.state {
             FlowState::Unanswered | FlowState::Refused if entry.flags & FLAG_UNPINNED != 0 => {
@@ -310,9 +318,9 @@ impl Advance {
             {
                 self.answered(Next::Reopened, segment)
             }
-            FlowState::Established | FlowState::Closing => {
-                self.with_fin(Side::Reverse, segment).or_restored(segment)
-            }
+            FlowState::Established | FlowState::Closing => self
+                .with_fin(Side::Reverse, segment)
+                .or_restored(segment, is_in_reach),
         }
     }
 
@@ -403,12 +411,19 @@ impl Advance {
         self
     }
 
-    /// Data on a closing flow: it was not over.
+    /// A segment that goes on where its direction stands: the flow was not over. After a RST that is
+    /// any, also the challenge ACK by which an end answers a RST that it does not believe; after both
+    /// FINs it is data, since the last ACKs and what is sent again look like any other segment.
+    ///
+    /// Only with an ACK, which is noted: if the other end knows of no connection, its RST has that
+    /// number, and closes the flow again.
     #[inline(always)]
-    fn or_restored(self, segment: &Segment) -> Self {
-        let data = segment.payload_len > 0 && !segment.is_fin();
+    fn or_restored(self, segment: &Segment, is_in_reach: bool) -> Self {
+        let has_ended = self.shared.fin_client & self.shared.fin_backend != 0;
+        let goes_on = !has_ended || (segment.payload_len > 0 && !segment.is_fin());
+        let counts = segment.flags & (ACK | SYN) == ACK && is_in_reach;
         match self.shared.state {
-            FlowState::Closing if data && !cfg!(mutant = "fault-never-restored") => {
+            FlowState::Closing if counts && goes_on => {
                 self.in_state(Next::Restore, FlowState::Established)
             }
             _ => self,

@@ -159,8 +159,14 @@ fn check_step(event: &Event, next: Next, before: &Flow, after: &Flow) -> Result<
             old
         ),
         Next::Restore => {
-            prop_assert!(old == FlowState::Closing && segment.payload_len > 0);
+            prop_assert!(old == FlowState::Closing && segment.flags & (SYN | ACK) == ACK);
             prop_assert_eq!(new, FlowState::Established);
+            let acked = after.entries[event.side as usize].acked;
+            prop_assert_eq!(
+                acked,
+                segment.ack,
+                "a RST that answers it has another number"
+            );
         }
         Next::Reselect => {
             prop_assert!(forward && initial_syn(segment), "{:?} selects", segment);

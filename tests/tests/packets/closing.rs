@@ -53,7 +53,7 @@ fn a_flow_is_over_when_both_sides_have_sent_a_fin() -> Result<()> {
 }
 
 #[test]
-fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
+fn g2_a_rst_closes_an_established_flow_and_whatever_goes_on_restores_it() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
@@ -71,15 +71,15 @@ fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
                 }
                 assert_eq!(talk.flow(rig)?.state, FlowState::Closing);
                 assert_eq!(in_flight(rig)?, 0, "a reset flow is not in flight");
-                let ack = talk.of_client(ACK);
-                talk.send(rig, "an ACK", &ack, &[])?;
-                assert_eq!(
-                    talk.flow(rig)?.state,
-                    FlowState::Closing,
-                    "after a bare ACK"
-                );
+                // As when an end does not believe it: a challenge ACK (RFC 5961).
+                let challenge = talk.of_backend(ACK);
+                let restored = [Reason::Restored, Reason::Promoted];
+                talk.reply(rig, "a challenge ACK", &challenge, &restored)?;
+                assert_eq!(talk.flow(rig)?, established, "after a challenge ACK");
+                let rst = talk.of_client(RST);
+                talk.send(rig, "the RST again", &rst, &[Reason::Demoted])?;
                 let data = talk.of_backend(PSH | ACK).payload(b"still here");
-                talk.reply(rig, "data", &data, &[Reason::Restored, Reason::Promoted])?;
+                talk.reply(rig, "data", &data, &restored)?;
                 assert_eq!(talk.flow(rig)?, established, "after data");
                 assert_eq!(in_flight(rig)?, 1, "a restored flow is in flight");
                 talk.goes_on(rig, "after it was restored")?;
@@ -87,6 +87,44 @@ fn a_rst_closes_an_established_flow_and_later_data_restores_it() -> Result<()> {
             let rst = talk.of_client(RST);
             talk.send(rig, "RST at last", &rst, &[Reason::Demoted])?;
             rig.flip(Color::Blue)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn g7_a_flow_that_is_over_is_not_kept_by_packets_that_nobody_answers() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
+            talk.reply(rig, "RST", &talk.of_backend(RST), &[Reason::Demoted])?;
+            let over = talk.flow(rig)?;
+            let guess = |seq, ack| Packet::tcp(talk.client, talk.vip, PSH | ACK, seq, ack);
+            let guessed = guess(0xdead_0000, 0xbeef_0000).payload(b"?");
+            talk.send(rig, "data of a guesser", &guessed, &[])?;
+            let mut unacknowledging = talk.of_client(PSH).payload(b"?");
+            unacknowledging.ack = 0;
+            let mut unmoved = talk.clone();
+            unmoved.send(rig, "data without ACK", &unacknowledging, &[])?;
+            assert_eq!(
+                talk.flow(rig)?,
+                over,
+                "the backend would hear of no connection"
+            );
+            assert_eq!(in_flight(rig)?, 0, "a flow that is over holds up no drain");
+            // Of the client itself, which knows its number: the backend's RST tells.
+            let number = 0xbeef_0000;
+            let lie = Packet {
+                ack: number,
+                ..talk.of_client(PSH | ACK).payload(b"?")
+            };
+            let restored = [Reason::Restored, Reason::Promoted];
+            talk.send(rig, "data in reach", &lie, &restored)?;
+            let rst = Packet::tcp(talk.backend, talk.client, RST, number, 0);
+            talk.reply(rig, "the RST that answers it", &rst, &[Reason::Demoted])?;
+            assert_eq!(talk.flow(rig)?, over, "it is over after all");
         }
         Ok(())
     })

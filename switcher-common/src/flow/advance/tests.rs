@@ -208,15 +208,56 @@ fn a_rst_counts_only_with_a_number_that_its_sender_knows() {
 }
 
 #[test]
-fn data_restores_what_had_seemed_over() {
+fn a_flow_that_a_rst_closed_is_restored_by_any_segment_that_is_where_its_direction_stands() {
     use FlowState::{Closing, Established};
     for (side, seq) in [(Side::Forward, CLIENT_NEXT), (Side::Reverse, BACKEND_NEXT)] {
+        let far = seq.wrapping_add(MAX_SEQ_AHEAD + 1);
+        let rows = [
+            ("data", segment(PSH_ACK, seq, 77, 10), true),
+            ("a challenge ACK", segment(ACK, seq, 77, 0), true),
+            ("a keepalive", segment(ACK, seq - 1, 77, 0), true),
+            ("one FIN", segment(FIN | ACK, seq, 77, 0), true),
+            ("data without ACK", segment(0, seq, 77, 10), false),
+            ("data of a guesser", segment(PSH_ACK, far, 77, 10), false),
+            ("a late SYN-ACK", segment(SYN | ACK, seq - 1, 0, 0), false),
+            ("the RST again", segment(RST, seq, 0, 0), false),
+        ];
+        for (what, segment, restores) in rows {
+            let after = Advance::of(&entry(Closing, side), true, &segment, nobody);
+            let found = (after.next, after.shared.state);
+            if restores {
+                assert_eq!(found, (Next::Restore, Established), "{side:?}: {what}");
+                assert_eq!(
+                    after.progress.acked, 77,
+                    "{side:?}: {what}: the RST's number"
+                );
+            } else {
+                assert_eq!(found, (Next::Keep, Closing), "{side:?}: {what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_both_fins_closed_is_restored_by_data_only() {
+    use FlowState::{Closing, Established};
+    for (side, seq) in [(Side::Forward, CLIENT_NEXT), (Side::Reverse, BACKEND_NEXT)] {
+        let over = FlowEntry {
+            fin_client: 1,
+            fin_backend: 1,
+            ..entry(Closing, side)
+        };
+        let found = |segment| {
+            let after = Advance::of(&over, true, &segment, nobody);
+            (after.next, after.shared.state)
+        };
         let data = segment(PSH_ACK, seq, 0, 10);
-        assert_eq!(tcp(Closing, side, data), (Next::Restore, Established));
-        assert_eq!(
-            tcp(Closing, side, segment(ACK, seq, 0, 0)),
-            (Next::Keep, Closing)
-        );
+        assert_eq!(found(data), (Next::Restore, Established));
+        let guessed = segment(PSH_ACK, seq.wrapping_add(1 << 30), 0, 10);
+        assert_eq!(found(guessed), (Next::Keep, Closing));
+        for last in [segment(ACK, seq, 0, 0), segment(FIN | ACK, seq - 1, 0, 0)] {
+            assert_eq!(found(last), (Next::Keep, Closing), "{last:?}");
+        }
     }
 }
 

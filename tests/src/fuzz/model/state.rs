@@ -41,9 +41,25 @@ pub(super) fn follow(
         (false, side) => datagram(entry, side),
         (true, _) if segment.rst => reset(entry, segment, other_acked),
         (true, Side::Client) if segment.is_initial_syn() => client_syn(entry, segment),
-        (true, Side::Client) => client_segment(&progressed(entry, segment), segment),
-        (true, Side::Backend) => backend_segment(&progressed(entry, segment), segment),
+        (true, _) => {
+            let after = progressed(entry, segment);
+            let (after, fate) = match entry.side {
+                Side::Client => client_segment(&after, segment),
+                Side::Backend => backend_segment(&after, segment),
+            };
+            let goes_on = is_in_reach(entry, segment) && segment.ack && !segment.syn;
+            if after.state == State::Closing && goes_on && restores(&after, segment) {
+                return (in_state(&after, State::Established), Fate::Restored);
+            }
+            (after, fate)
+        }
     }
+}
+
+/// Whether a segment that is where its direction stands shows that a closing flow is not over.
+fn restores(entry: &Entry, segment: &Segment) -> bool {
+    let by_fins = entry.fins == [true; 2];
+    !by_fins || (segment.payload > 0 && !segment.fin)
 }
 
 fn datagram(entry: &Entry, side: Side) -> (Entry, Fate) {
@@ -62,16 +78,22 @@ fn in_state(entry: &Entry, state: State) -> Entry {
 /// an end that nothing is known of.
 fn progressed(entry: &Entry, segment: &Segment) -> Entry {
     let mut entry = *entry;
-    let distance = segment.end().wrapping_sub(entry.end);
-    let is_ahead = entry.end == 0 || distance <= REACH;
-    let is_behind = distance.wrapping_neg() <= REACH;
-    if is_ahead {
-        entry.end = segment.end();
-    }
-    if segment.ack && (is_ahead || is_behind) {
+    if is_in_reach(&entry, segment) && segment.ack {
         entry.acked = segment.ack_number;
     }
+    if entry.end == 0 || ahead(&entry, segment) <= REACH {
+        entry.end = segment.end();
+    }
     entry
+}
+
+fn ahead(entry: &Entry, segment: &Segment) -> u32 {
+    segment.end().wrapping_sub(entry.end)
+}
+
+fn is_in_reach(entry: &Entry, segment: &Segment) -> bool {
+    let ahead = ahead(entry, segment);
+    entry.end == 0 || ahead.min(ahead.wrapping_neg()) <= REACH
 }
 
 fn acknowledges_syn(entry: &Entry, segment: &Segment) -> bool {
@@ -114,7 +136,7 @@ fn client_segment(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
     match entry.state {
         State::Answered | State::Refused if fits && had_answer => established(entry, segment),
         State::Unanswered | State::Answered | State::Refused | State::Cut => (*entry, Fate::Same),
-        State::Established | State::Closing => closing(entry, segment),
+        State::Established | State::Closing => fin(entry, segment),
     }
 }
 
@@ -129,7 +151,7 @@ fn backend_segment(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
         State::Established | State::Closing if is_syn_ack && segment.seq != entry.answer => {
             (answered(entry, segment), Fate::BegunAnew)
         }
-        State::Established | State::Closing => closing(entry, segment),
+        State::Established | State::Closing => fin(entry, segment),
     }
 }
 
@@ -149,14 +171,6 @@ fn established(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
     let entry = in_state(entry, State::Established);
     let (entry, _) = fin(&entry, segment);
     (entry, Fate::Established)
-}
-
-fn closing(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
-    let (after, fate) = fin(entry, segment);
-    if after.state == State::Closing && segment.payload > 0 && !segment.fin {
-        return (in_state(&after, State::Established), Fate::Restored);
-    }
-    (after, fate)
 }
 
 /// FINs count at their direction's end only; after both, the last segments close the flow.
