@@ -44,7 +44,7 @@ mod work;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
-use outlined::{EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE};
+use outlined::{CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
@@ -134,7 +134,10 @@ fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
 #[inline(always)]
 fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
     let mut known = Known::Flow;
-    let mut code = A::track(ctx.ctx);
+    let mut code = A::track();
+    if code == CARRY_OUT {
+        code = A::carry_out(ctx.ctx);
+    }
     if code == NO_FLOW {
         code = A::select(ctx.ctx);
         known = match code {

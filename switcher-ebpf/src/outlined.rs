@@ -19,6 +19,8 @@ pub(crate) const GO_ON: u32 = 0;
 pub(crate) const NO_FLOW: u32 = u32::MAX;
 /// As [`GO_ON`], and the flow is to move to the established table.
 pub(crate) const PROMOTE: u32 = u32::MAX - 4;
+/// No verdict: what the packet means for its flow is to be done.
+pub(crate) const CARRY_OUT: u32 = u32::MAX - 5;
 /// No verdict: it is an ICMP message.
 pub(crate) const MESSAGE: u32 = u32::MAX - 1;
 /// No verdict: extension headers are to be stepped over.
@@ -59,8 +61,11 @@ outlined! {
     step_over, step_over4, step_over6, (ctx: *mut xdp_md);
     /// Finds the flow of a later fragment: [`GO_ON`], or why it ends here.
     follow, follow4, follow6, ();
-    /// Finds the packet's flow and moves it on: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
-    track, track4, track6, (ctx: *mut xdp_md);
+    /// Finds the packet's flow and judges what the packet means for it: [`GO_ON`], [`CARRY_OUT`],
+    /// [`NO_FLOW`], or why it ends here.
+    track, track4, track6, ();
+    /// Does what the packet means for its flow: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
+    carry_out, carry_out4, carry_out6, (ctx: *mut xdp_md);
     /// Selects for a packet without a flow: [`GO_ON`], or why it ends here.
     select, select4, select6, (ctx: *mut xdp_md);
     /// Rewrites the packet as its entry says, and sends it on: the verdict.
@@ -75,6 +80,11 @@ outlined! {
     trace, trace4, trace6, (ctx: *mut xdp_md, ip_offset: u32, known: u32, reason: u32);
     /// Moves the flow to the established table.
     promote, promote4, promote6, ();
+    /// Looks at the next slot of the ring of established flows: 1 while the flow is still to be placed
+    /// in one.
+    sweep_step, sweep_step4, sweep_step6, (to_place: u32);
+    /// 1 if the replies of the flow can be told from those of every live flow.
+    claim_reply_tuple, claim_reply_tuple4, claim_reply_tuple6, ();
     /// Moves the flow out of it.
     demote, demote4, demote6, ();
     /// Makes the entry for the replies again if it is gone.
@@ -104,8 +114,8 @@ mod body {
     };
 
     use super::{
-        EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, Reason, Tables, XdpContext,
-        XdpFrame, code, with_work, xdp_md,
+        CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, Reason, Tables,
+        XdpContext, XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
         cut,
@@ -157,13 +167,24 @@ mod body {
     }
 
     #[inline(always)]
-    pub(super) fn track<A: Tables>(ctx: *mut xdp_md) -> u32 {
-        with_work::<A>(|work| match flow::track(&XdpContext::new(ctx), work) {
+    pub(super) fn track<A: Tables>() -> u32 {
+        with_work::<A>(|work| code_of_flow(flow::track(work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn carry_out<A: Tables>(ctx: *mut xdp_md) -> u32 {
+        with_work::<A>(|work| code_of_flow(flow::carry_out(&XdpContext::new(ctx), work)))
+    }
+
+    #[inline(always)]
+    fn code_of_flow(found: Result<Found, Reason>) -> u32 {
+        match found {
             Ok(Found::Flow) => GO_ON,
+            Ok(Found::Moving) => CARRY_OUT,
             Ok(Found::ToPromote) => PROMOTE,
             Ok(Found::Nothing) => NO_FLOW,
             Err(reason) => reason as u32,
-        })
+        }
     }
 
     #[inline(always)]
@@ -210,6 +231,16 @@ mod body {
             flow::promote(work);
             GO_ON
         })
+    }
+
+    #[inline(always)]
+    pub(super) fn sweep_step<A: Tables>(to_place: u32) -> u32 {
+        with_work::<A>(|work| u32::from(flow::sweep_step(work, to_place != 0)))
+    }
+
+    #[inline(always)]
+    pub(super) fn claim_reply_tuple<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(flow::table::claim_reply_tuple(work)))
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use switcher_common::{
 
 use crate::{
     count,
-    flow::table::{claim_reply_tuple, record},
+    flow::table::record,
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, SWITCH, Tables},
     work::Work,
 };
@@ -148,7 +148,7 @@ fn assign_backend<A: Tables>(
         work.entry.rewrite_port_be = backend.port_be;
         work.set_peer_key();
         if work.entry.rewrite_addr != work.key.src {
-            if claim_reply_tuple(work) {
+            if A::claim_reply_tuple() != 0 {
                 return Ok(());
             }
             reason = Reason::ReplyTupleTaken;

@@ -27,6 +27,8 @@ pub(crate) struct Work<A> {
     pub key: FlowKey<A>,
     /// Its entry: a copy, or the one to be recorded.
     pub entry: FlowEntry<A>,
+    /// A [`Next`](switcher_common::flow::Next) as its number, while it is to be carried out.
+    pub next: u32,
     /// Key of the other direction's entry.
     pub peer_key: FlowKey<A>,
     /// The other direction's entry, while one is being made.
@@ -74,6 +76,9 @@ impl<A: Address> Work<A> {
     /// Derives the other direction's key from the entry.
     #[inline(always)]
     pub(crate) fn set_peer_key(&mut self) {
-        self.peer_key = self.key.peer(&self.entry);
+        let peer_key = self.key.peer(&self.entry);
+        // SAFETY: a field. Volatile: another stage reads it, which the compiler does not know of a
+        // reference that only this one has.
+        unsafe { (&raw mut self.peer_key).write_volatile(peer_key) };
     }
 }

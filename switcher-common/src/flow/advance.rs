@@ -99,21 +99,38 @@ impl Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Nothing but its own entry's [`Progress`].
-    Keep,
+    Keep = 0,
     /// As `Keep`; the packet repeats the SYN that began the flow.
-    KeepRetransmit,
+    KeepRetransmit = 1,
     /// Write [`Advance::shared`] into both entries.
-    Update,
+    Update = 2,
     /// As `Update`; the flow had seemed over.
-    Restore,
+    Restore = 3,
     /// As `Update`, and move both entries to the established table.
-    Promote,
+    Promote = 4,
     /// A new connection on the 5-tuple: forget the flow and choose afresh.
-    Reselect,
+    Reselect = 5,
     /// The backend has accepted a new connection on the 5-tuple of a flow that had not ended: as
     /// `Update` if fresh flows may go to its color, else the flow is forgotten and the answer lost,
     /// and the client's next SYN chooses afresh.
-    Reopened,
+    Reopened = 6,
+}
+
+impl Next {
+    /// The one whose number it is; `Keep` for a number that is none's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::KeepRetransmit,
+            2 => Self::Update,
+            3 => Self::Restore,
+            4 => Self::Promote,
+            5 => Self::Reselect,
+            6 => Self::Reopened,
+            _ => Self::Keep,
+        }
+    }
 }
 
 /// What both entries of a flow hold alike.

@@ -8,13 +8,13 @@ pub(crate) mod table;
 
 use aya_ebpf::programs::XdpContext;
 use switcher_common::{
-    flow::{Advance, FlowState, Next, Shared, Side},
+    flow::{Advance, FlowState, Next, Side},
     reason::Reason,
     scan::Table,
     stats::Writer,
 };
 
-pub(crate) use settle::{demote, mend, promote};
+pub(crate) use settle::{demote, mend, promote, sweep_step};
 use table::{Hit, find, peer_of};
 
 use crate::{count, cut, maps::Tables, outlined::GO_ON, select, work::Work};
@@ -26,6 +26,8 @@ pub(crate) enum Found {
     Nothing,
     /// A flow.
     Flow,
+    /// A flow for which the packet may mean something: [`carry_out`] does that.
+    Moving,
     /// A flow that is to move to the established table.
     ToPromote,
 }
@@ -37,11 +39,11 @@ impl From<bool> for Found {
     }
 }
 
-/// Finds the flow of the packet whose 5-tuple `work` holds, advances it, and leaves its entry in
-/// `work`. Nothing: there is none, or the packet begins a new connection on its 5-tuple. The error
-/// is the reason to drop the packet.
+/// Finds the flow of the packet whose 5-tuple `work` holds and judges what the packet means for it.
+/// Leaves its entry in `work` as it is to be, and there also what is to be done, unless that is
+/// nothing. The error is the reason to drop the packet.
 #[inline(always)]
-pub(crate) fn track<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<Found, Reason> {
+pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     let Some(hit) = find(&work.key) else {
         return Ok(Found::Nothing);
     };
@@ -63,18 +65,44 @@ pub(crate) fn track<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<F
     let advance = Advance::of(&work.entry, work.key.is_tcp(), &work.segment, || {
         peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.acked)
     });
-    if needs_proof(work, advance.next) && A::comes_by_its_route(ctx.ctx) == 0 {
-        count::note(Reason::ReplyUnverified);
-        return Ok(Found::Flow);
-    }
-    if !apply(work, &hit, &advance)? {
-        return Ok(Found::Nothing);
-    }
-    let is_new_tick = work.entry.last_seen != work.now;
+    let is_settled = matches!(
+        (hit.table, work.entry.state(), advance.next),
+        (Table::Established, FlowState::Established, Next::Keep)
+    );
+    work.entry.set_shared(&advance.shared);
     work.entry.set_progress(work.now, &advance.progress);
+    work.next = advance.next as u32;
+    if !is_settled {
+        return Ok(Found::Moving);
+    }
     // SAFETY: as above.
     unsafe { (*hit.entry).set_progress(work.now, &advance.progress) };
-    Ok(settle(work, &hit, &advance, is_new_tick))
+    Ok(Found::Flow)
+}
+
+/// Does what [`track`] has judged. A stage of its own: for the verifier all ways through the state
+/// machine end where this one begins.
+#[inline(always)]
+pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<Found, Reason> {
+    // The LRU may have evicted it in the meantime.
+    let Some(hit) = find(&work.key) else {
+        return Ok(Found::Flow);
+    };
+    let next = Next::from_number(work.next);
+    if needs_proof(work, next) && A::comes_by_its_route(ctx.ctx) == 0 {
+        count::note(Reason::ReplyUnverified);
+        // SAFETY: as in `track`.
+        work.entry = unsafe { *hit.entry };
+        return Ok(Found::Flow);
+    }
+    if !apply(work, &hit, next)? {
+        return Ok(Found::Nothing);
+    }
+    // SAFETY: as in `track`.
+    let own = unsafe { &mut *hit.entry };
+    let is_new_tick = own.last_seen != work.now;
+    own.set_progress(work.now, &work.entry.progress());
+    Ok(settle(work, hit.table, next, is_new_tick))
 }
 
 /// Whether anybody who can send with a backend's source address could have sent this reply: TCP's
@@ -90,23 +118,21 @@ fn needs_proof<A: Tables>(work: &Work<A>, next: Next) -> bool {
 
 /// Does what the packet means for its flow; `false` when that is over.
 #[inline(always)]
-fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, advance: &Advance) -> Result<bool, Reason> {
-    match advance.next {
+fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool, Reason> {
+    match next {
         Next::Keep => {}
         Next::KeepRetransmit => count::note(Reason::SynRetransmit),
-        Next::Update | Next::Promote => update(work, hit, &advance.shared),
+        Next::Update | Next::Promote => update(work, hit),
         Next::Restore => {
             count::note(Reason::Restored);
-            update(work, hit, &advance.shared);
+            update(work, hit);
         }
         Next::Reselect => {
             count::note(Reason::TupleReused);
             table::forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }
-        Next::Reopened if select::takes_fresh_flows(&work.entry) => {
-            update(work, hit, &advance.shared);
-        }
+        Next::Reopened if select::takes_fresh_flows(&work.entry) => update(work, hit),
         Next::Reopened => {
             table::forget(&work.key, &work.entry, Writer::Program);
             return Err(Reason::ReopenedOnOldColor);
@@ -117,27 +143,22 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, advance: &Advance) -> Resu
 
 /// Writes what both entries of a flow hold alike.
 #[inline(always)]
-fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, shared: &Shared) {
+fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>) {
+    let shared = work.entry.shared();
     // SAFETY: as in `track`.
-    unsafe { (*hit.entry).set_shared(shared) };
+    unsafe { (*hit.entry).set_shared(&shared) };
     if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
-        peer.set_shared(shared);
+        peer.set_shared(&shared);
     }
 }
 
 /// Puts the flow into the table that its state asks for. Into the established table its caller does:
 /// not on top of this stage's stack.
 #[inline(always)]
-fn settle<A: Tables>(
-    work: &mut Work<A>,
-    hit: &Hit<A>,
-    advance: &Advance,
-    is_new_tick: bool,
-) -> Found {
-    work.entry.set_shared(&advance.shared);
+fn settle<A: Tables>(work: &Work<A>, table: Table, next: Next, is_new_tick: bool) -> Found {
     // A flow that could not move when it was established tries again, once a tick.
-    let is_due = matches!(advance.next, Next::Promote | Next::Restore) || is_new_tick;
-    match (hit.table, advance.shared.state) {
+    let is_due = matches!(next, Next::Promote | Next::Restore) || is_new_tick;
+    match (table, work.entry.state()) {
         (Table::Unanswered, FlowState::Established) if is_due => return Found::ToPromote,
         (Table::Unanswered, _) if work.entry.side() == Side::Forward => A::mend(),
         (Table::Established, FlowState::Closing) => A::demote(),

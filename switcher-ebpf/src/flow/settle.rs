@@ -29,7 +29,7 @@ pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
     take_peer(work);
     if !moves_to(Table::Established, work) {
         count::note(Reason::EstablishedFull);
-        sweep(work, false);
+        sweep::<A>(false);
         return;
     }
     remove(Table::Unanswered, &work.key, Writer::Program);
@@ -37,7 +37,7 @@ pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
         remove(Table::Unanswered, &work.peer_key, Writer::Program);
     }
     count::note(Reason::Promoted);
-    sweep(work, true);
+    sweep::<A>(true);
 }
 
 /// Moves both entries of a flow that seems over into the LRU: it needs no safe place any more, and
@@ -102,26 +102,33 @@ fn is_there(inserted: Result<(), i32>) -> bool {
 /// Removes idle flows that this CPU's hand passes, and puts the flow into the ring if it is new in
 /// the established table.
 #[inline(always)]
-fn sweep<A: Tables>(work: &Work<A>, is_new: bool) {
-    let key = match work.entry.side() {
-        Side::Forward => &work.key,
-        Side::Reverse => &work.peer_key,
-    };
-    let mut is_placed = !is_new;
+fn sweep<A: Tables>(is_new: bool) {
+    let mut to_place = u32::from(is_new);
     for _ in 0..SWEEP_STEPS {
-        let Some(slot) = next_slot::<A>() else {
-            return;
-        };
-        // SAFETY: this CPU's value, which nothing else touches.
-        let slot = unsafe { &mut *slot };
-        if is_free(slot, work.now) && !is_placed {
-            *slot = *key;
-            is_placed = true;
-        }
+        to_place = A::sweep_step(to_place);
     }
-    if !is_placed {
+    if to_place != 0 {
         count::note(Reason::SweepFull);
     }
+}
+
+/// Moves the hand on by one slot. Whether the flow is still to be placed, of which `to_place` says
+/// whether it was before.
+#[inline(always)]
+pub(crate) fn sweep_step<A: Tables>(work: &Work<A>, to_place: bool) -> bool {
+    let Some(slot) = next_slot::<A>() else {
+        return false;
+    };
+    // SAFETY: this CPU's value, which nothing else touches.
+    let slot = unsafe { &mut *slot };
+    if !is_free(slot, work.now) || !to_place {
+        return to_place;
+    }
+    *slot = match work.entry.side() {
+        Side::Forward => work.key,
+        Side::Reverse => work.peer_key,
+    };
+    false
 }
 
 /// The slot under this CPU's hand, which moves on.
