@@ -45,8 +45,7 @@ pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Wor
         return Reason::TtlExceeded;
     }
     let is_unfinished = interface::is_generic(frame) && A::is_unfinished(frame.raw()) == 1;
-    let by_stack = is_unfinished.then_some(Reason::ChecksumLeft);
-    send_by(frame, work, by_stack, |frame, work, hop| {
+    send_by(frame, work, is_unfinished, |frame, work, hop| {
         packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop)?;
         if is_unfinished {
             packet::leave_unfinished(frame, &work.ip, &work.to)?;
@@ -55,19 +54,19 @@ pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Wor
     })
 }
 
-/// As [`send`], with another way of rewriting it, and by the stack where there is a reason for that.
+/// As [`send`], with another way of rewriting it. An unfinished packet only the stack can send on.
 #[inline(always)]
 pub(crate) fn send_by<A: Address>(
     frame: &mut XdpFrame<'_>,
     work: &mut Work<A>,
-    by_stack: Option<Reason>,
+    is_unfinished: bool,
     rewrite: impl FnOnce(&mut XdpFrame<'_>, &Work<A>, Hop) -> Option<()>,
 ) -> Reason {
     work.to = work.key.translated(&work.entry);
-    let route = match (route(frame, work), by_stack) {
-        (Route::Nowhere(reason), _) => return reason,
-        (Route::Transmit | Route::Redirect, Some(reason)) => Route::Stack(reason),
-        (route, _) => route,
+    let route = match route(frame, work, is_unfinished) {
+        Route::Nowhere(reason) => return reason,
+        Route::Transmit | Route::Redirect if is_unfinished => Route::Stack(Reason::ChecksumLeft),
+        route => route,
     };
     let hop = match route {
         Route::Stack(_) | Route::Nowhere(_) => Hop::Stack,
@@ -97,7 +96,7 @@ fn leave<A: Address>(frame: &mut XdpFrame<'_>, work: &Work<A>, route: Route) -> 
 }
 
 #[inline(always)]
-fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>) -> Route {
+fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>, is_unfinished: bool) -> Route {
     let question = Question {
         src: work.to.src,
         dst: work.to.dst,
@@ -117,9 +116,9 @@ fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>) -> Route {
         }
         Some(BPF_FIB_LKUP_RET_NO_NEIGH) => Route::Stack(Reason::NoNeighbour),
         Some(BPF_FIB_LKUP_RET_FWD_DISABLED) => Route::Stack(Reason::ForwardingOff),
-        // In generic mode it may be several packets merged into one, which the stack splits.
+        // An unfinished packet may be several that the kernel has merged, which the stack splits again.
         Some(BPF_FIB_LKUP_RET_FRAG_NEEDED)
-            if may_be_fragmented(frame, &work.ip) || interface::is_generic(frame) =>
+            if is_unfinished || may_be_fragmented(frame, &work.ip) =>
         {
             Route::Stack(Reason::AboveMtu)
         }

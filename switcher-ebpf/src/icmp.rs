@@ -79,7 +79,7 @@ fn error<A: Tables + Icmp>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Opti
         protocol: A::PROTOCOL,
         reserved: [0; 3],
     };
-    let reason = forward::send_by(frame, work, None, |frame, work, hop| {
+    let reason = forward::send_by(frame, work, false, |frame, work, hop| {
         icmp::translate_error(frame, &work.ip, &quote, &work.entry, hop)
     });
     if !matches!(reason.verdict(), Verdict::Drop) {

@@ -71,10 +71,9 @@ impl Model {
         is_unfinished: bool,
     ) -> Result<Sent, Ended> {
         let ip = &packet.ip;
-        let is_generic = self.routes.interfaces[packet.ingress].told.generic;
         let (verdict, reason) = match self.route(packet, src, dst) {
             Route::Refused => return Err(drop("no_route")),
-            Route::TooBig(_) if ip.dont_fragment && !is_generic => return Err(drop("too_big")),
+            Route::TooBig(_) if ip.dont_fragment && !is_unfinished => return Err(drop("too_big")),
             Route::TooBig(_) => (Verdict::Pass, "rewritten_above_mtu"),
             Route::NoNeighbour => (Verdict::Pass, "rewritten_no_neighbour"),
             Route::ForwardingOff => (Verdict::Pass, "rewritten_forwarding_off"),
