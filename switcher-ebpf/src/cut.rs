@@ -14,7 +14,9 @@ use crate::{
     count,
     flow::table::{Hit, forget, peer_of},
     frame::XdpFrame,
+    interface,
     maps::{CUTS, Tables},
+    unfinished,
     work::Work,
 };
 
@@ -85,11 +87,16 @@ fn mark<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) {
     }
 }
 
-/// Makes the packet a RST to its sender.
+/// Makes the packet a RST to its sender, if one can go back.
 #[inline(always)]
 pub(crate) fn reset<A: Tables>(ctx: &XdpContext, work: &Work<A>) -> Reason {
     let mut frame = XdpFrame::new(ctx);
-    let Some(len) = packet::answer_with_reset(&mut frame, &work.ip, &work.segment) else {
+    if !interface::can_answer(&frame) {
+        return Reason::FlowCut;
+    }
+    let is_unfinished = unfinished::is_left_to_hardware::<A>(&frame);
+    let answer = packet::answer_with_reset(&mut frame, &work.ip, &work.segment, is_unfinished);
+    let Some(len) = answer else {
         return Reason::Inconsistent;
     };
     if !frame.cut_to(len) {

@@ -21,6 +21,7 @@ use crate::{
     interface,
     maps::Tables,
     route::{Question, lookup},
+    unfinished::is_left_to_hardware,
     work::Work,
 };
 
@@ -44,7 +45,7 @@ pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Wor
     if !work.may_travel() {
         return Reason::TtlExceeded;
     }
-    let is_unfinished = interface::is_generic(frame) && A::is_unfinished(frame.raw()) == 1;
+    let is_unfinished = is_left_to_hardware::<A>(frame);
     send_by(frame, work, is_unfinished, |frame, work, hop| {
         packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop)?;
         if is_unfinished {

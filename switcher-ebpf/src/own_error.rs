@@ -13,7 +13,8 @@ use switcher_common::{
 };
 
 use crate::{
-    frame::XdpFrame, interface::can_answer, maps::Tables, rate, select::is_martian, work::Work,
+    frame::XdpFrame, interface::can_answer, maps::Tables, rate, select::is_martian,
+    unfinished::is_left_to_hardware, work::Work,
 };
 
 /// Tells the sender of the packet in `work` why it is dropped, if it may be told. Returns the verdict.
@@ -34,12 +35,14 @@ pub(crate) fn tell<A: Tables + OwnErrors>(
     };
     let mut frame = XdpFrame::new(ctx);
     // Never about an ICMP error or a later fragment, nor to somebody who is not one host (RFC 1122,
-    // 3.2.2).
+    // 3.2.2). Where the kernel has left the packet's checksum to hardware, that would write it into
+    // the error.
     let may_be_told = !cfg!(mutant = "no-own-errors")
         && Protocol::from_number(work.ip.protocol).is_some()
         && work.ip.part != Part::Later
         && !is_martian(&work.ip.src)
         && can_answer(&frame)
+        && !is_left_to_hardware::<A>(&frame)
         && rate::take(Capped::IcmpError, work.now);
     if !may_be_told {
         return dropped_as;

@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_csum_diff, programs::XdpContext};
 use switcher_common::packet::{self, Network, Part};
 
-use crate::{frame::XdpFrame, maps::Tables, work::Work};
+use crate::{frame::XdpFrame, interface, maps::Tables, work::Work};
 
 /// What everything adds up to under a checksum that is right.
 const WHOLE: u16 = 0xffff;
@@ -13,6 +13,13 @@ const CHUNK: u32 = 512;
 /// Packets are summed up to this length. What is longer is larger than any link takes, so the kernel
 /// has merged it, and left its checksum to hardware.
 const MOST_SUMMED: u32 = 18 * CHUNK;
+
+/// Whether the kernel leaves the checksum of the packet in the family's `Work` to hardware: it shows
+/// such packets in generic mode only.
+#[inline(always)]
+pub(crate) fn is_left_to_hardware<A: Tables>(frame: &XdpFrame<'_>) -> bool {
+    interface::is_generic(frame) && A::is_unfinished(frame.raw()) == 1
+}
 
 /// Whether the checksum of the packet in `work` is left to hardware.
 #[inline(always)]

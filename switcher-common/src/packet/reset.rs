@@ -24,13 +24,15 @@ const MORE_FRAGMENTS: u8 = 1;
 /// length that the frame must be cut to; `None` when a header is not where the parser found it.
 ///
 /// With an ACK, the sender expects exactly that number next, and takes the RST whatever it has sent
-/// (RFC 5961, 3.2). IP options and extension headers stay.
+/// (RFC 5961, 3.2). IP options and extension headers stay. Of an unfinished packet the checksum is again
+/// left to hardware: the kernel lets that add the rest, whatever is in the field.
 #[inline(always)]
 #[must_use]
 pub fn answer_with_reset<A: Address, F: Frame + ?Sized>(
     frame: &mut F,
     ip: &IpPacket<A>,
     segment: &Segment,
+    is_unfinished: bool,
 ) -> Option<usize> {
     let len = u16::try_from(ip.transport_offset - ip.ip_offset).ok()? + TCP_LEN;
     let ethernet = frame.header_mut::<Ethernet>(0)?;
@@ -44,7 +46,7 @@ pub fn answer_with_reset<A: Address, F: Frame + ?Sized>(
             frame.header_mut::<[u8; 8]>(ip.fragment_offset)?[3] &= !MORE_FRAGMENTS;
         }
     }
-    tcp(frame, ip, segment)?;
+    tcp(frame, ip, segment, is_unfinished)?;
     Some(ip.ip_offset + usize::from(len))
 }
 
@@ -85,6 +87,7 @@ fn tcp<A: Address, F: Frame + ?Sized>(
     frame: &mut F,
     ip: &IpPacket<A>,
     segment: &Segment,
+    is_unfinished: bool,
 ) -> Option<()> {
     let header = frame.header_mut::<Tcp>(ip.transport_offset)?;
     let (seq, ack, flags) = if segment.flags & ACK != 0 {
@@ -101,11 +104,16 @@ fn tcp<A: Address, F: Frame + ?Sized>(
     header.urgent = [0; 2];
     let [seq_high, seq_low] = halves(header.seq);
     let [ack_high, ack_low] = halves(header.ack);
-    let sum = Delta::none()
+    let pseudo_header = Delta::none()
         .added_address(&ip.src)
         .added_address(&ip.dst)
         .added(u16::from(Protocol::Tcp as u8).to_be())
-        .added(TCP_LEN.to_be())
+        .added(TCP_LEN.to_be());
+    if is_unfinished {
+        header.check = (!pseudo_header.checksum()).to_ne_bytes();
+        return Some(());
+    }
+    let sum = pseudo_header
         .added(u16::from_ne_bytes(header.source))
         .added(u16::from_ne_bytes(header.destination))
         .added(seq_high)

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use switcher_common::clock::{has_come, ticks_from_ns};
 use switcher_common::cut::{Action, CutOrder};
 use switcher_common::flow::FlowState;
+use switcher_common::interface::{InterfaceRecord, flags};
 use switcher_common::reason::Reason;
 use switcher_common::scan::Table;
 use switcher_common::service::Color;
@@ -17,7 +18,7 @@ use switcher_userspace::datapath::CutCount;
 
 use crate::packet::{ACK, Link, PSH, Packet, RST};
 use crate::rig::{Expected, Rig};
-use crate::setup::Kind;
+use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
 
 /// The service of the plain setup.
@@ -47,7 +48,7 @@ fn let_the_clock_move() -> Result<()> {
 }
 
 /// The RST that answers `packet`, sent back by the way that it came.
-fn answer(packet: &Packet) -> Expected {
+fn answer(packet: &Packet) -> Packet {
     let length = u32::try_from(packet.payload.len()).expect("short");
     let end = packet.seq.wrapping_add(length);
     let has_ack = packet.flags & ACK != 0;
@@ -56,15 +57,19 @@ fn answer(packet: &Packet) -> Expected {
     } else {
         (RST | ACK, 0, end)
     };
-    let reset = Packet {
+    Packet {
         window: 0,
         link: Link {
             destination: packet.link.source,
             source: packet.link.destination,
         },
         ..Packet::tcp(packet.to, packet.from, flags, seq, ack)
-    };
-    Expected::rewritten(Reason::ResetSent, reset)
+    }
+}
+
+/// A RST in answer to `packet`.
+fn answered(packet: &Packet) -> Expected {
+    Expected::rewritten(Reason::ResetSent, answer(packet))
 }
 
 #[test]
@@ -86,23 +91,73 @@ fn g10_a_cut_connections_next_packet_is_answered_with_a_rst_on_both_sides() -> R
                 ];
                 let at = usize::from(!client_first);
                 let (first, second) = (&data[at], &data[1 - at]);
-                let reset = answer(first).noting(Reason::Demoted);
+                let reset = answered(first).noting(Reason::Demoted);
                 rig.expect(&format!("{kind:?}, first"), first, &reset)?;
                 let flow = talk.flow(rig)?;
                 let over = (FlowState::Cut, Table::Unanswered);
                 assert_eq!((flow.state, flow.table), over, "{kind:?}");
-                rig.expect("the other side", second, &answer(second))?;
-                rig.expect("again", first, &answer(first))?;
+                rig.expect("the other side", second, &answered(second))?;
+                rig.expect("again", first, &answered(first))?;
                 for rst in [talk.of_client(RST), talk.of_backend(RST)] {
                     let dropped = Expected::untouched(Reason::FlowCut);
                     rig.expect("a RST is never answered", &rst, &dropped)?;
                 }
                 rig.path.set_cuts(&BTreeMap::new())?;
-                rig.expect("without the order", first, &answer(first))?;
+                rig.expect("without the order", first, &answered(first))?;
             }
         }
         let stats = rig.counters.traffic(SERVICE, Color::Blue)?;
         ensure!(stats.reset_flows == 4, "each flow counts once: {stats:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn g10_the_rst_is_unfinished_where_its_packet_was_and_none_is_made_where_it_would_vanish()
+-> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    let mut setup = Setup::plain(&lab);
+    setup.attached = vec!["c1", "b"];
+    Rig::with(&lab, &setup, |rig| {
+        let ends = [rig.interface("client")?, rig.interface("blue")?];
+        for (kind, port) in Kind::TCP.into_iter().zip(4000..) {
+            rig.path.set_cuts(&BTreeMap::new())?;
+            let talk = Talk::open(rig, kind, port, Color::Blue)?;
+            let_the_clock_move()?;
+            order(rig, Action::Reset, 0)?;
+            let_the_clock_move()?;
+            let data = [talk.of_client(PSH | ACK), talk.of_backend(PSH | ACK)];
+            let mut notes = vec![Reason::Demoted];
+            for (flags, is_sent, may_be_unfinished) in [
+                (0, true, false),
+                (flags::NO_TRANSMIT, false, false),
+                (flags::GENERIC, true, true),
+                (flags::NO_TRANSMIT | flags::GENERIC, true, true),
+            ] {
+                let told = InterfaceRecord {
+                    flags,
+                    ..InterfaceRecord::default()
+                };
+                rig.path.set_interfaces(ends.map(|index| (index, told)))?;
+                for packet in &data {
+                    let packet = packet.clone().payload(b"late");
+                    let what = format!("{kind:?} from {}, flags {flags:#x}", packet.from);
+                    let expected = if is_sent {
+                        answered(&packet)
+                    } else {
+                        Expected::untouched(Reason::FlowCut)
+                    };
+                    let expected = notes.drain(..).fold(expected, Expected::noting);
+                    rig.expect(&what, &packet, &expected)?;
+                    if may_be_unfinished {
+                        let rst = answer(&packet).unfinished();
+                        let expected = Expected::rewritten(Reason::ResetSent, rst);
+                        rig.expect(&what, &packet.unfinished(), &expected)?;
+                    }
+                }
+            }
+        }
         Ok(())
     })
 }
@@ -242,7 +297,7 @@ fn g10_a_scan_cuts_what_is_silent_and_hands_it_on() -> Result<()> {
                     "what the client expects"
                 );
                 let data = talk.of_client(PSH | ACK).payload(b"late");
-                let reset = answer(&data).noting(Reason::Demoted);
+                let reset = answered(&data).noting(Reason::Demoted);
                 rig.expect("the order is taken back, the flow stays cut", &data, &reset)?;
             }
         }

@@ -166,6 +166,26 @@ fn an_address_that_no_client_has_is_told_nothing() -> Result<()> {
     })
 }
 
+#[test]
+fn of_an_unfinished_packet_nobody_is_told_as_hardware_would_write_into_the_error() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    let mut setup = Setup::plain(&lab);
+    setup.attached = vec!["c1"];
+    Rig::with(&lab, &setup, |rig| {
+        rig.uncap_own_errors()?;
+        let c1 = rig.interface("client")?;
+        rig.path.set_interfaces([(c1, told(flags::GENERIC))])?;
+        for kind in Kind::ALL {
+            let late = first(kind, rig.client(kind.family, 4000), rig.vip(kind)).ttl(1);
+            rig.expect(&format!("{kind:?}, whole"), &late, &time_exceeded(&late)?)?;
+            let dropped = Expected::untouched(Reason::TtlExceeded);
+            rig.expect(&format!("{kind:?}"), &late.unfinished(), &dropped)?;
+        }
+        Ok(())
+    })
+}
+
 /// `packet` with as much payload as makes it `len` bytes of IP.
 fn of_len(packet: Packet, len: u16) -> Result<Packet> {
     let headers = packet.clone().payload(&[]).packet()?.len();

@@ -211,8 +211,19 @@ fn reset<A: Network>(
     if ip.protocol != TCP {
         return Ok(());
     }
+    [false, true]
+        .into_iter()
+        .try_for_each(|is_unfinished| reset_to(frame, ip, segment, is_unfinished))
+}
+
+fn reset_to<A: Network>(
+    frame: &[u8],
+    ip: &IpPacket<A>,
+    segment: &switcher_common::flow::Segment,
+    is_unfinished: bool,
+) -> Result<(), String> {
     let mut frame = frame.to_vec();
-    let len = answer_with_reset(&mut frame[..], ip, segment);
+    let len = answer_with_reset(&mut frame[..], ip, segment, is_unfinished);
     let len = len.ok_or("no RST for a segment that was parsed")?;
     if len > frame.len() {
         return Err(format!(

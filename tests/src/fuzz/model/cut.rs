@@ -105,8 +105,14 @@ impl Model {
     }
 }
 
-/// The RST that answers a segment whose TCP header is at `at`.
-pub(super) fn reset(packet: &Packet<'_>, at: usize, segment: &Segment) -> Sent {
+/// The RST that answers a segment whose TCP header is at `at`; its checksum is left to hardware where
+/// the segment's was.
+pub(super) fn reset(
+    packet: &Packet<'_>,
+    at: usize,
+    segment: &Segment,
+    is_unfinished: bool,
+) -> Sent {
     let ip = &packet.ip;
     let mut draft = Draft::of(&packet.frame[..at + 20]);
     swap(&mut draft.frame, 0..6, 6..12);
@@ -124,7 +130,13 @@ pub(super) fn reset(packet: &Packet<'_>, at: usize, segment: &Segment) -> Sent {
     tcp[8..12].copy_from_slice(&ack.to_be_bytes());
     tcp[12..20].copy_from_slice(&[0x50, flags, 0, 0, 0, 0, 0, 0]);
     let covered = draft.transport_cover(ip, at, super::types::TCP);
-    draft.frame[at + 16..at + 18].copy_from_slice(&checksum::of(&covered).to_be_bytes());
+    let check = if is_unfinished {
+        // Of the pseudo header alone, and not inverted.
+        !checksum::of(&covered[..covered.len() - 20])
+    } else {
+        checksum::of(&covered)
+    };
+    draft.frame[at + 16..at + 18].copy_from_slice(&check.to_be_bytes());
     Sent {
         verdict: Verdict::Tx,
         reason: "reset_sent",

@@ -213,16 +213,18 @@ impl Model {
             Err(Ended(_, "ttl_exceeded")) => return self.time_exceeded(packet),
             found => found?,
         };
+        let transport = Transport {
+            protocol,
+            at,
+            has_checksum: true,
+        };
         match found {
-            Found::Entry(entry) => {
-                let transport = Transport {
-                    protocol,
-                    at,
-                    has_checksum: true,
-                };
-                self.send(packet, &tuple, &entry, Some(transport))
+            Found::Entry(entry) => self.send(packet, &tuple, &entry, Some(transport)),
+            Found::Cut if !self.can_answer(packet) => Err(drop("flow_cut")),
+            Found::Cut => {
+                let is_unfinished = self.is_unfinished(packet, transport);
+                Ok(cut::reset(packet, at, &segment, is_unfinished))
             }
-            Found::Cut => Ok(cut::reset(packet, at, &segment)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::packet::Upper;
+use super::rewrite::Transport;
 use super::send::{Sent, octets};
 use super::types::Verdict;
 use super::{Ended, Model, Packet, checksum, drop, icmp};
@@ -41,11 +42,17 @@ impl Model {
         else {
             return None;
         };
+        let transport = Transport {
+            protocol,
+            at,
+            has_checksum: true,
+        };
         let is_later = fragment.is_some_and(|it| !it.is_first());
         if is_later
             || !super::packet::has_ports(protocol)
             || self.is_martian(packet.ip.src)
             || !self.can_answer(packet)
+            || self.is_unfinished(packet, transport)
             || !self.errors.take(packet.now)
         {
             return None;

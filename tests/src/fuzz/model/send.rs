@@ -106,7 +106,7 @@ impl Model {
     }
 
     /// Section 6: whether the packet's checksum is still to be computed.
-    fn is_unfinished(&self, packet: &Packet<'_>, transport: Transport) -> bool {
+    pub(super) fn is_unfinished(&self, packet: &Packet<'_>, transport: Transport) -> bool {
         let ip = &packet.ip;
         let is_fragment = matches!(
             ip.upper,
