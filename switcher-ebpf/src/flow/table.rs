@@ -117,7 +117,7 @@ fn remove_both<A: Tables>(key: &FlowKey<A>, writer: Writer) {
 }
 
 /// Records the flow of `work`. When another CPU has just recorded one for the same 5-tuple, that
-/// one counts.
+/// one counts; it may also have found this flow already, and made its other entry ([`super::mend`]).
 #[inline(always)]
 pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     if !rate::may_insert(work.now) {
@@ -132,10 +132,21 @@ pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         return Ok(());
     }
     work.peer = work.entry.made_peer(&work.key);
-    insert(Table::Unanswered, &work.peer_key, &work.peer).map_err(|_| {
-        remove(Table::Unanswered, &work.key, Writer::Program);
-        Reason::FlowInsertFailed
-    })
+    if is_there(insert(Table::Unanswered, &work.peer_key, &work.peer), work) {
+        return Ok(());
+    }
+    remove(Table::Unanswered, &work.key, Writer::Program);
+    Err(Reason::FlowInsertFailed)
+}
+
+/// Whether the entry of the other direction is there, after an attempt to insert it.
+#[inline(always)]
+pub(crate) fn is_there<A: Tables>(inserted: Result<(), i32>, work: &Work<A>) -> bool {
+    match inserted {
+        Ok(()) => true,
+        Err(EEXIST) => peer_of(&work.key, &work.entry, &work.peer_key).is_some(),
+        Err(_) => false,
+    }
 }
 
 #[inline(always)]
