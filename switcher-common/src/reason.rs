@@ -177,6 +177,9 @@ reasons! {
     62 Swept Note "flow_swept";
     /// A UDP flow of a cut color: selected afresh.
     63 FlowMoved Note "flow_moved";
+    /// One direction of a flow had been forgotten, and another flow has its place: the flow cannot be
+    /// made whole again, and stays in its table.
+    64 DirectionTaken Note "direction_taken";
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use switcher_common::{
     stats::Writer,
 };
 
-use super::table::{EEXIST, find, forget, insert, peer_of, remove};
+use super::table::{EEXIST, Hit, find, forget, insert, is_there, remove};
 use crate::{count, expiry, maps::Tables, work::Work};
 
 /// Flows that the hand passes when one is established: more than one, or it could not keep up.
@@ -26,7 +26,9 @@ pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
     if cfg!(mutant = "never-promote") {
         return;
     }
-    take_peer(work);
+    if !take_peer(work) {
+        return;
+    }
     if !moves_to(Table::Established, work) {
         count::note(Reason::EstablishedFull);
         sweep::<A>(false);
@@ -44,8 +46,7 @@ pub(crate) fn promote<A: Tables>(work: &mut Work<A>) {
 /// leaves it also when no agent runs.
 #[inline(always)]
 pub(crate) fn demote<A: Tables>(work: &mut Work<A>) {
-    take_peer(work);
-    if !moves_to(Table::Unanswered, work) {
+    if !take_peer(work) || !moves_to(Table::Unanswered, work) {
         return;
     }
     remove(Table::Established, &work.key, Writer::Program);
@@ -60,7 +61,8 @@ pub(crate) fn demote<A: Tables>(work: &mut Work<A>) {
 /// Makes the entry for the replies again when the LRU has forgotten it.
 #[inline(always)]
 pub(crate) fn mend<A: Tables>(work: &mut Work<A>) {
-    if find(&work.peer_key).is_some() {
+    if let Some(hit) = find(&work.peer_key) {
+        is_own_peer(work, &hit);
         return;
     }
     work.peer = work.entry.made_peer(&work.key);
@@ -69,34 +71,49 @@ pub(crate) fn mend<A: Tables>(work: &mut Work<A>) {
     }
 }
 
-/// The other direction's entry. It is made from the own one: the LRU may have evicted it, or hold
-/// another flow's in its place.
+/// The other direction's entry. It is made from the own one: the LRU may have evicted it. `false`:
+/// another flow's lies in its place.
 #[inline(always)]
-fn take_peer<A: Tables>(work: &mut Work<A>) {
+fn take_peer<A: Tables>(work: &mut Work<A>) -> bool {
     work.peer = work.entry.made_peer(&work.key);
-    if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
-        work.peer.next_seq = peer.next_seq;
-        work.peer.acked = peer.acked;
-        work.peer.last_seen = peer.last_seen;
+    let Some(hit) = find(&work.peer_key) else {
+        return true;
+    };
+    if !is_own_peer(work, &hit) {
+        return false;
     }
+    // SAFETY: as in `track`.
+    let peer = unsafe { &*hit.entry };
+    work.peer.next_seq = peer.next_seq;
+    work.peer.acked = peer.acked;
+    work.peer.last_seen = peer.last_seen;
+    true
+}
+
+/// Whether what lies in the other direction's place is the same flow's: after an eviction another one
+/// may have taken it, and keeps it.
+#[inline(always)]
+fn is_own_peer<A: Tables>(work: &Work<A>, hit: &Hit<A>) -> bool {
+    // SAFETY: as in `track`.
+    let is_own = work.entry.is_peer_of(&work.key, unsafe { &*hit.entry });
+    if !is_own {
+        count::note(Reason::DirectionTaken);
+    }
+    is_own
 }
 
 /// Whether both entries are in `table` now.
 #[inline(always)]
 fn moves_to<A: Tables>(table: Table, work: &Work<A>) -> bool {
-    if !is_there(insert(table, &work.key, &work.entry)) {
+    // Another CPU may move it at the same time.
+    if !matches!(insert(table, &work.key, &work.entry), Ok(()) | Err(EEXIST)) {
         return false;
     }
-    if !is_there(insert(table, &work.peer_key, &work.peer)) {
+    if !is_there(insert(table, &work.peer_key, &work.peer), work) {
         remove(table, &work.key, Writer::Program);
         return false;
     }
     true
-}
-
-#[inline(always)]
-fn is_there(inserted: Result<(), i32>) -> bool {
-    matches!(inserted, Ok(()) | Err(EEXIST))
 }
 
 /// Removes idle flows that this CPU's hand passes, and puts the flow into the ring if it is new in

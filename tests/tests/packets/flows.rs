@@ -106,6 +106,15 @@ impl Flows {
         Ok(all)
     }
 
+    /// Takes the entry of a packet's own direction away, as an LRU that forgets it.
+    pub(crate) fn forget(&mut self, packet: &Packet) -> Result<()> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.unanswered.remove(&key(packet))?,
+            SocketAddr::V6(_) => self.v6.unanswered.remove(&key(packet))?,
+        }
+        Ok(())
+    }
+
     /// Takes both entries of a flow away, as if its table were lost.
     pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
         match packet.to {

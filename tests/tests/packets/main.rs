@@ -4,6 +4,7 @@
 
 mod crowd;
 mod describe;
+mod directions;
 mod flows;
 mod fragment;
 mod message;

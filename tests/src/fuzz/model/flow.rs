@@ -95,6 +95,9 @@ impl Model {
 
     /// Moves a flow to the established table, both directions, if there is room.
     fn establish(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
+        if self.place_is_taken(packet, tuple, own) {
+            return;
+        }
         let is_new = self.move_to(Table::Established, tuple, own);
         packet.note(if is_new {
             "flow_established"
@@ -113,7 +116,7 @@ impl Model {
 
     /// Moves a flow that seems over to the LRU.
     pub(super) fn close(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
-        if self.move_to(Table::Lru, tuple, own) {
+        if !self.place_is_taken(packet, tuple, own) && self.move_to(Table::Lru, tuple, own) {
             packet.note("flow_closed");
         }
     }
@@ -121,10 +124,20 @@ impl Model {
     /// Makes the entry for the replies again.
     fn mend(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
         let at = tuple.other(own);
-        if self.tables.find(&at).is_none() {
+        if !self.place_is_taken(packet, tuple, own) && self.tables.find(&at).is_none() {
             self.tables.insert(Table::Lru, at, own.mirrored(tuple));
             packet.note("direction_restored");
         }
+    }
+
+    /// Whether another flow's entry lies where that of the flow's other direction belongs.
+    fn place_is_taken(&self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) -> bool {
+        let in_place = self.tables.find(&tuple.other(own));
+        let is_taken = in_place.is_some_and(|(_, it)| !own.belongs_to(tuple, &it));
+        if is_taken {
+            packet.note("direction_taken");
+        }
+        is_taken
     }
 
     /// Both entries into a table, and out of the other one. Where there is one already, it stays.
