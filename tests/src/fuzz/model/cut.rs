@@ -70,7 +70,9 @@ impl Model {
                 packet.note("tuple_reused");
             } else {
                 packet.note("flow_moved");
-                packet.counters(&entry).moved += u64::from(entry.state != State::Cut);
+                if entry.state != State::Cut {
+                    packet.counters(&entry).moved += 1;
+                }
             }
             self.tables.forget(tuple, &entry);
             return Ok(Cut::Afresh);
