@@ -10,12 +10,14 @@ use crate::{packet::Tags, shared};
 pub struct InterfaceRecord {
     /// Index of the interface below a VLAN device; 0: not a VLAN device.
     pub parent: u32,
+    /// Index of the bond or bridge that takes what comes in by it, the outermost one; 0: none does.
+    pub master: u32,
     /// VLAN id of a VLAN device.
     pub vlan_id: u16,
     /// Bits of [`flags`].
     pub flags: u16,
 }
-shared!(InterfaceRecord, 8);
+shared!(InterfaceRecord, 12);
 
 /// Bits of [`InterfaceRecord::flags`].
 pub mod flags {
@@ -80,16 +82,43 @@ pub struct Interface {
     pub record: InterfaceRecord,
 }
 
+impl Interface {
+    /// The interface whose frames it takes, if `tags` are on them as they are on its own.
+    #[inline(always)]
+    const fn below(self, tags: Tags) -> Option<u32> {
+        let record = self.record;
+        let (below, is_of_it) = if record.is_vlan() {
+            let is_of_it = tags.count == 1 && tags.vlan_id == record.vlan_id;
+            (record.parent, is_of_it)
+        } else {
+            (self.index, tags.are_none())
+        };
+        if is_of_it { Some(below) } else { None }
+    }
+
+    /// Whether a frame with `tags` that came in by `self` is one of those that `upper` takes: itself,
+    /// a VLAN device of it, its bond or bridge, or a VLAN device of that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leads_to(self, upper: Self, tags: Tags) -> bool {
+        match upper.below(tags) {
+            Some(below) => {
+                below == self.index || (below == self.record.master && self.record.master != 0)
+            }
+            None => false,
+        }
+    }
+}
+
 /// How a frame with `tags` that came in by `incoming` leaves by `outgoing`.
 #[inline(always)]
 #[must_use]
 pub const fn way_out(incoming: Interface, outgoing: Interface, tags: Tags) -> WayOut {
     let record = outgoing.record;
     let leaves_untagged = !record.is_vlan() && tags.are_none();
-    let leaves_as_it_came = if record.is_vlan() {
-        record.parent == incoming.index && tags.count == 1 && tags.vlan_id == record.vlan_id
-    } else {
-        outgoing.index == incoming.index && tags.are_none()
+    let leaves_as_it_came = match outgoing.below(tags) {
+        Some(below) => below == incoming.index,
+        None => false,
     };
     // In generic mode frames are sent like those of the stack, by any interface.
     let is_native = !incoming.record.has(flags::GENERIC);
@@ -134,8 +163,62 @@ mod tests {
             parent,
             vlan_id,
             flags: flags::NO_REDIRECT,
+            ..InterfaceRecord::default()
         };
         Interface { index, record }
+    }
+
+    #[test]
+    fn a_frame_leads_to_the_interface_that_the_stack_would_say_it_came_in_by() {
+        let port = |index, master| {
+            let record = InterfaceRecord {
+                master,
+                ..InterfaceRecord::default()
+            };
+            Interface { index, record }
+        };
+        let two = Tags {
+            count: 2,
+            vlan_id: 7,
+        };
+        for (what, incoming, upper, tags, expected) in [
+            ("itself", plain(2, 0), plain(2, 0), NONE, true),
+            ("a priority", plain(2, 0), plain(2, 0), tag(0), true),
+            ("of a VLAN", plain(2, 0), plain(2, 0), tag(7), false),
+            ("another", plain(2, 0), plain(3, 0), NONE, false),
+            ("its VLAN", plain(2, 0), vlan(4, 2, 7), tag(7), true),
+            ("no VLAN", plain(2, 0), vlan(4, 2, 7), NONE, false),
+            ("two VLANs", plain(2, 0), vlan(4, 2, 7), two, false),
+            ("another VLAN", plain(2, 0), vlan(4, 2, 8), tag(7), false),
+            (
+                "a VLAN elsewhere",
+                plain(2, 0),
+                vlan(4, 3, 7),
+                tag(7),
+                false,
+            ),
+            ("its bond", port(2, 9), plain(9, 0), NONE, true),
+            ("itself in a bond", port(2, 9), plain(2, 0), NONE, true),
+            ("another bond", port(2, 9), plain(8, 0), NONE, false),
+            ("the bond's VLAN", port(2, 9), vlan(4, 9, 7), tag(7), true),
+            (
+                "none of the bond's",
+                port(2, 9),
+                vlan(4, 9, 8),
+                tag(7),
+                false,
+            ),
+            (
+                "another bond's VLAN",
+                port(2, 9),
+                vlan(4, 8, 7),
+                tag(7),
+                false,
+            ),
+            ("an index of nobody", plain(2, 0), plain(0, 0), NONE, false),
+        ] {
+            assert_eq!(incoming.leads_to(upper, tags), expected, "{what}");
+        }
     }
 
     #[test]

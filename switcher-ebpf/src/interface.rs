@@ -26,6 +26,12 @@ pub(crate) fn leaves_by(frame: &XdpFrame<'_>, tags: Tags, outgoing: u32) -> WayO
     )
 }
 
+/// Whether `frame` with `tags` came in by what the kernel's routes call the interface `upper`.
+#[inline(always)]
+pub(crate) fn came_in_by(frame: &XdpFrame<'_>, tags: Tags, upper: u32) -> bool {
+    interface(frame.ingress_ifindex()).leads_to(interface(upper), tags)
+}
+
 /// Whether `frame` came in by an interface in generic mode.
 #[inline(always)]
 pub(crate) fn is_generic(frame: &XdpFrame<'_>) -> bool {

@@ -11,6 +11,7 @@ use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
     flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
+    packet,
     reason::Reason,
     service::{EndpointRecord, ListenerKey, SHARED_ENDPOINT},
 };
@@ -19,14 +20,16 @@ use crate::{
     count,
     flow::table::{find, insert, record},
     frame::XdpFrame,
+    interface,
     maps::{BACKENDS, ENDPOINTS, Tables},
     route::{Question, lookup},
     select::edition,
     work::Work,
 };
 
-/// Whether the packet came in by the interface that the route back to its source uses. Where the
-/// kernel does not say, it counts as so.
+/// Whether the packet came in by the interface that the route back to its source uses, or by one below
+/// that: VLAN devices, bonds and bridges have the routes of what comes in by others. Where the kernel
+/// does not say, it counts as so.
 #[inline(always)]
 pub(crate) fn comes_by_its_route<A: Address>(ctx: &XdpContext, work: &mut Work<A>) -> bool {
     if cfg!(mutant = "replies-from-anywhere") {
@@ -36,7 +39,8 @@ pub(crate) fn comes_by_its_route<A: Address>(ctx: &XdpContext, work: &mut Work<A
     let question = question(&work.key.dst, &work.key.src, work);
     match lookup(&frame, &question, &mut work.fib) {
         Some(BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) => {
-            work.fib.ifindex == frame.ingress_ifindex()
+            let tags = packet::tags(&frame, work.ip.ip_offset);
+            interface::came_in_by(&frame, tags, work.fib.ifindex)
         }
         Some(BPF_FIB_LKUP_RET_FWD_DISABLED) => true,
         _ => false,

@@ -92,7 +92,11 @@ pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Resu
     if needs_proof(work, next) && A::comes_by_its_route(ctx.ctx) == 0 {
         count::note(Reason::ReplyUnverified);
         // SAFETY: as in `track`.
-        work.entry = unsafe { *hit.entry };
+        work.entry = unsafe {
+            // A flow whose backend alone goes on sending is not idle.
+            (*hit.entry).last_seen = work.now;
+            *hit.entry
+        };
         return Ok(Found::Flow);
     }
     if !apply(work, &hit, next)? {

@@ -80,13 +80,13 @@ impl Reader {
         let features = self.netdev.as_mut().map(Netdev::takes_redirects);
         let features = features.transpose()?;
         let links = link::all(&mut self.route)?;
-        let known = |link: link::Link| {
-            let record = records::of(&link, features.as_ref());
-            let name = link.name;
+        let known = |link: &link::Link| {
+            let record = records::of(link, &links, features.as_ref());
+            let name = link.name.clone();
             (link.index, Known { name, record })
         };
         Ok(Interfaces {
-            by_index: links.into_iter().map(known).collect(),
+            by_index: links.iter().map(known).collect(),
             features_known: features.is_some(),
         })
     }

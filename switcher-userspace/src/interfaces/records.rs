@@ -10,9 +10,17 @@ use crate::netlink::link::{Link, Vlan};
 /// so (Linux 5.15); hardware has no kind.
 const KINDS_THAT_TAKE_REDIRECTS: [&str; 4] = ["", "veth", "tun", "bond"];
 
-/// What the program is told of `link`. `features` says whether each interface takes redirected
-/// frames; `None`: the kernel does not tell.
-pub(super) fn of(link: &Link, features: Option<&BTreeMap<u32, bool>>) -> InterfaceRecord {
+/// Kinds of masters whose routes are those of their members, which have none of their own. Of others, as
+/// a VRF, each member has its own.
+const KINDS_OF_MASTERS: [&str; 3] = ["bond", "bridge", "team"];
+
+/// What the program is told of `link`, one of `all`. `features` says whether each interface takes
+/// redirected frames; `None`: the kernel does not tell.
+pub(super) fn of(
+    link: &Link,
+    all: &[Link],
+    features: Option<&BTreeMap<u32, bool>>,
+) -> InterfaceRecord {
     let takes_redirects = match features {
         // Nothing is told of an interface that has just come: the event of its coming is on its way.
         Some(features) => features.get(&link.index).copied().unwrap_or(false),
@@ -36,9 +44,22 @@ pub(super) fn of(link: &Link, features: Option<&BTreeMap<u32, bool>>) -> Interfa
     let (parent, vlan_id) = link.vlan.map_or((0, 0), below);
     InterfaceRecord {
         parent,
+        master: master(link, all),
         vlan_id,
         flags,
     }
+}
+
+/// The outermost master, as of a port of a bond that is a port of a bridge; 0: none.
+fn master(link: &Link, all: &[Link]) -> u32 {
+    let of = |link: &Link| {
+        let index = link.master?;
+        all.iter()
+            .find(|it| it.index == index && KINDS_OF_MASTERS.contains(&it.kind.as_str()))
+    };
+    // The kernel knows no circles, but a list that was read while masters changed may have one.
+    let masters = std::iter::successors(of(link), |link| of(link));
+    masters.take(all.len()).last().map_or(0, |it| it.index)
 }
 
 fn below(vlan: Vlan) -> (u32, u16) {
@@ -64,6 +85,11 @@ mod tests {
         }
     }
 
+    /// What the program is told of an interface without a master.
+    fn alone(link: &Link, features: Option<&BTreeMap<u32, bool>>) -> InterfaceRecord {
+        of(link, &[], features)
+    }
+
     fn vlan(parent: Option<u32>, is_802_1q: bool) -> Link {
         let vlan = Vlan {
             parent,
@@ -79,6 +105,7 @@ mod tests {
     fn record(parent: u32, vlan_id: u16, flags: u16) -> InterfaceRecord {
         InterfaceRecord {
             parent,
+            master: 0,
             vlan_id,
             flags,
         }
@@ -88,7 +115,7 @@ mod tests {
     fn an_interface_that_takes_redirects_is_plain() {
         let takes = BTreeMap::from([(7, true)]);
         for kind in ["", "veth", "bridge"] {
-            assert_eq!(of(&link(kind), Some(&takes)), record(0, 0, 0), "{kind}");
+            assert_eq!(alone(&link(kind), Some(&takes)), record(0, 0, 0), "{kind}");
         }
     }
 
@@ -96,9 +123,9 @@ mod tests {
     fn an_interface_that_refuses_redirects_or_is_not_told_of_says_so() {
         let refuses = BTreeMap::from([(7, false)]);
         for features in [refuses, BTreeMap::new()] {
-            let nic = of(&link(""), Some(&features));
+            let nic = alone(&link(""), Some(&features));
             assert_eq!(nic, record(0, 0, flags::NO_REDIRECT));
-            let veth = of(&link("veth"), Some(&features));
+            let veth = alone(&link("veth"), Some(&features));
             let both = flags::NO_REDIRECT | flags::NO_TRANSMIT;
             assert_eq!(veth, record(0, 0, both));
         }
@@ -113,7 +140,7 @@ mod tests {
             ("bridge", flags::NO_REDIRECT),
             ("wireguard", flags::NO_REDIRECT),
         ] {
-            assert_eq!(of(&link(kind), None), record(0, 0, flags), "{kind}");
+            assert_eq!(alone(&link(kind), None), record(0, 0, flags), "{kind}");
         }
     }
 
@@ -128,7 +155,7 @@ mod tests {
             (vlan(Some(3), false), 3, other_tags),
         ] {
             let expected = record(parent, id, flags::NO_REDIRECT);
-            assert_eq!(of(&link, Some(&refuses)), expected);
+            assert_eq!(alone(&link, Some(&refuses)), expected);
         }
     }
 
@@ -139,9 +166,30 @@ mod tests {
             ..link("")
         };
         let takes = BTreeMap::from([(7, true)]);
-        let generic = of(&attached("xdpgeneric"), Some(&takes));
+        let generic = alone(&attached("xdpgeneric"), Some(&takes));
         assert_eq!(generic, record(0, 0, flags::GENERIC));
-        let native = of(&attached("xdp"), Some(&takes));
+        let native = alone(&attached("xdp"), Some(&takes));
         assert_eq!(native, record(0, 0, 0));
+    }
+
+    #[test]
+    fn the_outermost_bond_or_bridge_is_the_master_and_a_vrf_is_none() {
+        let member = |index, kind: &str, master| Link {
+            index,
+            master,
+            ..link(kind)
+        };
+        let all = [
+            member(2, "", Some(3)),
+            member(3, "bond", Some(4)),
+            member(4, "bridge", Some(5)),
+            member(5, "vrf", None),
+            member(6, "", Some(5)),
+            member(7, "", Some(99)),
+            member(8, "bond", Some(8)),
+            member(9, "vlan", Some(4)),
+        ];
+        let masters = all.each_ref().map(|link| of(link, &all, None).master);
+        assert_eq!(masters, [4, 4, 0, 0, 0, 0, 8, 4]);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     /// Set for a VLAN device.
     pub(crate) vlan: Option<Vlan>,
+    /// Index of the bond, bridge or the like that it belongs to.
+    pub(crate) master: Option<u32>,
 }
 
 /// What a VLAN device adds to the interface below it.
@@ -77,6 +79,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Link(index) => below = Some(index),
             LinkAttribute::LinkNetNsId(_) => is_below_elsewhere = true,
             LinkAttribute::LinkInfo(info) => describe(&mut link, &info),

@@ -93,6 +93,9 @@ fn tell(f: &mut fmt::Formatter<'_>, interface: &str, told: Told) -> fmt::Result 
     if let Some((parent, id)) = told.vlan {
         write!(f, " vlan {} {id}", INTERFACES[parent])?;
     }
+    if let Some(master) = told.master {
+        write!(f, " master {}", INTERFACES[master])?;
+    }
     let flags = [
         (told.no_redirect, " no_redirect"),
         (told.no_transmit, " no_transmit"),
@@ -108,6 +111,11 @@ fn read_tell(words: &[&str]) -> Result<Step> {
     if let ["vlan", parent, id, rest @ ..] = words {
         let parent = INTERFACES.iter().position(|it| it == parent);
         told.vlan = Some((parent.context("no such interface")?, id.parse()?));
+        words = rest;
+    }
+    if let ["master", master, rest @ ..] = words {
+        let master = INTERFACES.iter().position(|it| it == master);
+        told.master = Some(master.context("no such interface")?);
         words = rest;
     }
     for word in words {
@@ -324,6 +332,7 @@ mod tests {
                 "g",
                 Told {
                     vlan: Some((0, 7)),
+                    master: Some(1),
                     no_redirect: true,
                     ..Told::default()
                 },

@@ -39,7 +39,7 @@ fn order(rig: &mut Rig, action: Action, ahead_ms: i64) -> Result<()> {
 }
 
 /// Waits until the program's clock, which moves every few milliseconds, has passed the present tick.
-fn let_the_clock_move() -> Result<()> {
+pub(crate) fn let_the_clock_move() -> Result<()> {
     let passed = tick(25)?;
     while !has_come(passed, tick(0)?) {
         std::thread::sleep(Duration::from_millis(1));

@@ -115,6 +115,14 @@ impl Flows {
         Ok(())
     }
 
+    /// The tick at which a packet's own direction was last seen.
+    pub(crate) fn last_seen(&self, packet: &Packet) -> Result<u32> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.last_seen(&key(packet)),
+            SocketAddr::V6(_) => self.v6.last_seen(&key(packet)),
+        }
+    }
+
     /// Takes both entries of a flow away, as if its table were lost.
     pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
         match packet.to {
@@ -192,6 +200,11 @@ where
         let forward = self.find(key)?.context("there is no such flow")?;
         let reverse = self.find(&key.peer(&forward.1))?;
         Ok(format!("{forward:?} {reverse:?}"))
+    }
+
+    fn last_seen(&self, key: &FlowKey<A>) -> Result<u32> {
+        let (_, entry) = self.find(key)?.context("there is no such entry")?;
+        Ok(entry.last_seen)
     }
 
     fn lose(&mut self, key: &FlowKey<A>) -> Result<()> {

@@ -53,6 +53,7 @@ fn record(parent: u32, vlan_id: u16, flags: u16) -> InterfaceRecord {
         parent,
         vlan_id,
         flags,
+        ..InterfaceRecord::default()
     }
 }
 

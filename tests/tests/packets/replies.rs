@@ -4,13 +4,16 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use switcher_common::clock::has_come;
 use switcher_common::flow::FlowState;
+use switcher_common::interface::InterfaceRecord;
 use switcher_common::reason::Reason;
 use switcher_common::scan::Table;
 use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
 
+use crate::cut::let_the_clock_move;
 use crate::packet::{ACK, FIN, PSH, Packet, RST, SYN};
 use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
@@ -177,6 +180,126 @@ fn a_reply_from_another_interface_than_its_backends_begins_and_changes_no_flow()
             let flow = rig.flow(&first(kind, client, vip))?;
             let unanswered = (Table::Unanswered, FlowState::Unanswered);
             assert_eq!((flow.table, flow.state), unanswered, "{kind:?}");
+        }
+        Ok(())
+    })
+}
+
+/// What is told of an interface.
+fn told(parent: u32, vlan_id: u16, master: u32) -> InterfaceRecord {
+    InterfaceRecord {
+        parent,
+        master,
+        vlan_id,
+        ..InterfaceRecord::default()
+    }
+}
+
+#[test]
+fn a_reply_comes_by_its_route_also_through_vlan_devices_bonds_and_bridges() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    const VLAN: u16 = 7;
+    let lab = Lab::builder().build()?;
+    let mut setup = Setup::plain(&lab);
+    setup.attached = vec!["c1", "c2", "b"];
+    Rig::with(&lab, &setup, |rig| {
+        // The route to blue's backends is by `out`, and their replies come in by `port`.
+        let [out, port] = [rig.interface("blue")?, rig.interface("client2")?];
+        let bond = 60;
+        for (client, (what, records, tags, believed)) in (4000..).zip([
+            ("another interface", vec![], &[][..], false),
+            (
+                "its VLAN device",
+                vec![(out, told(port, VLAN, 0))],
+                &[VLAN],
+                true,
+            ),
+            (
+                "another VLAN's",
+                vec![(out, told(port, 8, 0))],
+                &[VLAN],
+                false,
+            ),
+            ("no VLAN's", vec![(out, told(port, VLAN, 0))], &[], false),
+            (
+                "two VLANs'",
+                vec![(out, told(port, VLAN, 0))],
+                &[VLAN, 8],
+                false,
+            ),
+            ("its bond", vec![(port, told(0, 0, out))], &[], true),
+            (
+                "its bond, a priority",
+                vec![(port, told(0, 0, out))],
+                &[0],
+                true,
+            ),
+            (
+                "its bond, of a VLAN",
+                vec![(port, told(0, 0, out))],
+                &[VLAN],
+                false,
+            ),
+            ("another bond", vec![(port, told(0, 0, bond))], &[], false),
+            (
+                "a VLAN device of its bond",
+                vec![(port, told(0, 0, bond)), (out, told(bond, VLAN, 0))],
+                &[VLAN],
+                true,
+            ),
+            (
+                "a VLAN device of another bond",
+                vec![(port, told(0, 0, bond)), (out, told(61, VLAN, 0))],
+                &[VLAN],
+                false,
+            ),
+        ]) {
+            for kind in Kind::ALL {
+                rig.ingress = None;
+                rig.path.set_interfaces([])?;
+                rig.run(&first(kind, rig.client(kind.family, client), rig.vip(kind)).bytes()?)?;
+                rig.path.set_interfaces(records.clone())?;
+                rig.ingress = Some(port);
+                let backend = rig.backend(kind, Color::Blue);
+                // Of UDP it establishes the flow, and of TCP it makes one where there is none.
+                let port = client + 1_000 * u16::from(Kind::TCP.contains(&kind));
+                let answer = reply(kind, backend, rig.client(kind.family, port)).tags(tags);
+                let (_, counted) = rig.run_counted(&answer.bytes()?)?;
+                let counted: Vec<Reason> = counted.into_iter().map(|(it, _)| it).collect();
+                let (yes, no) = match kind.protocol {
+                    Protocol::Udp => (Reason::Promoted, Reason::ReplyUnverified),
+                    Protocol::Tcp => (Reason::ReplyRepinned, Reason::UnexpectedReply),
+                };
+                let expected = [counted.contains(&yes), counted.contains(&no)];
+                assert_eq!(
+                    expected,
+                    [believed, !believed],
+                    "{kind:?} by {what}: {counted:?}"
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn g2_a_flow_whose_backend_alone_sends_is_not_idle_also_when_its_replies_are_not_believed()
+-> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::UDP {
+            let talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            let answer = talk.answer();
+            let before = rig.flows.last_seen(&answer)?;
+            rig.ingress = Some(rig.interface("client2")?);
+            let expected = rig.to_client(&answer, talk.vip)?;
+            let expected = expected.noting(Reason::ReplyUnverified);
+            let_the_clock_move()?;
+            rig.expect(&format!("{kind:?}"), &answer, &expected)?;
+            rig.ingress = None;
+            let after = rig.flows.last_seen(&answer)?;
+            assert!(after != before && has_come(before, after), "{kind:?}");
         }
         Ok(())
     })

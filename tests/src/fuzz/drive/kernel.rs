@@ -232,11 +232,12 @@ impl Kernel {
     }
 
     /// Tells the program of an interface.
-    pub(super) fn tell(&self, interface: &Interface, parent: Option<u32>) -> Result<()> {
+    pub(super) fn tell(&self, interface: &Interface, parent: u32, master: u32) -> Result<()> {
         let told = interface.told;
         let flag = |set, flag| if set { flag } else { 0 };
         let record = InterfaceRecord {
-            parent: parent.unwrap_or(0),
+            parent,
+            master,
             vlan_id: told.vlan.map_or(0, |(_, id)| id),
             flags: flag(told.no_redirect, flags::NO_REDIRECT)
                 | flag(told.no_transmit, flags::NO_TRANSMIT)

@@ -170,8 +170,9 @@ impl Rig {
     fn tell(&mut self, id: InterfaceId, told: Told) -> Result<()> {
         let interfaces = &mut self.model.routes.interfaces;
         interfaces[id].told = told;
-        let parent = told.vlan.map(|(parent, _)| interfaces[parent].index);
-        self.kernel.tell(&interfaces[id], parent)
+        let index = |of: Option<InterfaceId>| of.map_or(0, |id| interfaces[id].index);
+        let (parent, master) = (index(told.vlan.map(|it| it.0)), index(told.master));
+        self.kernel.tell(&interfaces[id], parent, master)
     }
 
     fn cut(&mut self, backend: u32, order: Order) -> Result<()> {

@@ -329,6 +329,7 @@ impl Generator {
         );
         let told = Told {
             vlan: rng.bool().then_some(vlan),
+            master: rng.bool().then(|| rng.usize(..INTERFACES.len())),
             no_redirect: rng.bool(),
             no_transmit: rng.u8(..4) == 0,
             generic: rng.u8(..4) == 0,

@@ -55,7 +55,12 @@ impl Model {
         };
         if !proves_itself && !self.comes_by_its_route(packet, tuple) {
             packet.note("reply_unverified");
-            return Ok(entry);
+            let own = Entry {
+                seen: packet.now,
+                ..entry
+            };
+            self.tables.set(table, *tuple, own);
+            return Ok(own);
         }
         match fate {
             Fate::Repeated => packet.note("syn_retransmit"),
@@ -169,7 +174,7 @@ impl Model {
         self.tables.get(table, &tuple).is_some() || self.tables.insert(table, tuple, entry)
     }
 
-    /// Whether the packet came in by the interface that leads back to its source. Where the kernel
+    /// Whether the packet came in by what leads back to its source. Where the kernel
     /// forwards nothing it does not say, and the packet counts as if it did.
     pub(super) fn comes_by_its_route(&self, packet: &Packet<'_>, tuple: &Tuple) -> bool {
         use super::route::Route;
@@ -177,7 +182,8 @@ impl Model {
         match self.routes.look_up(packet.ingress, from, to, 0) {
             Route::ForwardingOff => true,
             Route::Next { .. } | Route::NoNeighbour => {
-                self.routes.way_back(to) == Some(packet.ingress)
+                let tags = &packet.link.tags;
+                self.routes.is_way_back(packet.ingress, to, tags)
             }
             Route::TooBig(_) | Route::Refused | Route::NeedsStack => false,
         }

@@ -29,6 +29,8 @@ pub struct Interface {
 pub struct Told {
     /// A VLAN device: the interface below, and the VLAN.
     pub vlan: Option<(InterfaceId, u16)>,
+    /// The bond or bridge that takes its frames.
+    pub master: Option<InterfaceId>,
     /// It cannot take redirected frames.
     pub no_redirect: bool,
     /// It cannot take back what came in by it.
@@ -166,6 +168,22 @@ impl Routes {
             Some(Target::Link { interface, .. }) => Some(interface),
             _ => None,
         }
+    }
+
+    /// Whether a frame with these tags that came in by `ingress` is what the interface by which packets
+    /// to `address` leave takes: rule 3.4, second part.
+    #[must_use]
+    pub fn is_way_back(&self, ingress: InterfaceId, address: IpAddr, tags: &[u16]) -> bool {
+        let Some(interface) = self.way_back(address) else {
+            return false;
+        };
+        let ids: Vec<u16> = tags.iter().map(|tag| tag & 0x0fff).collect();
+        let (port, is_its_vlan) = match self.interfaces[interface].told.vlan {
+            Some((parent, id)) => (parent, ids == [id]),
+            None => (interface, ids.is_empty() || ids == [0]),
+        };
+        let master = self.interfaces[ingress].told.master;
+        is_its_vlan && (port == ingress || master == Some(port))
     }
 
     /// Whether the node itself has `address`.
