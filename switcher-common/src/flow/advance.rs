@@ -440,7 +440,7 @@ impl Advance {
         let goes_on = !has_ended || (segment.payload_len > 0 && !segment.is_fin());
         let counts = segment.flags & (ACK | SYN) == ACK && is_in_reach;
         match self.shared.state {
-            FlowState::Closing if counts && goes_on => {
+            FlowState::Closing if counts && goes_on && !cfg!(mutant = "fault-never-restored") => {
                 self.in_state(Next::Restore, FlowState::Established)
             }
             _ => self,

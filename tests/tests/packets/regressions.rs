@@ -19,7 +19,8 @@ struct Row {
     reason: &'static str,
 }
 
-const ROWS: &[Row] = &[Row {
+const ROWS: &[Row] = &[
+Row {
     what: "a reply of a cut UDP flow that came with a time to live of 0 left with 255",
     world: World::Roomy,
     // The first reply of 10.3.0.99:7000 to 10.2.0.2:1087 makes the flow.
@@ -29,6 +30,15 @@ const ROWS: &[Row] = &[Row {
         b 02000000000102000000000208004500001c5a5a400000110c0e0a0300630a0200021b58043f00080000
     ",
     reason: "time_exceeded_sent",
+},
+Row {
+    what: "a datagram of a flow that a scan had cut was to be counted for the old color, with nothing",
+    world: World::Roomy,
+    steps: "
+        plant lru [fd00:c8::a]:1087 [2001:db8::3]:443 17 [fd00:1::2]:7000 client cut 1650022167 2440025969 1527927094 2060905018 7653 17160 97 1 1 [0, 0, 0, 0]
+        c1 02000000000102000000000286dd6000123400081140fd0000c800000000000000000000000a20010db8000000000000000000000003043f01bb00082ba8
+    ",
+    reason: "redirected",
 }];
 
 #[test]

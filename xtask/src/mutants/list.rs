@@ -242,10 +242,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "fault-lru-kept",
         "an established flow's replies stay in the LRU as well",
     ),
-    fault(
-        "fault-never-restored",
-        "payload does not bring a closing flow back",
-    ),
+    fault("fault-never-restored", "nothing brings a closing flow back"),
     fault(
         "fault-first-ack",
         "the largest acknowledgement that ends a handshake is one too small",
@@ -278,3 +275,42 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a flow that leaves the established table is counted as one that enters it",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io, path::Path};
+
+    use super::*;
+    use crate::workspace;
+
+    fn read_all(dir: &Path, text: &mut String) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                read_all(&path, text)?;
+            } else {
+                text.push_str(&fs::read_to_string(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_mutant_is_in_the_code_and_every_one_there_is_listed() {
+        let root = workspace::root().expect("the project's folder");
+        let mut text = String::new();
+        for package in ["switcher-common", "switcher-ebpf", "switcher-userspace"] {
+            read_all(&root.join(package).join("src"), &mut text).expect("sources");
+        }
+        let mut there: Vec<_> = text
+            .split("cfg!(mutant = \"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        let mut listed: Vec<_> = MUTANTS.iter().map(|mutant| mutant.name).collect();
+        there.sort_unstable();
+        there.dedup();
+        listed.sort_unstable();
+        assert_eq!(listed, there);
+    }
+}
