@@ -10,7 +10,7 @@ use aya_ebpf::{
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
-    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
+    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
     packet,
     reason::Reason,
     service::{EndpointRecord, ListenerKey, SHARED_ENDPOINT},
@@ -84,6 +84,7 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(
         return Err(Reason::TtlExceeded);
     }
     let backend = BACKENDS.get(endpoint.backend).ok_or(Reason::Inconsistent)?;
+    let begun = Progress::begun(&work.segment);
     work.entry = FlowEntry {
         rewrite_addr: A::narrow(&endpoint.vip),
         rewrite_port_be: if cfg!(mutant = "fault-reply-source") {
@@ -91,8 +92,9 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(
         } else {
             endpoint.port_be
         },
-        next_seq: work.segment.end_seq(),
-        acked: work.segment.ack,
+        next_seq: begun.next_seq,
+        acked: begun.acked,
+        fin_end: begun.fin_end,
         last_seen: work.now,
         created: work.now,
         backend: endpoint.backend,

@@ -3,7 +3,7 @@
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
-    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side},
+    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
     service::{Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, VipMarks},
@@ -31,10 +31,12 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         .ok_or(Reason::Inconsistent)?;
     let begins = !work.key.is_tcp() || work.segment.is_initial_syn();
     let color = color(&listener, switch, begins);
+    let begun = Progress::begun(&work.segment);
     work.entry = FlowEntry {
         syn_seq: work.segment.seq,
-        next_seq: work.segment.end_seq(),
-        acked: work.segment.ack,
+        next_seq: begun.next_seq,
+        acked: begun.acked,
+        fin_end: begun.fin_end,
         last_seen: work.now,
         created: work.now,
         service: listener.service,

@@ -7,7 +7,7 @@
 //!      └─ RST ► Refused ◄─ RST ─┘ (from where the handshake goes on as if nothing had been)
 //! ```
 //! A RST counts only with a sequence number that its sender is likely to know (RFC 5961, section 3), a
-//! FIN only at the end of its direction's data. Others travel on and change nothing. Who guesses a
+//! FIN only once its receiver has acknowledged it. Others travel on and change nothing. Who guesses a
 //! RST's number shortens a timeout: the next segment of either side that is where its direction
 //! stands restores the flow. When there is none, because the connection is really gone, what crossed
 //! the RST is answered by another one, and that has the number which the segment acknowledged.
@@ -142,10 +142,6 @@ pub struct Shared {
     pub syn_seq: u32,
     /// Sequence number of the SYN-ACK.
     pub answer_seq: u32,
-    /// 1 after a FIN of the client.
-    pub fin_client: u8,
-    /// 1 after a FIN of the backend.
-    pub fin_backend: u8,
 }
 
 /// How far one direction has come.
@@ -153,8 +149,36 @@ pub struct Shared {
 pub struct Progress {
     /// Sequence number behind the last byte that was sent; 0 while none is known.
     pub next_seq: u32,
-    /// The newest acknowledgement number that was sent.
+    /// The newest acknowledgement number that was sent; 0 while none is known.
     pub acked: u32,
+    /// Sequence number behind the FIN; 0 while none was seen. Of a FIN whose number is really 0 nobody
+    /// knows, and the flow waits for its idle timeout.
+    pub fin_end: u32,
+}
+
+impl Progress {
+    /// Of a direction whose first segment this is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begun(segment: &Segment) -> Self {
+        let end = segment.end_seq();
+        Self {
+            next_seq: end,
+            acked: segment.ack,
+            fin_end: if segment.is_fin() { end } else { 0 },
+        }
+    }
+
+    /// Whether this direction and `peer`, the other one, have both ended: each has sent a FIN, of which
+    /// the other has said that it has it. Only the receiver can say so, so no FIN is judged by its
+    /// number, and what is lost on the way behind this node is not taken for delivered.
+    #[inline(always)]
+    const fn has_ended(&self, peer: &Self) -> bool {
+        self.fin_end != 0
+            && peer.fin_end != 0
+            && self.acked == peer.fin_end
+            && peer.acked == self.fin_end
+    }
 }
 
 /// The outcome of [`Advance::of`].
@@ -169,15 +193,15 @@ pub struct Advance {
 }
 
 impl Advance {
-    /// Advances the flow of `entry` by a packet of `entry`'s direction. `peer_acked` looks up what
-    /// the other direction has acknowledged; it is asked for a RST only.
+    /// Advances the flow of `entry` by a packet of `entry`'s direction. `peer` looks up how far the
+    /// other direction has come; it is asked seldom.
     #[inline(always)]
     #[must_use]
     pub fn of<A: Address>(
         entry: &FlowEntry<A>,
         is_tcp: bool,
         segment: &Segment,
-        peer_acked: impl FnOnce() -> Option<u32>,
+        peer: impl Fn() -> Option<Progress>,
     ) -> Self {
         let same = Self {
             next: Next::Keep,
@@ -185,7 +209,7 @@ impl Advance {
             progress: entry.progress(),
         };
         if is_tcp {
-            same.tcp(entry, segment, peer_acked)
+            same.tcp(entry, segment, peer)
         } else {
             same.udp(entry)
         }
@@ -204,25 +228,25 @@ impl Advance {
         self,
         entry: &FlowEntry<A>,
         segment: &Segment,
-        peer_acked: impl FnOnce() -> Option<u32>,
+        peer: impl Fn() -> Option<Progress>,
     ) -> Self {
         if segment.is_rst() {
-            return if self.believes_rst(entry, segment, peer_acked) {
+            return if self.believes_rst(entry, segment, peer) {
                 self.closed()
             } else {
                 self
             };
         }
         let (advance, is_in_reach) = self.with_progress(segment);
-        let over = self.shared.fin_client & self.shared.fin_backend != 0;
-        if segment.flags & (FIN | SYN) == 0 && !over && self.is_established() {
+        if segment.flags & SYN == 0 && advance.progress.fin_end == 0 && self.is_established() {
             return advance;
         }
         match entry.side() {
-            Side::Forward if segment.is_initial_syn() => self.client_syn(entry, segment),
-            Side::Forward => advance.client_segment(segment, is_in_reach),
-            Side::Reverse => advance.backend_segment(entry, segment, is_in_reach),
+            Side::Forward if segment.is_initial_syn() => return self.client_syn(entry, segment),
+            Side::Forward => advance.client_segment(segment),
+            Side::Reverse => advance.backend_segment(entry, segment),
         }
+        .unwrap_or_else(|| advance.ending(&self.progress, segment, is_in_reach, peer))
     }
 
     #[inline(always)]
@@ -237,7 +261,7 @@ impl Advance {
         &self,
         entry: &FlowEntry<A>,
         segment: &Segment,
-        peer_acked: impl FnOnce() -> Option<u32>,
+        peer: impl Fn() -> Option<Progress>,
     ) -> bool {
         let refuses_syn = matches!(
             (self.shared.state, entry.side()),
@@ -246,25 +270,33 @@ impl Advance {
         cfg!(mutant = "every-rst-believed")
             || refuses_syn
             || (entry.next_seq != 0 && segment.seq == entry.next_seq)
-            || peer_acked() == Some(segment.seq)
+            || peer().is_some_and(|peer| peer.acked != 0 && peer.acked == segment.seq)
     }
 
     /// Moves the direction's numbers on, unless the segment is out of its reach: the second value says
     /// whether it is in it. Its ACK counts as its number does: a RST of the other side is judged by it.
     ///
     /// A direction of which nothing is known, because the flow was made by a packet of the other
-    /// one, begins at its first segment.
+    /// one, begins at its first segment. An older ACK was overtaken; on a closing flow it may be
+    /// what the other side's RST will be about, and counts.
     #[inline(always)]
-    const fn with_progress(mut self, segment: &Segment) -> (Self, bool) {
+    fn with_progress(mut self, segment: &Segment) -> (Self, bool) {
         let (end, known) = (segment.end_seq(), self.progress.next_seq);
-        let (ahead, behind) = (end.wrapping_sub(known), known.wrapping_sub(end));
-        let is_ahead = ahead <= MAX_SEQ_AHEAD || known == 0;
+        let is_ahead = known == 0 || end.wrapping_sub(known) <= MAX_SEQ_AHEAD;
         if is_ahead {
             self.progress.next_seq = end;
         }
-        let is_near = is_ahead || behind <= MAX_SEQ_AHEAD || cfg!(mutant = "every-ack-believed");
-        if segment.has_ack() && is_near {
+        let is_near = is_ahead
+            || known.wrapping_sub(end) <= MAX_SEQ_AHEAD
+            || cfg!(mutant = "every-ack-believed");
+        let is_older = self.progress.acked != 0
+            && is_behind(segment.ack, self.progress.acked)
+            && !matches!(self.shared.state, FlowState::Closing);
+        if segment.has_ack() && is_near && !is_older {
             self.progress.acked = segment.ack;
+        }
+        if segment.is_fin() && is_near && self.progress.fin_end == 0 {
+            self.progress.fin_end = end;
         }
         (self, is_near)
     }
@@ -292,52 +324,43 @@ impl Advance {
         }
     }
 
+    /// `None`: it belongs to an established connection.
     #[inline(always)]
-    fn client_segment(self, segment: &Segment, is_in_reach: bool) -> Self {
+    fn client_segment(self, segment: &Segment) -> Option<Self> {
         let answer_end = self.shared.answer_seq.wrapping_add(1);
         let fits = segment.has_ack() && segment.ack.wrapping_sub(answer_end) <= MAX_FIRST_ACK_AHEAD;
         match self.shared.state {
-            FlowState::Answered if fits => self.promoted().with_fin(Side::Forward, segment),
+            FlowState::Answered if fits => Some(self.promoted()),
             // Refused after its answer; without one the number is still zero.
-            FlowState::Refused if fits && self.shared.answer_seq != 0 => {
-                self.promoted().with_fin(Side::Forward, segment)
-            }
+            FlowState::Refused if fits && self.shared.answer_seq != 0 => Some(self.promoted()),
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused | FlowState::Cut => {
-                self
+                Some(self)
             }
-            FlowState::Established | FlowState::Closing => self
-                .with_fin(Side::Forward, segment)
-                .or_restored(segment, is_in_reach),
+            FlowState::Established | FlowState::Closing => None,
         }
     }
 
+    /// `None`: it belongs to an established connection.
     #[inline(always)]
-    fn backend_segment<A: Address>(
-        self,
-        entry: &FlowEntry<A>,
-        segment: &Segment,
-        is_in_reach: bool,
-    ) -> Self {
+    fn backend_segment<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Option<Self> {
         let answers = segment.is_syn_ack() && segment.acknowledges_syn(entry.syn_seq);
         match self.shared.state {
             FlowState::Unanswered | FlowState::Refused if entry.flags & FLAG_UNPINNED != 0 => {
-                self.promoted().with_fin(Side::Reverse, segment)
+                Some(self.promoted())
             }
             // Each answer counts anew: SYN cookies change their number.
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused if answers => {
-                self.answered(Next::Update, segment)
+                Some(self.answered(Next::Update, segment))
             }
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused | FlowState::Cut => {
-                self
+                Some(self)
             }
             FlowState::Established | FlowState::Closing
                 if answers && segment.seq != self.shared.answer_seq =>
             {
-                self.answered(Next::Reopened, segment)
+                Some(self.answered(Next::Reopened, segment))
             }
-            FlowState::Established | FlowState::Closing => self
-                .with_fin(Side::Reverse, segment)
-                .or_restored(segment, is_in_reach),
+            FlowState::Established | FlowState::Closing => None,
         }
     }
 
@@ -354,13 +377,11 @@ impl Advance {
             shared: Shared {
                 state: FlowState::Answered,
                 answer_seq: segment.seq,
-                fin_client: 0,
-                fin_backend: 0,
                 ..self.shared
             },
             progress: Progress {
-                next_seq: segment.end_seq(),
-                acked: segment.ack,
+                fin_end: 0,
+                ..Progress::begun(segment)
             },
         }
     }
@@ -400,52 +421,69 @@ impl Advance {
         }
     }
 
-    /// Notes a FIN at the end of its direction; closes the flow when both sides have sent one.
-    #[inline(always)]
-    fn with_fin(mut self, side: Side, segment: &Segment) -> Self {
-        if segment.is_fin() && segment.end_seq() == self.progress.next_seq {
-            let fin = match side {
-                Side::Forward => &mut self.shared.fin_client,
-                Side::Reverse => &mut self.shared.fin_backend,
-            };
-            if *fin == 0 {
-                *fin = 1;
-                if self.next == Next::Keep {
-                    self.next = Next::Update;
-                }
-            }
-        }
-        let both = self.shared.fin_client & self.shared.fin_backend != 0;
-        let last = segment.is_fin() || segment.payload_len == 0;
-        if both && last && self.is_established() {
-            // A promotion writes the state as well; it stays one.
-            let next = match self.next {
-                Next::Promote => Next::Promote,
-                _ => Next::Update,
-            };
-            return self.in_state(next, FlowState::Closing);
-        }
-        self
-    }
-
-    /// A segment that goes on where its direction stands: the flow was not over. After a RST that is
-    /// any, also the challenge ACK by which an end answers a RST that it does not believe; after both
-    /// FINs it is data, since the last ACKs and what is sent again look like any other segment.
+    /// A segment of an established or closing connection of which a FIN was seen, or a RST: `before`
+    /// it, its direction stood there. A flow is closed by the ACK that acknowledges the later FIN.
     ///
-    /// Only with an ACK, which is noted: if the other end knows of no connection, its RST has that
-    /// number, and closes the flow again.
+    /// It is restored by a segment that goes on where its direction stands. After a RST that is any,
+    /// also the challenge ACK by which an end answers a RST that it does not believe; after both FINs it
+    /// is data behind one of them, since what else may come is late, or sent again. Only with an
+    /// ACK, which is noted: if the other end knows of no connection, its RST has that number, and closes
+    /// the flow again.
     #[inline(always)]
-    fn or_restored(self, segment: &Segment, is_in_reach: bool) -> Self {
-        let has_ended = self.shared.fin_client & self.shared.fin_backend != 0;
-        let goes_on = !has_ended || (segment.payload_len > 0 && !segment.is_fin());
-        let counts = segment.flags & (ACK | SYN) == ACK && is_in_reach;
+    fn ending(
+        mut self,
+        before: &Progress,
+        segment: &Segment,
+        is_in_reach: bool,
+        peer: impl Fn() -> Option<Progress>,
+    ) -> Self {
+        let goes_on = segment.flags & (ACK | SYN) == ACK && is_in_reach;
+        let mut peer_progress = Progress::default();
+        if self.progress.fin_end != 0 {
+            peer_progress = peer().unwrap_or_default();
+            self.note_fin(segment, is_in_reach, goes_on, peer_progress.acked);
+        }
+        let had_ended = before.has_ended(&peer_progress);
+        let has_ended = self.progress.has_ended(&peer_progress);
         match self.shared.state {
-            FlowState::Closing if counts && goes_on && !cfg!(mutant = "fault-never-restored") => {
+            FlowState::Established if has_ended => self.in_state(Next::Update, FlowState::Closing),
+            FlowState::Closing if had_ended && self.progress.fin_end == before.fin_end => Self {
+                progress: *before,
+                ..self
+            },
+            FlowState::Closing
+                if goes_on && !has_ended && !cfg!(mutant = "fault-never-restored") =>
+            {
                 self.in_state(Next::Restore, FlowState::Established)
             }
             _ => self,
         }
     }
+
+    /// Data behind a FIN: it was none of its sender's. Another FIN: the earlier one was not, unless it is
+    /// acknowledged.
+    #[inline(always)]
+    const fn note_fin(
+        &mut self,
+        segment: &Segment,
+        is_in_reach: bool,
+        goes_on: bool,
+        peer_acked: u32,
+    ) {
+        let (end, fin_end) = (segment.end_seq(), self.progress.fin_end);
+        let is_behind_it = goes_on && segment.payload_len > 0 && is_behind(fin_end, end);
+        if segment.is_fin() && is_in_reach && (is_behind_it || peer_acked != fin_end) {
+            self.progress.fin_end = end;
+        } else if is_behind_it {
+            self.progress.fin_end = 0;
+        }
+    }
+}
+
+/// Whether `number` is behind `known`, by no more than a direction's reach.
+#[inline(always)]
+const fn is_behind(number: u32, known: u32) -> bool {
+    known.wrapping_sub(number).wrapping_sub(1) < MAX_SEQ_AHEAD
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ pub struct FlowEntry<A> {
     pub next_seq: u32,
     /// Newest acknowledgement number that this direction sent; TCP only.
     pub acked: u32,
+    /// Sequence number behind this direction's FIN; 0 without one. Of one direction, so that no two
+    /// CPUs write it at once.
+    pub fin_end: u32,
     /// Tick of the direction's newest packet.
     pub last_seen: u32,
     /// Tick at which the flow began.
@@ -65,15 +68,11 @@ pub struct FlowEntry<A> {
     pub color: u8,
     /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`], [`FLAG_TOLD`].
     pub flags: u8,
-    /// 1 after a FIN of the client. A byte of its own: two CPUs may write both at once.
-    pub fin_client: u8,
-    /// 1 after a FIN of the backend.
-    pub fin_backend: u8,
     /// [`ScanRequest::number`](crate::scan::ScanRequest::number) of the scan that has counted the
     /// flow among the unanswered; only the scan writes it.
     pub counted: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 3],
 }
 
 // SAFETY: `repr(C)`; the assertions below show that both instances have no padding, and every field
@@ -87,14 +86,14 @@ unsafe impl Pod for FlowEntry<Ipv4> {}
 unsafe impl Pod for FlowEntry<Ipv6> {}
 crate::shared!(FlowKey<Ipv4>, 16);
 crate::shared!(FlowKey<Ipv6>, 40);
-crate::shared!(FlowEntry<Ipv4>, 44);
-crate::shared!(FlowEntry<Ipv6>, 56);
+crate::shared!(FlowEntry<Ipv4>, 48);
+crate::shared!(FlowEntry<Ipv6>, 60);
 const _: () = {
     // The sum of the fields' sizes is the struct's size: no padding.
     assert!(size_of::<FlowKey<Ipv4>>() == 2 * 4 + 2 * 2 + 1 + 3);
     assert!(size_of::<FlowKey<Ipv6>>() == 2 * 16 + 2 * 2 + 1 + 3);
-    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 7 * 4 + 2 * 2 + 6 + 2);
-    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 7 * 4 + 2 * 2 + 6 + 2);
+    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 8 * 4 + 2 * 2 + 5 + 3);
+    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 8 * 4 + 2 * 2 + 5 + 3);
 };
 
 /// Flow of a preview listener: not in flight, not drained.
@@ -277,20 +276,18 @@ impl<A: Address> FlowEntry<A> {
             state: self.state(),
             syn_seq: self.syn_seq,
             answer_seq: self.answer_seq,
-            fin_client: self.fin_client,
-            fin_backend: self.fin_backend,
         }
     }
 
-    /// Sets what both directions hold alike. FINs only add up: two CPUs may note one each.
+    /// Sets what both directions hold alike. A connection that begins has no FIN.
     #[inline(always)]
     pub const fn set_shared(&mut self, shared: &Shared) {
         self.state = shared.state as u8;
         self.syn_seq = shared.syn_seq;
         self.answer_seq = shared.answer_seq;
-        let begins_anew = matches!(shared.state, FlowState::Answered);
-        self.fin_client = shared.fin_client | if begins_anew { 0 } else { self.fin_client };
-        self.fin_backend = shared.fin_backend | if begins_anew { 0 } else { self.fin_backend };
+        if matches!(shared.state, FlowState::Answered) {
+            self.fin_end = 0;
+        }
     }
 
     /// How far this direction has come.
@@ -300,6 +297,7 @@ impl<A: Address> FlowEntry<A> {
         Progress {
             next_seq: self.next_seq,
             acked: self.acked,
+            fin_end: self.fin_end,
         }
     }
 
@@ -309,6 +307,7 @@ impl<A: Address> FlowEntry<A> {
         self.last_seen = now;
         self.next_seq = progress.next_seq;
         self.acked = progress.acked;
+        self.fin_end = progress.fin_end;
     }
 
     /// The entry of the other direction, made from this one, of which `key` is the key. How far that
@@ -326,6 +325,7 @@ impl<A: Address> FlowEntry<A> {
             side: side as u8,
             next_seq: 0,
             acked: 0,
+            fin_end: 0,
             ..*self
         }
     }

@@ -18,7 +18,15 @@ struct Event {
 
 /// Numbers of which many fit each other, so that handshakes happen.
 fn numbers() -> impl Strategy<Value = u32> {
-    prop_oneof![Just(100), Just(101), Just(500), Just(501), any::<u32>()]
+    prop_oneof![
+        Just(100),
+        Just(101),
+        Just(102),
+        Just(500),
+        Just(501),
+        Just(502),
+        any::<u32>()
+    ]
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -85,10 +93,8 @@ impl Flow {
 
     fn advance(&mut self, is_tcp: bool, event: &Event) -> Next {
         let own = event.side as usize;
-        let peer_acked = self.entries[1 - own].acked;
-        let advance = Advance::of(&self.entries[own], is_tcp, &event.segment, || {
-            Some(peer_acked)
-        });
+        let peer = self.entries[1 - own].progress();
+        let advance = Advance::of(&self.entries[own], is_tcp, &event.segment, || Some(peer));
         if !matches!(
             advance.next,
             Next::Keep | Next::KeepRetransmit | Next::Reselect
@@ -177,6 +183,19 @@ fn check_step(event: &Event, next: Next, before: &Flow, after: &Flow) -> Result<
             prop_assert_eq!(new, FlowState::Answered);
         }
         Next::Update => {}
+    }
+    if old != FlowState::Closing && new == FlowState::Closing && !segment.is_rst() {
+        let [forward, reverse] = after.entries;
+        prop_assert_eq!(
+            forward.fin_end,
+            reverse.acked,
+            "the client's FIN is not acknowledged"
+        );
+        prop_assert_eq!(
+            reverse.fin_end,
+            forward.acked,
+            "the backend's FIN is not acknowledged"
+        );
     }
     if segment.is_rst() {
         prop_assert!(

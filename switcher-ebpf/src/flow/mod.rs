@@ -63,7 +63,7 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
         return Ok(Found::Nothing);
     }
     let advance = Advance::of(&work.entry, work.key.is_tcp(), &work.segment, || {
-        peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.acked)
+        peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.progress())
     });
     let is_settled = matches!(
         (hit.table, work.entry.state(), advance.next),

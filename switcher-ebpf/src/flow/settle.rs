@@ -84,9 +84,7 @@ fn take_peer<A: Tables>(work: &mut Work<A>) -> bool {
     }
     // SAFETY: as in `track`.
     let peer = unsafe { &*hit.entry };
-    work.peer.next_seq = peer.next_seq;
-    work.peer.acked = peer.acked;
-    work.peer.last_seen = peer.last_seen;
+    work.peer.set_progress(peer.last_seen, &peer.progress());
     true
 }
 

@@ -147,8 +147,8 @@ fn plant(f: &mut fmt::Formatter<'_>, table: Table, at: &Tuple, it: &Entry) -> fm
     write!(f, " {} {side} {state}", it.to)?;
     write!(f, " {} {} {} {}", it.syn, it.answer, it.end, it.acked)?;
     write!(f, " {} {} {} {}", it.seen, it.born, it.backend, it.service)?;
-    let flags = [it.preview, it.unpinned, it.fins[0], it.fins[1]].map(u8::from);
-    write!(f, " {} {flags:?}", it.color)
+    let flags = [it.preview, it.unpinned].map(u8::from);
+    write!(f, " {} {flags:?} {}", it.color, it.fin)
 }
 
 /// Bytes as hexadecimal digits.
@@ -255,7 +255,7 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         .iter()
         .map(|it| Ok(it.trim_matches(['[', ',', ']']).parse()?))
         .collect::<Result<Vec<u32>>>()?;
-    let numbers: [u32; 13] = numbers.try_into().ok().context("not 13 numbers")?;
+    let numbers: [u32; 12] = numbers.try_into().ok().context("not 12 numbers")?;
     let [
         syn,
         answer,
@@ -266,9 +266,10 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         backend,
         service,
         color,
-        flags @ ..,
+        preview,
+        unpinned,
+        fin,
     ] = numbers;
-    let flags: [bool; 4] = flags.map(|it| it != 0);
     let entry = Entry {
         to,
         side: if *side == "client" {
@@ -286,9 +287,9 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         backend,
         service: service.try_into()?,
         color: color.try_into()?,
-        preview: flags[0],
-        unpinned: flags[1],
-        fins: [flags[2], flags[3]],
+        preview: preview != 0,
+        unpinned: unpinned != 0,
+        fin,
     };
     Ok(Step::Plant(table, read_tuple(src, dst, protocol)?, entry))
 }
@@ -315,7 +316,7 @@ mod tests {
             color: 1,
             preview: false,
             unpinned: true,
-            fins: [false, true],
+            fin: 4_000_000_000,
         };
         let steps = [
             Step::Packet {

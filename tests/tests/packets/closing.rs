@@ -19,7 +19,7 @@ fn in_flight(rig: &mut Rig) -> Result<u64> {
 }
 
 #[test]
-fn a_flow_is_over_when_both_sides_have_sent_a_fin() -> Result<()> {
+fn g10_a_flow_is_over_when_each_side_has_acknowledged_the_other_ones_fin() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
@@ -36,14 +36,24 @@ fn a_flow_is_over_when_both_sides_have_sent_a_fin() -> Result<()> {
             let data = talk.of_backend(PSH | ACK).payload(b"the rest");
             talk.reply(rig, "data of the open side", &data, &[])?;
             assert_eq!(talk.flow(rig)?, half, "a half-closed flow goes on");
-            let fin = talk.of_backend(FIN | ACK);
-            talk.reply(rig, "FIN of the backend", &fin, &[Reason::Demoted])?;
+            let lost = talk.of_client(ACK);
+            let fin = talk.of_backend(FIN | ACK).payload(b"its tail");
+            talk.reply(rig, "FIN of the backend", &fin, &[])?;
+            assert_eq!(talk.flow(rig)?.fins, [true; 2]);
+            talk.send(rig, "an ACK of what came before", &lost, &[])?;
+            assert_eq!(talk.flow(rig)?.state, FlowState::Established);
+            assert_eq!(in_flight(rig)?, 1, "the client has not got all");
+            talk.reply(rig, "the FIN again", &fin, &[])?;
+            let last = talk.of_client(ACK);
+            talk.send(rig, "the last ACK", &last, &[Reason::Demoted])?;
             let over = talk.flow(rig)?;
             assert_eq!((over.state, over.fins), (FlowState::Closing, [true; 2]));
             assert_eq!(over.table, Table::Unanswered, "no longer in a safe place");
             assert_eq!(in_flight(rig)?, 0, "a closed flow is not in flight");
-            talk.send(rig, "the last ACK", &talk.of_client(ACK), &[])?;
+            talk.send(rig, "the last ACK again", &last, &[])?;
             assert_eq!(talk.flow(rig)?, over, "the last ACK restores nothing");
+            talk.send(rig, "an older ACK", &lost, &[])?;
+            assert_eq!(talk.flow(rig)?, over, "nor does what was overtaken");
             let rst = talk.of_client(RST);
             talk.send(rig, "a RST instead of time-wait", &rst, &[])?;
             assert_eq!(talk.flow(rig)?, over);

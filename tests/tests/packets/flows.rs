@@ -260,7 +260,7 @@ where
             preview: forward.is_preview(),
             unpinned: forward.flags & FLAG_UNPINNED != 0,
             syn_seq: forward.syn_seq,
-            fins: [forward.fin_client != 0, forward.fin_backend != 0],
+            fins: [forward.fin_end != 0, reverse.fin_end != 0],
         }))
     }
 }
@@ -275,13 +275,7 @@ fn common<A: Address>(entry: &FlowEntry<A>) -> impl PartialEq + use<A> {
             entry.backend,
         ],
         entry.service,
-        [
-            entry.state,
-            entry.color,
-            entry.flags,
-            entry.fin_client,
-            entry.fin_backend,
-        ],
+        [entry.state, entry.color, entry.flags],
     )
 }
 

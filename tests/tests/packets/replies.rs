@@ -123,7 +123,50 @@ fn g9_a_flow_that_was_pinned_again_is_over_when_both_sides_have_sent_a_fin() -> 
                     };
                     rig.run(&fin.bytes()?)?;
                 }
+                for last in [
+                    Packet::tcp(client, vip, ACK, 1_001, 9_001),
+                    Packet::tcp(backend, client, ACK, 9_001, 1_001),
+                ] {
+                    rig.run(&last.bytes()?)?;
+                }
                 assert_eq!(rig.flow(&more)?.state, FlowState::Closing, "{kind:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn g9_a_flow_that_was_pinned_again_at_a_fin_is_over_when_the_other_side_has_ended_too() -> Result<()>
+{
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            for (port, client_first) in [(4000, true), (4001, false)] {
+                let (vip, backend) = (rig.vip(kind), rig.backend(kind, Color::Blue));
+                let client = rig.client(kind.family, port);
+                let of_client = |flags, seq, ack| Packet::tcp(client, vip, flags, seq, ack);
+                let of_backend = |flags, seq, ack| Packet::tcp(backend, client, flags, seq, ack);
+                let [first, second, last] = if client_first {
+                    [
+                        of_client(FIN | ACK, 1_000, 9_000),
+                        of_backend(FIN | ACK, 9_000, 1_001),
+                        of_client(ACK, 1_001, 9_001),
+                    ]
+                } else {
+                    [
+                        of_backend(FIN | ACK, 9_000, 1_000),
+                        of_client(FIN | ACK, 1_000, 9_001),
+                        of_backend(ACK, 9_001, 1_001),
+                    ]
+                };
+                let begun = of_client(ACK, 0, 0);
+                for packet in [&first, &second, &last, &last] {
+                    rig.run(&packet.bytes()?)?;
+                }
+                let flow = rig.flow(&begun)?;
+                assert_eq!(flow.state, FlowState::Closing, "{kind:?}, {client_first}");
             }
         }
         Ok(())

@@ -33,8 +33,59 @@ fn segment(flags: u8, seq: u32, ack: u32, payload_len: u16) -> Segment {
     }
 }
 
-fn nobody() -> Option<u32> {
+fn nobody() -> Option<Progress> {
     None
+}
+
+fn acknowledging(acked: u32) -> Option<Progress> {
+    Some(Progress {
+        acked,
+        ..Progress::default()
+    })
+}
+
+/// Both directions of a flow, advanced as the program does it.
+struct Flow {
+    entries: [FlowEntry<Ipv4>; 2],
+}
+
+impl Flow {
+    /// The client has sent up to 101, the backend up to 501, and both know of it.
+    fn established() -> Self {
+        let [mut forward, mut reverse] =
+            [Side::Forward, Side::Reverse].map(|side| entry(FlowState::Established, side));
+        (forward.acked, reverse.acked) = (BACKEND_NEXT, CLIENT_NEXT);
+        Self {
+            entries: [forward, reverse],
+        }
+    }
+
+    fn state(&self) -> FlowState {
+        self.entries[0].state()
+    }
+
+    fn send(&mut self, side: Side, segment: Segment) -> Next {
+        let own = side as usize;
+        let peer = self.entries[1 - own].progress();
+        let advance = Advance::of(&self.entries[own], true, &segment, || Some(peer));
+        if !matches!(advance.next, Next::Keep | Next::KeepRetransmit) {
+            for entry in &mut self.entries {
+                entry.set_shared(&advance.shared);
+            }
+        }
+        self.entries[own].set_progress(0, &advance.progress);
+        advance.next
+    }
+
+    fn client(&mut self, flags: u8, seq: u32, ack: u32, payload_len: u16) -> FlowState {
+        self.send(Side::Forward, segment(flags, seq, ack, payload_len));
+        self.state()
+    }
+
+    fn backend(&mut self, flags: u8, seq: u32, ack: u32, payload_len: u16) -> FlowState {
+        self.send(Side::Reverse, segment(flags, seq, ack, payload_len));
+        self.state()
+    }
 }
 
 fn tcp(state: FlowState, side: Side, segment: Segment) -> (Next, FlowState) {
@@ -200,11 +251,17 @@ fn a_rst_counts_only_with_a_number_that_its_sender_knows() {
     for (what, state, side, segment, expected) in rows {
         assert_eq!(tcp(state, side, segment).1, expected, "{what}");
     }
-    let acknowledged = Advance::of(&entry(Established, Forward), true, &rst(90), || Some(90));
+    let acknowledged = Advance::of(&entry(Established, Forward), true, &rst(90), || {
+        acknowledging(90)
+    });
     assert_eq!(
         acknowledged.shared.state, Closing,
         "what the other side has acknowledged"
     );
+    let unknown = Advance::of(&entry(Established, Forward), true, &rst(0), || {
+        acknowledging(0)
+    });
+    assert_eq!(unknown.next, Next::Keep, "nothing is acknowledged yet");
 }
 
 #[test]
@@ -239,25 +296,49 @@ fn a_flow_that_a_rst_closed_is_restored_by_any_segment_that_is_where_its_directi
 }
 
 #[test]
-fn a_flow_that_both_fins_closed_is_restored_by_data_only() {
+fn a_flow_that_has_ended_is_restored_by_data_behind_a_fin_and_by_nothing_else() {
     use FlowState::{Closing, Established};
-    for (side, seq) in [(Side::Forward, CLIENT_NEXT), (Side::Reverse, BACKEND_NEXT)] {
-        let over = FlowEntry {
-            fin_client: 1,
-            fin_backend: 1,
-            ..entry(Closing, side)
+    for side in [Side::Forward, Side::Reverse] {
+        let mut flow = Flow::established();
+        flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+        flow.backend(FIN | ACK, BACKEND_NEXT, CLIENT_NEXT + 1, 0);
+        assert_eq!(
+            flow.client(ACK, CLIENT_NEXT + 1, BACKEND_NEXT + 1, 0),
+            Closing
+        );
+        let [next, acked] = match side {
+            Side::Forward => [CLIENT_NEXT + 1, BACKEND_NEXT + 1],
+            Side::Reverse => [BACKEND_NEXT + 1, CLIENT_NEXT + 1],
         };
-        let found = |segment| {
-            let after = Advance::of(&over, true, &segment, nobody);
-            (after.next, after.shared.state)
-        };
-        let data = segment(PSH_ACK, seq, 0, 10);
-        assert_eq!(found(data), (Next::Restore, Established));
-        let guessed = segment(PSH_ACK, seq.wrapping_add(1 << 30), 0, 10);
-        assert_eq!(found(guessed), (Next::Keep, Closing));
-        for last in [segment(ACK, seq, 0, 0), segment(FIN | ACK, seq - 1, 0, 0)] {
-            assert_eq!(found(last), (Next::Keep, Closing), "{last:?}");
+        let ended = flow.entries;
+        for late in [
+            segment(ACK, next, acked, 0),
+            segment(ACK, next, acked - 1, 0),
+            segment(PSH_ACK, next - 51, acked - 60, 50),
+            segment(FIN | ACK, next - 1, acked, 0),
+            segment(PSH_ACK, next.wrapping_add(1 << 30), acked, 10),
+            segment(SYN, next, acked, 10),
+            segment(RST, next, 0, 0),
+        ] {
+            if side == Side::Forward && late.is_initial_syn() {
+                continue;
+            }
+            assert_eq!(flow.send(side, late), Next::Keep, "{side:?}: {late:?}");
+            assert_eq!(flow.entries, ended, "{side:?}: {late:?}");
         }
+        let data = segment(PSH_ACK, next, acked, 10);
+        assert_eq!(flow.send(side, data), Next::Restore, "{side:?}");
+        assert_eq!(flow.state(), Established);
+        assert_eq!(
+            flow.send(side, segment(ACK, next + 10, acked, 0)),
+            Next::Keep
+        );
+        let fin = segment(FIN | ACK, next + 10, acked, 0);
+        assert_eq!(
+            flow.send(side, fin),
+            Next::Keep,
+            "it ends there, unacknowledged"
+        );
     }
 }
 
@@ -287,27 +368,135 @@ fn a_rst_before_the_flow_is_established_is_undone_by_the_handshake_and_by_nothin
 }
 
 #[test]
-fn one_fin_leaves_the_flow_in_flight_and_the_second_closes_it() {
-    let mut flow = entry(FlowState::Established, Side::Forward);
-    let first = Advance::of(&flow, true, &segment(FIN | ACK, CLIENT_NEXT, 0, 0), nobody);
-    assert_eq!((first.next, first.shared.fin_client), (Next::Update, 1));
-    assert_eq!(first.shared.state, FlowState::Established);
-    flow = FlowEntry {
-        fin_client: 1,
-        ..entry(FlowState::Established, Side::Reverse)
-    };
-    let second = Advance::of(&flow, true, &segment(FIN | ACK, BACKEND_NEXT, 0, 0), nobody);
+fn g10_a_flow_is_in_flight_until_each_side_has_acknowledged_the_other_ones_fin() {
+    use FlowState::{Closing, Established};
+    let mut flow = Flow::established();
+    // The client closes its half with its request; the tail of the answer is lost on its way.
+    let request_end = CLIENT_NEXT + 20;
     assert_eq!(
-        (second.next, second.shared.state),
-        (Next::Update, FlowState::Closing)
+        flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 19),
+        Established
+    );
+    let end = BACKEND_NEXT + 7_001;
+    assert_eq!(
+        flow.backend(FIN | ACK, BACKEND_NEXT, request_end, 7_000),
+        Established
+    );
+    let acknowledges = |flow: &mut Flow, ack| flow.client(ACK, request_end, ack, 0);
+    assert_eq!(acknowledges(&mut flow, BACKEND_NEXT + 4_500), Established);
+    assert_eq!(
+        flow.backend(FIN | ACK, BACKEND_NEXT + 4_500, request_end, 2_500),
+        Established
+    );
+    assert_eq!(
+        acknowledges(&mut flow, end - 1),
+        Established,
+        "but for the FIN"
+    );
+    assert_eq!(acknowledges(&mut flow, end), Closing);
+}
+
+#[test]
+fn the_last_two_acks_may_come_in_either_order_and_after_older_ones() {
+    use FlowState::{Closing, Established};
+    for client_first in [true, false] {
+        let mut flow = Flow::established();
+        let (client_end, backend_end) = (CLIENT_NEXT + 1, BACKEND_NEXT + 1);
+        // Both close at once.
+        flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+        assert_eq!(
+            flow.backend(FIN | ACK, BACKEND_NEXT, CLIENT_NEXT, 0),
+            Established
+        );
+        let of_client = segment(ACK, client_end, backend_end, 0);
+        let of_backend = segment(ACK, backend_end, client_end, 0);
+        let overtaken = Segment {
+            ack: of_client.ack - 1,
+            ..of_client
+        };
+        let [first, last] = if client_first {
+            [(Side::Forward, of_client), (Side::Reverse, of_backend)]
+        } else {
+            [(Side::Reverse, of_backend), (Side::Forward, of_client)]
+        };
+        flow.send(first.0, first.1);
+        flow.send(Side::Forward, overtaken);
+        assert_eq!(flow.state(), Established);
+        flow.send(last.0, last.1);
+        assert_eq!(flow.state(), Closing, "client first: {client_first}");
+    }
+}
+
+#[test]
+fn a_forged_fin_ends_nothing_and_hides_no_other_one() {
+    use FlowState::{Closing, Established};
+    let mut flow = Flow::established();
+    for side in [Side::Forward, Side::Reverse] {
+        for seq in [5_000_000, 120_000, 7, 4_000_000_000] {
+            flow.send(side, segment(FIN | ACK, seq, 77, 0));
+            assert_eq!(flow.state(), Established, "{side:?} {seq}");
+        }
+    }
+    flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+    flow.backend(FIN | ACK, BACKEND_NEXT, CLIENT_NEXT + 1, 0);
+    assert_eq!(
+        flow.client(ACK, CLIENT_NEXT + 1, BACKEND_NEXT + 1, 0),
+        Closing
     );
 }
 
 #[test]
-fn a_fin_that_is_not_at_the_end_of_its_direction_is_not_noted() {
-    let flow = entry(FlowState::Established, Side::Forward);
-    let forged = Advance::of(&flow, true, &segment(FIN | ACK, 5_000_000, 0, 0), nobody);
-    assert_eq!((forged.next, forged.shared.fin_client), (Next::Keep, 0));
+fn a_segment_far_ahead_does_not_keep_a_flow_open_that_is_closed_properly() {
+    let mut flow = Flow::established();
+    flow.client(ACK, CLIENT_NEXT + MAX_SEQ_AHEAD - 100, BACKEND_NEXT, 0);
+    flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+    flow.backend(FIN | ACK, BACKEND_NEXT, CLIENT_NEXT + 1, 0);
+    let last = flow.client(ACK, CLIENT_NEXT + 1, BACKEND_NEXT + 1, 0);
+    assert_eq!(last, FlowState::Closing);
+}
+
+#[test]
+fn an_acknowledged_fin_is_not_replaced_and_data_behind_it_shows_that_it_was_none() {
+    let fin_end = |flow: &Flow| flow.entries[0].fin_end;
+    let mut flow = Flow::established();
+    flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+    flow.backend(ACK, BACKEND_NEXT, CLIENT_NEXT + 1, 0);
+    flow.client(FIN | ACK, CLIENT_NEXT + 500, BACKEND_NEXT, 0);
+    assert_eq!(fin_end(&flow), CLIENT_NEXT + 1);
+    flow.client(ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+    assert_eq!(fin_end(&flow), CLIENT_NEXT + 1, "an ACK");
+    flow.client(PSH_ACK, CLIENT_NEXT + 1, BACKEND_NEXT, 30);
+    assert_eq!(fin_end(&flow), 0);
+    flow.client(FIN | ACK, CLIENT_NEXT + 31, BACKEND_NEXT, 0);
+    assert_eq!(fin_end(&flow), CLIENT_NEXT + 32);
+}
+
+#[test]
+fn a_connection_that_begins_anew_has_no_fin() {
+    let mut flow = Flow::established();
+    flow.client(FIN | ACK, CLIENT_NEXT, BACKEND_NEXT, 0);
+    flow.backend(FIN | ACK, BACKEND_NEXT, CLIENT_NEXT, 0);
+    flow.client(SYN, 40_000, 0, 0);
+    let answered = flow.backend(SYN | ACK, 90_000, 40_001, 0);
+    assert_eq!(answered, FlowState::Answered);
+    assert_eq!(flow.entries.map(|it| it.fin_end), [0, 0]);
+}
+
+#[test]
+fn a_flow_that_was_recorded_at_a_fin_ends_like_any_other() {
+    let fin = segment(FIN | ACK, 700, 500, 0);
+    let begun = Progress::begun(&fin);
+    assert_eq!(begun.fin_end, 701);
+    let mut flow = Flow::established();
+    for entry in &mut flow.entries {
+        entry.state = FlowState::Unanswered as u8;
+        entry.flags = FLAG_UNPINNED;
+    }
+    flow.entries[0].set_progress(0, &begun);
+    flow.entries[1].set_progress(0, &Progress::default());
+    flow.backend(FIN | ACK, 500, 701, 0);
+    assert_eq!(flow.state(), FlowState::Established);
+    assert_eq!(flow.client(ACK, 701, 501, 0), FlowState::Closing);
 }
 
 #[test]
@@ -342,27 +531,12 @@ fn a_direction_of_which_nothing_is_known_begins_at_its_first_segment() {
         let expected = Progress {
             next_seq: 4_000_000_006,
             acked: 9,
+            fin_end: 4_000_000_006,
         };
         assert_eq!(first.progress, expected);
-        let fins = first.shared.fin_client + first.shared.fin_backend;
-        assert_eq!(fins, 1, "its FIN ends it");
         let rst = Advance::of(&flow, true, &segment(RST, 0, 0, 0), nobody);
         assert_eq!(rst.next, Next::Keep, "no number is nobody's number");
     }
-}
-
-#[test]
-fn fins_that_two_cpus_noted_at_once_close_the_flow_at_its_next_packet() {
-    let flow = FlowEntry {
-        fin_client: 1,
-        fin_backend: 1,
-        ..entry(FlowState::Established, Side::Forward)
-    };
-    let ack = Advance::of(&flow, true, &segment(ACK, CLIENT_NEXT, 0, 0), nobody);
-    assert_eq!(
-        (ack.next, ack.shared.state),
-        (Next::Update, FlowState::Closing)
-    );
 }
 
 #[test]
@@ -406,7 +580,9 @@ fn a_first_reply_promotes_udp_and_unpinned_flows_but_a_rst_does_not() {
     };
     let reply = Advance::of(&unpinned, true, &segment(ACK, 0, 0, 0), nobody);
     assert_eq!(reply.next, Next::Promote);
-    let refused = Advance::of(&unpinned, true, &segment(RST, 33, 0, 0), || Some(33));
+    let refused = Advance::of(&unpinned, true, &segment(RST, 33, 0, 0), || {
+        acknowledging(33)
+    });
     assert_eq!(
         (refused.next, refused.shared.state),
         (Next::Update, FlowState::Refused)

@@ -79,8 +79,7 @@ where
         state: state.expect("all states are there").0,
         color: entry.color,
         flags: flag(entry.preview, FLAG_PREVIEW) | flag(entry.unpinned, FLAG_UNPINNED),
-        fin_client: u8::from(entry.fins[0]),
-        fin_backend: u8::from(entry.fins[1]),
+        fin_end: entry.fin,
         ..FlowEntry::zeroed()
     }
 }
@@ -110,7 +109,7 @@ where
         color: record.color,
         preview: record.flags & FLAG_PREVIEW != 0,
         unpinned: record.flags & FLAG_UNPINNED != 0,
-        fins: [record.fin_client != 0, record.fin_backend != 0],
+        fin: record.fin_end,
     };
     // What has no word in the model must be as the program writes it; `counted` is the collector's.
     let expected = FlowEntry {

@@ -425,7 +425,7 @@ impl Generator {
             color: rng.u8(..2),
             preview: rng.u8(..4) == 0,
             unpinned: rng.u8(..4) == 0,
-            fins: [rng.u8(..4) == 0, rng.u8(..4) == 0],
+            fin: if rng.bool() { 0 } else { rng.u32(..) },
         };
         let table = if rng.bool() {
             Table::Lru

@@ -46,8 +46,8 @@ impl Model {
         (table, entry): (Table, Entry),
     ) -> Result<Entry, Ended> {
         let other = self.tables.other(tuple, &entry);
-        let other_acked = other.map(|(_, _, other)| other.acked);
-        let (after, fate) = follow(&entry, tuple.is_tcp(), segment, other_acked);
+        let reverse = other.as_ref().map(|(_, _, other)| other);
+        let (after, fate) = follow(&entry, tuple.is_tcp(), segment, reverse);
         let proves_itself = match fate {
             Fate::BegunAnew => false,
             Fate::Established => entry.side == Side::Client,
@@ -80,6 +80,7 @@ impl Model {
             seen: packet.now,
             end: after.end,
             acked: after.acked,
+            fin: after.fin,
             ..shared(&entry, &after)
         };
         self.tables.set(table, *tuple, own);
@@ -152,6 +153,7 @@ impl Model {
         if let Some((_, _, other)) = self.tables.other(tuple, own) {
             mirror.end = other.end;
             mirror.acked = other.acked;
+            mirror.fin = other.fin;
             mirror.seen = other.seen;
         }
         if !self.is_in(table, *tuple, *own) {
@@ -198,16 +200,14 @@ impl Model {
     }
 }
 
-/// `entry` with what both directions hold alike, as `after` has it. A FIN that was seen stays seen,
-/// unless the flow begins anew.
+/// `entry` with what both directions hold alike, as `after` has it. A flow that begins has no FIN.
 pub(super) fn shared(entry: &Entry, after: &Entry) -> Entry {
     let begins = after.state == State::Answered;
-    let fin = |which: usize| after.fins[which] || (!begins && entry.fins[which]);
     Entry {
         state: after.state,
         syn: after.syn,
         answer: after.answer,
-        fins: [fin(0), fin(1)],
+        fin: if begins { 0 } else { entry.fin },
         ..*entry
     }
 }

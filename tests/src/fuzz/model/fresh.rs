@@ -58,7 +58,7 @@ impl Model {
             color,
             preview: listener.preview,
             unpinned: !begins,
-            fins: [false; 2],
+            fin: if segment.fin { segment.end() } else { 0 },
         };
         let entry = self.assign(tuple, entry, listener)?;
         if !begins {
@@ -182,7 +182,7 @@ impl Model {
             color: of.color,
             preview: false,
             unpinned: true,
-            fins: [false; 2],
+            fin: if segment.fin { segment.end() } else { 0 },
         };
         if segment.rst {
             packet.note("reply_repinned");

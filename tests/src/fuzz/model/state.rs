@@ -17,7 +17,7 @@ pub(super) enum Fate {
     Same,
     /// The SYN that began it, again.
     Repeated,
-    /// State, SYN's and answer's number and FINs are new, in both entries.
+    /// State, SYN's and answer's number are new, in both entries.
     Changed,
     /// As `Changed`, from closing to established.
     Restored,
@@ -29,37 +29,21 @@ pub(super) enum Fate {
     BegunAnew,
 }
 
-/// The entry after a packet of its direction. `other_acked` is what the other direction has acknowledged.
+/// The entry after a packet of its direction. `other` is the other direction's.
 #[must_use]
 pub(super) fn follow(
     entry: &Entry,
     is_tcp: bool,
     segment: &Segment,
-    other_acked: Option<u32>,
+    other: Option<&Entry>,
 ) -> (Entry, Fate) {
     match (is_tcp, entry.side) {
         (false, side) => datagram(entry, side),
-        (true, _) if segment.rst => reset(entry, segment, other_acked),
+        (true, _) if segment.rst => reset(entry, segment, other),
         (true, Side::Client) if segment.is_initial_syn() => client_syn(entry, segment),
-        (true, _) => {
-            let after = progressed(entry, segment);
-            let (after, fate) = match entry.side {
-                Side::Client => client_segment(&after, segment),
-                Side::Backend => backend_segment(&after, segment),
-            };
-            let goes_on = is_in_reach(entry, segment) && segment.ack && !segment.syn;
-            if after.state == State::Closing && goes_on && restores(&after, segment) {
-                return (in_state(&after, State::Established), Fate::Restored);
-            }
-            (after, fate)
-        }
+        (true, Side::Client) => client_segment(entry, segment, other),
+        (true, Side::Backend) => backend_segment(entry, segment, other),
     }
-}
-
-/// Whether a segment that is where its direction stands shows that a closing flow is not over.
-fn restores(entry: &Entry, segment: &Segment) -> bool {
-    let by_fins = entry.fins == [true; 2];
-    !by_fins || (segment.payload > 0 && !segment.fin)
 }
 
 fn datagram(entry: &Entry, side: Side) -> (Entry, Fate) {
@@ -74,15 +58,23 @@ fn in_state(entry: &Entry, state: State) -> Entry {
     Entry { state, ..*entry }
 }
 
-/// The end of what was sent, and the newest ACK, of segments that are near what is known. Zero is
-/// an end that nothing is known of.
+/// The end of what was sent, the newest ACK, and the first FIN, of segments that are near what is known.
+/// Zero is a number that nothing is known of.
 fn progressed(entry: &Entry, segment: &Segment) -> Entry {
     let mut entry = *entry;
-    if is_in_reach(&entry, segment) && segment.ack {
+    if !is_in_reach(&entry, segment) {
+        return entry;
+    }
+    let overtaken = (1..=REACH).contains(&entry.acked.wrapping_sub(segment.ack_number));
+    let is_taken = entry.acked == 0 || entry.state == State::Closing || !overtaken;
+    if segment.ack && is_taken {
         entry.acked = segment.ack_number;
     }
     if entry.end == 0 || ahead(&entry, segment) <= REACH {
         entry.end = segment.end();
+    }
+    if entry.fin == 0 && segment.fin {
+        entry.fin = segment.end();
     }
     entry
 }
@@ -101,12 +93,13 @@ fn acknowledges_syn(entry: &Entry, segment: &Segment) -> bool {
     segment.ack && beyond <= SYN_DATA
 }
 
-fn reset(entry: &Entry, segment: &Segment, other_acked: Option<u32>) -> (Entry, Fate) {
+fn reset(entry: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fate) {
     let refuses = entry.side == Side::Backend
         && entry.state == State::Unanswered
         && acknowledges_syn(entry, segment);
     let is_end = entry.end != 0 && segment.seq == entry.end;
-    let fits = is_end || other_acked == Some(segment.seq);
+    let is_acked = other.is_some_and(|it| it.acked != 0 && it.acked == segment.seq);
+    let fits = is_end || is_acked;
     if !fits && !refuses {
         return (*entry, Fate::Same);
     }
@@ -128,22 +121,24 @@ fn client_syn(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
     (*entry, Fate::Anew)
 }
 
-fn client_segment(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
+fn client_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fate) {
+    let entry = &progressed(before, segment);
     let beyond = segment.ack_number.wrapping_sub(entry.answer);
     let fits = segment.ack && (1..=FIRST_ACK).contains(&beyond);
     // An answer's number of zero is taken for none: a sender that really has it waits a little longer.
     let had_answer = entry.state == State::Answered || entry.answer != 0;
     match entry.state {
-        State::Answered | State::Refused if fits && had_answer => established(entry, segment),
+        State::Answered | State::Refused if fits && had_answer => established(entry),
         State::Unanswered | State::Answered | State::Refused | State::Cut => (*entry, Fate::Same),
-        State::Established | State::Closing => fin(entry, segment),
+        State::Established | State::Closing => stream(before, entry, segment, other),
     }
 }
 
-fn backend_segment(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
+fn backend_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fate) {
+    let entry = &progressed(before, segment);
     let is_syn_ack = segment.syn && segment.ack && acknowledges_syn(entry, segment);
     match entry.state {
-        State::Unanswered | State::Refused if entry.unpinned => established(entry, segment),
+        State::Unanswered | State::Refused if entry.unpinned => established(entry),
         State::Unanswered | State::Answered | State::Refused if is_syn_ack => {
             (answered(entry, segment), Fate::Changed)
         }
@@ -151,7 +146,7 @@ fn backend_segment(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
         State::Established | State::Closing if is_syn_ack && segment.seq != entry.answer => {
             (answered(entry, segment), Fate::BegunAnew)
         }
-        State::Established | State::Closing => fin(entry, segment),
+        State::Established | State::Closing => stream(before, entry, segment, other),
     }
 }
 
@@ -160,29 +155,55 @@ fn answered(entry: &Entry, segment: &Segment) -> Entry {
     Entry {
         state: State::Answered,
         answer: segment.seq,
-        fins: [false; 2],
+        fin: 0,
         end: segment.end(),
         acked: segment.ack_number,
         ..*entry
     }
 }
 
-fn established(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
-    let entry = in_state(entry, State::Established);
-    let (entry, _) = fin(&entry, segment);
-    (entry, Fate::Established)
+fn established(entry: &Entry) -> (Entry, Fate) {
+    (in_state(entry, State::Established), Fate::Established)
 }
 
-/// FINs count at their direction's end only; after both, the last segments close the flow.
-fn fin(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
-    let mut after = *entry;
-    if segment.fin && segment.end() == entry.end {
-        after.fins[entry.side as usize] = true;
+/// A segment of a connection that both sides had accepted; `after` has its numbers.
+fn stream(
+    before: &Entry,
+    after: &Entry,
+    segment: &Segment,
+    other: Option<&Entry>,
+) -> (Entry, Fate) {
+    let goes_on = is_in_reach(before, segment) && segment.ack && !segment.syn;
+    let behind_fin = segment.end().wrapping_sub(after.fin);
+    let data_behind_fin = goes_on && segment.payload > 0 && (1..=REACH).contains(&behind_fin);
+    let is_acknowledged = other.map_or(0, |it| it.acked) == after.fin;
+    let mut after = *after;
+    if after.fin != 0 {
+        let is_better = data_behind_fin || !is_acknowledged;
+        if segment.fin && is_in_reach(before, segment) && is_better {
+            after.fin = segment.end();
+        } else if data_behind_fin {
+            after.fin = 0;
+        }
     }
-    let is_last = segment.fin || segment.payload == 0;
-    if after.fins == [true; 2] && is_last && after.state == State::Established {
-        after.state = State::Closing;
+    if before.state == State::Established {
+        return if both_ended(&after, other) {
+            (in_state(&after, State::Closing), Fate::Changed)
+        } else {
+            (after, Fate::Same)
+        };
     }
-    let is_same = (after.fins, after.state) == (entry.fins, entry.state);
-    (after, if is_same { Fate::Same } else { Fate::Changed })
+    if both_ended(before, other) && after.fin == before.fin {
+        return (*before, Fate::Same);
+    }
+    if goes_on && !both_ended(&after, other) {
+        return (in_state(&after, State::Established), Fate::Restored);
+    }
+    (after, Fate::Same)
+}
+
+/// Both FINs are seen, and each is what the other direction acknowledged last.
+fn both_ended(entry: &Entry, other: Option<&Entry>) -> bool {
+    let has = |fin: u32, acked: u32| fin != 0 && fin == acked;
+    other.is_some_and(|it| has(entry.fin, it.acked) && has(it.fin, entry.acked))
 }

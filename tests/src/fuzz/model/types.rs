@@ -122,8 +122,8 @@ pub struct Entry {
     pub preview: bool,
     /// Recorded in the middle of a stream.
     pub unpinned: bool,
-    /// FIN seen of the client, of the backend.
-    pub fins: [bool; 2],
+    /// Number behind this direction's FIN; 0: none seen.
+    pub fin: u32,
 }
 
 impl Entry {
@@ -140,6 +140,7 @@ impl Entry {
             side,
             end: 0,
             acked: 0,
+            fin: 0,
             ..*self
         }
     }
