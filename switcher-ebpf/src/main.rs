@@ -44,7 +44,7 @@ mod work;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
-use outlined::{CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE};
+use outlined::{AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
@@ -134,21 +134,35 @@ fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
 #[inline(always)]
 fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
     let mut known = Known::Flow;
-    let mut code = A::track();
-    if code == CARRY_OUT {
-        code = A::carry_out(ctx.ctx);
-    }
+    let mut code = follow_flow::<A>(ctx);
     if code == NO_FLOW {
         code = A::select(ctx.ctx);
         known = match code {
             GO_ON => Known::Fresh,
+            AGAIN => Known::Flow,
             _ => trace::known_without_flow(Reason::from_code(code)),
+        };
+    }
+    if code == AGAIN {
+        code = match follow_flow::<A>(ctx) {
+            // The LRU has just evicted what was just made; its copy is still there.
+            NO_FLOW => GO_ON,
+            code => code,
         };
     }
     if code == PROMOTE {
         code = A::promote();
     }
     (known, send::<A>(ctx, code))
+}
+
+/// Finds the packet's flow and moves it on.
+#[inline(always)]
+fn follow_flow<A: Tables>(ctx: &XdpContext) -> u32 {
+    match A::track() {
+        CARRY_OUT => A::carry_out(ctx.ctx),
+        code => code,
+    }
 }
 
 #[inline(always)]

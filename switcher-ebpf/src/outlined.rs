@@ -21,6 +21,8 @@ pub(crate) const NO_FLOW: u32 = u32::MAX;
 pub(crate) const PROMOTE: u32 = u32::MAX - 4;
 /// No verdict: what the packet means for its flow is to be done.
 pub(crate) const CARRY_OUT: u32 = u32::MAX - 5;
+/// No verdict: the packet has a flow after all, which is to be found once more.
+pub(crate) const AGAIN: u32 = u32::MAX - 6;
 /// No verdict: it is an ICMP message.
 pub(crate) const MESSAGE: u32 = u32::MAX - 1;
 /// No verdict: extension headers are to be stepped over.
@@ -64,9 +66,11 @@ outlined! {
     /// Finds the packet's flow and judges what the packet means for it: [`GO_ON`], [`CARRY_OUT`],
     /// [`NO_FLOW`], or why it ends here.
     track, track4, track6, ();
+    /// 1 if the other direction's entry is there; how far it has come is then in [`Work`].
+    look_at_peer, look_at_peer4, look_at_peer6, ();
     /// Does what the packet means for its flow: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
     carry_out, carry_out4, carry_out6, (ctx: *mut xdp_md);
-    /// Selects for a packet without a flow: [`GO_ON`], or why it ends here.
+    /// Selects for a packet without a flow: [`GO_ON`], [`AGAIN`], or why it ends here.
     select, select4, select6, (ctx: *mut xdp_md);
     /// Rewrites the packet as its entry says, and sends it on: the verdict.
     send, send4, send6, (ctx: *mut xdp_md);
@@ -114,15 +118,16 @@ mod body {
     };
 
     use super::{
-        CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, Reason, Tables,
-        XdpContext, XdpFrame, code, with_work, xdp_md,
+        AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, Reason,
+        Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
         cut,
         flow::{self, Found},
         forward, fragment, icmp, own_error,
         read::{self as reading, Read},
-        reply, select as selection, trace as tracing, unfinished,
+        reply::{self, Pinned},
+        select as selection, trace as tracing, unfinished,
     };
 
     #[inline(always)]
@@ -177,6 +182,11 @@ mod body {
     }
 
     #[inline(always)]
+    pub(super) fn look_at_peer<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(flow::look_at_peer(work)))
+    }
+
+    #[inline(always)]
     fn code_of_flow(found: Result<Found, Reason>) -> u32 {
         match found {
             Ok(Found::Flow) => GO_ON,
@@ -190,7 +200,11 @@ mod body {
     #[inline(always)]
     pub(super) fn select<A: Tables>(ctx: *mut xdp_md) -> u32 {
         with_work::<A>(|work| match selection::fresh(work) {
-            Err(Reason::NotOurs) => code(reply::repin(&XdpContext::new(ctx), work)),
+            Err(Reason::NotOurs) => match reply::repin(&XdpContext::new(ctx), work) {
+                Ok(Pinned::Mended) => AGAIN,
+                Ok(Pinned::Afresh) => GO_ON,
+                Err(reason) => reason as u32,
+            },
             result => code(result),
         })
     }

@@ -68,9 +68,18 @@ fn is_to_this_node<A: Address>(ctx: &XdpContext, work: &mut Work<A>) -> bool {
     )
 }
 
+/// How a reply came to its entry.
+#[derive(Clone, Copy)]
+pub(crate) enum Pinned {
+    /// There is a new flow, or the packet begins none.
+    Afresh,
+    /// The entry of a known flow is there again: what the packet means for that flow is not judged.
+    Mended,
+}
+
 /// Makes the flow of a backend's packet again, of which neither table knows.
 #[inline(always)]
-pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(), Reason> {
+pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<Pinned, Reason> {
     let endpoint = endpoint(&work.key).ok_or(Reason::NotOurs)?;
     // A SYN is no reply: the backend begins a connection of its own.
     let begins = work.key.is_tcp() && work.segment.is_initial_syn();
@@ -108,14 +117,14 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<(
     work.set_peer_key();
     if work.segment.is_rst() {
         count::note(Reason::ReplyRepinned);
-        return Ok(());
+        return Ok(Pinned::Afresh);
     }
     record_or_mend(work)
 }
 
 /// Records the flow; where the client's direction is still known, only this one is made again.
 #[inline(always)]
-fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
+fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<Pinned, Reason> {
     let Some(hit) = find(&work.peer_key) else {
         // The answer to a SYN whose flow is gone would begin a connection on whatever color its
         // backend has. The client's next SYN chooses afresh.
@@ -125,7 +134,7 @@ fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         record(work)?;
         count::new_flow(&work.entry, true);
         count::note(Reason::ReplyRepinned);
-        return Ok(());
+        return Ok(Pinned::Afresh);
     };
     // SAFETY: as in `track`.
     let owner = unsafe { &*hit.entry };
@@ -136,7 +145,7 @@ fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     if insert(hit.table, &work.key, &work.entry).is_ok() {
         count::note(Reason::DirectionRestored);
     }
-    Ok(())
+    Ok(Pinned::Mended)
 }
 
 #[inline(always)]

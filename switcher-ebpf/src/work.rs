@@ -6,7 +6,7 @@
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6},
-    flow::{FlowEntry, FlowKey, Segment},
+    flow::{FlowEntry, FlowKey, Progress, Segment},
     packet::{FragmentKey, IpPacket},
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct Work<A> {
     pub next: u32,
     /// Key of the other direction's entry.
     pub peer_key: FlowKey<A>,
-    /// The other direction's entry, while one is being made.
+    /// The other direction's entry, while one is being made, or its numbers.
     pub peer: FlowEntry<A>,
     /// The packet's 5-tuple after translation.
     pub to: FlowKey<A>,
@@ -71,6 +71,21 @@ impl<A: Address> Work<A> {
     #[inline(always)]
     pub(crate) const fn may_travel(&self) -> bool {
         self.ip.ttl > 1
+    }
+
+    /// How far the other direction has come, as another stage has just written it: volatile, since the
+    /// compiler does not know of that.
+    #[inline(always)]
+    pub(crate) fn peer_progress(&self) -> Progress {
+        let peer = &raw const self.peer;
+        // SAFETY: fields of a valid reference.
+        unsafe {
+            Progress {
+                next_seq: (&raw const (*peer).next_seq).read_volatile(),
+                acked: (&raw const (*peer).acked).read_volatile(),
+                fin_end: (&raw const (*peer).fin_end).read_volatile(),
+            }
+        }
     }
 
     /// Derives the other direction's key from the entry.

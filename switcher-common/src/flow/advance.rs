@@ -93,6 +93,16 @@ impl Segment {
     const fn acknowledges_syn(&self, syn_seq: u32) -> bool {
         self.has_ack() && self.ack.wrapping_sub(syn_seq).wrapping_sub(1) <= MAX_SYN_PAYLOAD
     }
+
+    /// Whether it acknowledges something of what `client` has sent from the SYN with `syn_seq` on.
+    #[inline(always)]
+    const fn acknowledges(&self, syn_seq: u32, client: &Progress) -> bool {
+        let (acked, sent) = (
+            self.ack.wrapping_sub(syn_seq),
+            client.next_seq.wrapping_sub(syn_seq),
+        );
+        client.next_seq != 0 && acked != 0 && acked <= sent
+    }
 }
 
 /// What to do with the flow.
@@ -111,7 +121,7 @@ pub enum Next {
     /// A new connection on the 5-tuple: forget the flow and choose afresh.
     Reselect = 5,
     /// The backend has accepted a new connection on the 5-tuple of a flow that had not ended: as
-    /// `Update` if fresh flows may go to its color, else the flow is forgotten and the answer lost,
+    /// `Update`, and [`FlowEntry::begin_anew`] for the other entry, if fresh flows may go to its color, else the flow is forgotten and the answer lost,
     /// and the client's next SYN chooses afresh.
     Reopened = 6,
 }
@@ -244,7 +254,7 @@ impl Advance {
         match entry.side() {
             Side::Forward if segment.is_initial_syn() => return self.client_syn(entry, segment),
             Side::Forward => advance.client_segment(segment),
-            Side::Reverse => advance.backend_segment(entry, segment),
+            Side::Reverse => advance.backend_segment(entry, segment, &peer),
         }
         .unwrap_or_else(|| advance.ending(&self.progress, segment, is_in_reach, peer))
     }
@@ -342,7 +352,12 @@ impl Advance {
 
     /// `None`: it belongs to an established connection.
     #[inline(always)]
-    fn backend_segment<A: Address>(self, entry: &FlowEntry<A>, segment: &Segment) -> Option<Self> {
+    fn backend_segment<A: Address>(
+        self,
+        entry: &FlowEntry<A>,
+        segment: &Segment,
+        peer: impl Fn() -> Option<Progress>,
+    ) -> Option<Self> {
         let answers = segment.is_syn_ack() && segment.acknowledges_syn(entry.syn_seq);
         match self.shared.state {
             FlowState::Unanswered | FlowState::Refused if entry.flags & FLAG_UNPINNED != 0 => {
@@ -350,7 +365,14 @@ impl Advance {
             }
             // Each answer counts anew: SYN cookies change their number.
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused if answers => {
-                Some(self.answered(Next::Update, segment))
+                Some(self.answered(Next::Update, segment, segment.seq))
+            }
+            // The SYN-ACK was not seen here, or not as one: so the backend has accepted the connection.
+            FlowState::Unanswered | FlowState::Refused
+                if segment.flags & (ACK | SYN) == ACK
+                    && peer().is_some_and(|peer| segment.acknowledges(entry.syn_seq, &peer)) =>
+            {
+                Some(self.answered(Next::Update, segment, segment.seq.wrapping_sub(1)))
             }
             FlowState::Unanswered | FlowState::Answered | FlowState::Refused | FlowState::Cut => {
                 Some(self)
@@ -358,7 +380,7 @@ impl Advance {
             FlowState::Established | FlowState::Closing
                 if answers && segment.seq != self.shared.answer_seq =>
             {
-                Some(self.answered(Next::Reopened, segment))
+                Some(self.answered(Next::Reopened, segment, segment.seq))
             }
             FlowState::Established | FlowState::Closing => None,
         }
@@ -371,18 +393,15 @@ impl Advance {
 
     /// The backend has answered a SYN: half-open, its numbers begin here.
     #[inline(always)]
-    const fn answered(self, next: Next, segment: &Segment) -> Self {
+    const fn answered(self, next: Next, segment: &Segment, answer_seq: u32) -> Self {
         Self {
             next,
             shared: Shared {
                 state: FlowState::Answered,
-                answer_seq: segment.seq,
+                answer_seq,
                 ..self.shared
             },
-            progress: Progress {
-                fin_end: 0,
-                ..Progress::begun(segment)
-            },
+            progress: Progress::begun(segment),
         }
     }
 

@@ -279,15 +279,12 @@ impl<A: Address> FlowEntry<A> {
         }
     }
 
-    /// Sets what both directions hold alike. A connection that begins has no FIN.
+    /// Sets what both directions hold alike.
     #[inline(always)]
     pub const fn set_shared(&mut self, shared: &Shared) {
         self.state = shared.state as u8;
         self.syn_seq = shared.syn_seq;
         self.answer_seq = shared.answer_seq;
-        if matches!(shared.state, FlowState::Answered) {
-            self.fin_end = 0;
-        }
     }
 
     /// How far this direction has come.
@@ -308,6 +305,13 @@ impl<A: Address> FlowEntry<A> {
         self.next_seq = progress.next_seq;
         self.acked = progress.acked;
         self.fin_end = progress.fin_end;
+    }
+
+    /// The backend has accepted a new connection, with a SYN-ACK that acknowledges up to `next_seq`: of the
+    /// client's direction, which this is, nothing else is known any more.
+    #[inline(always)]
+    pub const fn begin_anew(&mut self, next_seq: u32) {
+        (self.next_seq, self.acked, self.fin_end) = (next_seq, 0, 0);
     }
 
     /// The entry of the other direction, made from this one, of which `key` is the key. How far that

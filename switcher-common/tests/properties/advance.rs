@@ -103,6 +103,9 @@ impl Flow {
                 entry.set_shared(&advance.shared);
             }
         }
+        if advance.next == Next::Reopened {
+            self.entries[1 - own].begin_anew(advance.progress.acked);
+        }
         self.entries[own].set_progress(0, &advance.progress);
         advance.next
     }
@@ -223,7 +226,11 @@ proptest! {
             let next = flow.advance(true, event);
             check_step(event, next, &before, &flow)?;
             let reply = event.side == Side::Reverse && !segment.is_rst();
-            let is_answer = segment.flags & (SYN | ACK) == SYN | ACK;
+            let is_answer = segment.flags & ACK != 0 && (segment.flags & SYN != 0 || {
+                let since_syn = |number: u32| number.wrapping_sub(before.shared().syn_seq);
+                let sent = since_syn(before.entries[0].next_seq);
+                (1..=sent).contains(&since_syn(segment.ack))
+            });
             answered |= reply && (is_answer || flow.entries[0].flags != 0);
             prop_assert!(
                 answered || !matches!(flow.state(), FlowState::Established | FlowState::Closing),

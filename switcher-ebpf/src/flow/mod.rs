@@ -63,7 +63,7 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
         return Ok(Found::Nothing);
     }
     let advance = Advance::of(&work.entry, work.key.is_tcp(), &work.segment, || {
-        peer_of(&work.key, &work.entry, &work.peer_key).map(|peer| peer.progress())
+        (A::look_at_peer() != 0).then(|| work.peer_progress())
     });
     let is_settled = matches!(
         (hit.table, work.entry.state(), advance.next),
@@ -109,6 +109,16 @@ pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Resu
     Ok(settle(work, hit.table, next, is_new_tick))
 }
 
+/// Leaves how far the other direction has come in `work`; `false`: it is not there.
+#[inline(always)]
+pub(crate) fn look_at_peer<A: Tables>(work: &mut Work<A>) -> bool {
+    let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) else {
+        return false;
+    };
+    work.peer.set_progress(peer.last_seen, &peer.progress());
+    true
+}
+
 /// Whether anybody who can send with a backend's source address could have sent this reply: TCP's
 /// handshake proves itself, since its answer has the number of the SYN.
 #[inline(always)]
@@ -126,17 +136,17 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
     match next {
         Next::Keep => {}
         Next::KeepRetransmit => count::note(Reason::SynRetransmit),
-        Next::Update | Next::Promote => update(work, hit),
+        Next::Update | Next::Promote => update(work, hit, false),
         Next::Restore => {
             count::note(Reason::Restored);
-            update(work, hit);
+            update(work, hit, false);
         }
         Next::Reselect => {
             count::note(Reason::TupleReused);
             table::forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }
-        Next::Reopened if select::takes_fresh_flows(&work.entry) => update(work, hit),
+        Next::Reopened if select::takes_fresh_flows(&work.entry) => update(work, hit, true),
         Next::Reopened => {
             table::forget(&work.key, &work.entry, Writer::Program);
             return Err(Reason::ReopenedOnOldColor);
@@ -147,12 +157,15 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
 
 /// Writes what both entries of a flow hold alike.
 #[inline(always)]
-fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>) {
+fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, begins_anew: bool) {
     let shared = work.entry.shared();
     // SAFETY: as in `track`.
     unsafe { (*hit.entry).set_shared(&shared) };
     if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
         peer.set_shared(&shared);
+        if begins_anew {
+            peer.begin_anew(work.entry.acked);
+        }
     }
 }
 

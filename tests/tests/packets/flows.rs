@@ -125,9 +125,18 @@ impl Flows {
 
     /// Takes both entries of a flow away, as if its table were lost.
     pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
+        self.lose_reply(packet)?;
         match packet.to {
             SocketAddr::V4(_) => self.v4.lose(&key(packet)),
             SocketAddr::V6(_) => self.v6.lose(&key(packet)),
+        }
+    }
+
+    /// Takes the entry for a flow's replies away, as if it were evicted.
+    pub(crate) fn lose_reply(&mut self, packet: &Packet) -> Result<()> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.lose_peer(&key(packet)),
+            SocketAddr::V6(_) => self.v6.lose_peer(&key(packet)),
         }
     }
 }
@@ -208,14 +217,22 @@ where
     }
 
     fn lose(&mut self, key: &FlowKey<A>) -> Result<()> {
+        let (table, _) = self.find(key)?.context("there is no such flow to lose")?;
+        self.map(table).remove(key)?;
+        Ok(())
+    }
+
+    fn lose_peer(&mut self, key: &FlowKey<A>) -> Result<()> {
         let (table, entry) = self.find(key)?.context("there is no such flow to lose")?;
-        let map = match table {
+        self.map(table).remove(&key.peer(&entry))?;
+        Ok(())
+    }
+
+    fn map(&mut self, table: Table) -> &mut Entries<A> {
+        match table {
             Table::Established => &mut self.established,
             Table::Unanswered => &mut self.unanswered,
-        };
-        map.remove(&key.peer(&entry))?;
-        map.remove(key)?;
-        Ok(())
+        }
     }
 
     fn flow(&self, key: &FlowKey<A>) -> Result<Option<Flow>> {

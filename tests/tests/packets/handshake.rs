@@ -4,7 +4,7 @@ use anyhow::Result;
 use switcher_common::flow::FlowState;
 use switcher_common::reason::Reason;
 use switcher_common::scan::Table;
-use switcher_common::service::Color;
+use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
 
@@ -12,6 +12,7 @@ use crate::flows::Flow;
 use crate::packet::{ACK, PSH, Packet, RST, SYN};
 use crate::rig::{Rig, first};
 use crate::setup::Kind;
+use crate::talk::Talk;
 
 #[test]
 fn a_first_packet_goes_to_the_active_color_and_waits_for_an_answer() -> Result<()> {
@@ -120,6 +121,61 @@ fn an_ack_or_answer_that_does_not_fit_does_not_establish_a_flow() -> Result<()> 
             )?;
             assert_eq!(rig.flow(&syn)?.state, FlowState::Answered);
             assert_eq!(rig.flow(&syn)?.table, Table::Unanswered);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn g7_an_answer_whose_entry_was_evicted_answers_the_flow() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::ALL {
+            let mut talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            rig.flows.lose_reply(&talk.first())?;
+            let restored = Reason::DirectionRestored;
+            if kind.protocol == Protocol::Udp {
+                let answer = talk.of_backend(0);
+                talk.reply(rig, "the answer", &answer, &[restored, Reason::Promoted])?;
+            } else {
+                talk.reply(rig, "the SYN-ACK", &talk.answer(), &[restored])?;
+                assert_eq!(talk.flow(rig)?.state, FlowState::Answered, "{kind:?}");
+                let ack = talk.acknowledgement();
+                talk.send(rig, "the ACK", &ack, &[Reason::Promoted])?;
+            }
+            let flow = talk.flow(rig)?;
+            let established = (Table::Established, FlowState::Established);
+            assert_eq!((flow.table, flow.state), established, "{kind:?}");
+            talk.goes_on(rig, "after its entry was made again")?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn g7_a_connection_whose_syn_ack_was_not_seen_is_established_by_what_follows() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            let mut talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            let request = talk.of_client(PSH | ACK).payload(b"GET /");
+            talk.send(rig, "a request", &request, &[])?;
+            assert_eq!(talk.flow(rig)?.state, FlowState::Unanswered);
+            let beyond = Packet {
+                ack: talk.of_backend(ACK).ack + 1,
+                ..talk.of_backend(ACK)
+            };
+            talk.reply(rig, "an ACK of what was not sent", &beyond, &[])?;
+            assert_eq!(talk.flow(rig)?.state, FlowState::Unanswered);
+            let answer = talk.of_backend(PSH | ACK).payload(b"200");
+            talk.reply(rig, "an answer", &answer, &[])?;
+            assert_eq!(talk.flow(rig)?.state, FlowState::Answered);
+            let ack = talk.of_client(ACK);
+            talk.send(rig, "the client's ACK", &ack, &[Reason::Promoted])?;
+            assert_eq!(talk.flow(rig)?.table, Table::Established);
+            talk.goes_on(rig, "without a SYN-ACK")?;
         }
         Ok(())
     })

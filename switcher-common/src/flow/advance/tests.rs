@@ -73,6 +73,9 @@ impl Flow {
                 entry.set_shared(&advance.shared);
             }
         }
+        if advance.next == Next::Reopened {
+            self.entries[1 - own].begin_anew(advance.progress.acked);
+        }
         self.entries[own].set_progress(0, &advance.progress);
         advance.next
     }
@@ -480,6 +483,48 @@ fn a_connection_that_begins_anew_has_no_fin() {
     let answered = flow.backend(SYN | ACK, 90_000, 40_001, 0);
     assert_eq!(answered, FlowState::Answered);
     assert_eq!(flow.entries.map(|it| it.fin_end), [0, 0]);
+    assert_eq!(flow.entries.map(|it| it.next_seq), [40_001, 90_001]);
+}
+
+#[test]
+fn g7_what_a_backend_sends_of_a_connection_counts_as_its_answer_where_the_syn_ack_was_missed() {
+    use FlowState::{Answered, Established, Refused, Unanswered};
+    let client_next = CLIENT_NEXT + 2_000;
+    let rows = [
+        ("acknowledges the SYN", ACK, CLIENT_NEXT, true),
+        ("acknowledges all", PSH_ACK, client_next, true),
+        ("its FIN", FIN | ACK, client_next, true),
+        ("acknowledges nothing", ACK, CLIENT_NEXT - 1, false),
+        (
+            "acknowledges what was not sent",
+            ACK,
+            client_next + 1,
+            false,
+        ),
+        ("has no ACK", 0x08, CLIENT_NEXT, false),
+        ("a SYN-ACK of that kind", SYN | ACK, client_next, false),
+    ];
+    for state in [Unanswered, Refused] {
+        for (what, flags, ack, is_answer) in rows {
+            let mut flow = Flow {
+                entries: [Side::Forward, Side::Reverse].map(|side| entry(Unanswered, side)),
+            };
+            flow.client(PSH_ACK, CLIENT_NEXT, 0, 2_000);
+            for entry in &mut flow.entries {
+                entry.state = state as u8;
+            }
+            let answered = flow.backend(flags, BACKEND_NEXT, ack, 40);
+            assert_eq!(answered == Answered, is_answer, "{state:?}: {what}");
+            if !is_answer {
+                assert_eq!(answered, state, "{what}");
+                continue;
+            }
+            let forged = flow.client(ACK, client_next, BACKEND_NEXT - 1, 0);
+            assert_eq!(forged, Answered, "{state:?}: {what}");
+            let established = flow.client(ACK, client_next, BACKEND_NEXT, 0);
+            assert_eq!(established, Established, "{state:?}: {what}");
+        }
+    }
 }
 
 #[test]

@@ -24,18 +24,17 @@ impl Model {
         segment: &Segment,
     ) -> Result<Found, Ended> {
         let Some((table, entry)) = self.tables.find(tuple) else {
-            return self.without_flow(packet, tuple, segment).map(Found::Entry);
+            return self.without_flow(packet, tuple, segment);
         };
         if self.is_cut(tuple, &entry, packet.now) {
             return match self.packet_of_cut(packet, tuple, segment, (table, entry))? {
-                Cut::Afresh => self.without_flow(packet, tuple, segment).map(Found::Entry),
+                Cut::Afresh => self.without_flow(packet, tuple, segment),
                 Cut::Answered => Ok(Found::Cut),
                 Cut::Translated => packet.check_ttl().map(|()| Found::Entry(entry)),
             };
         }
         packet.check_ttl()?;
         self.follow(packet, tuple, segment, (table, entry))
-            .map(Found::Entry)
     }
 
     fn follow(
@@ -44,7 +43,7 @@ impl Model {
         tuple: &Tuple,
         segment: &Segment,
         (table, entry): (Table, Entry),
-    ) -> Result<Entry, Ended> {
+    ) -> Result<Found, Ended> {
         let other = self.tables.other(tuple, &entry);
         let reverse = other.as_ref().map(|(_, _, other)| other);
         let (after, fate) = follow(&entry, tuple.is_tcp(), segment, reverse);
@@ -60,7 +59,7 @@ impl Model {
                 ..entry
             };
             self.tables.set(table, *tuple, own);
-            return Ok(own);
+            return Ok(Found::Entry(own));
         }
         match fate {
             Fate::Repeated => packet.note("syn_retransmit"),
@@ -87,7 +86,11 @@ impl Model {
         if !matches!(fate, Fate::Same | Fate::Repeated)
             && let Some((other_table, at, other)) = other
         {
-            self.tables.set(other_table, at, shared(&other, &after));
+            let mut other = shared(&other, &after);
+            if fate == Fate::BegunAnew {
+                (other.end, other.acked, other.fin) = (segment.ack_number, 0, 0);
+            }
+            self.tables.set(other_table, at, other);
         }
         let is_due = matches!(fate, Fate::Established | Fate::Restored) || entry.seen != packet.now;
         match (table, own.state) {
@@ -96,7 +99,7 @@ impl Model {
             (Table::Established, State::Closing) => self.close(packet, tuple, &own),
             _ => {}
         }
-        Ok(own)
+        Ok(Found::Entry(own))
     }
 
     /// Moves a flow to the established table, both directions, if there is room.
@@ -200,14 +203,12 @@ impl Model {
     }
 }
 
-/// `entry` with what both directions hold alike, as `after` has it. A flow that begins has no FIN.
+/// `entry` with what both directions hold alike, as `after` has it.
 pub(super) fn shared(entry: &Entry, after: &Entry) -> Entry {
-    let begins = after.state == State::Answered;
     Entry {
         state: after.state,
         syn: after.syn,
         answer: after.answer,
-        fin: if begins { 0 } else { entry.fin },
         ..*entry
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::flow::Found;
 use super::packet::Segment;
 use super::route::Route;
 use super::tables::Table;
@@ -18,10 +19,12 @@ impl Model {
         packet: &mut Packet<'_>,
         tuple: &Tuple,
         segment: &Segment,
-    ) -> Result<Entry, Ended> {
+    ) -> Result<Found, Ended> {
         let key = (tuple.dst, tuple.protocol);
         match self.config.listeners.get(&key).copied() {
-            Some(listener) => self.select(packet, tuple, segment, &listener),
+            Some(listener) => self
+                .select(packet, tuple, segment, &listener)
+                .map(Found::Entry),
             None => self.stray_reply(packet, tuple, segment),
         }
     }
@@ -148,7 +151,7 @@ impl Model {
         packet: &mut Packet<'_>,
         tuple: &Tuple,
         segment: &Segment,
-    ) -> Result<Entry, Ended> {
+    ) -> Result<Found, Ended> {
         let key = (tuple.src, tuple.protocol);
         let Some(owner) = self.config.endpoints.get(&key).copied() else {
             return Err(pass("not_ours"));
@@ -186,7 +189,7 @@ impl Model {
         };
         if segment.rst {
             packet.note("reply_repinned");
-            return Ok(entry);
+            return Ok(Found::Entry(entry));
         }
         let at = tuple.other(&entry);
         let Some((table, client)) = self.tables.find(&at) else {
@@ -195,7 +198,7 @@ impl Model {
             }
             self.record(packet, tuple, &entry)?;
             packet.note("reply_repinned");
-            return Ok(entry);
+            return Ok(Found::Entry(entry));
         };
         if !entry.belongs_to(tuple, &client) {
             return Err(drop("reply_tuple_taken"));
@@ -203,7 +206,8 @@ impl Model {
         let again = client.mirrored(&at);
         if self.tables.insert(table, *tuple, again) {
             packet.note("direction_restored");
+            return self.flow(packet, tuple, segment);
         }
-        Ok(again)
+        Ok(Found::Entry(again))
     }
 }

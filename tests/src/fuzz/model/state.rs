@@ -136,26 +136,39 @@ fn client_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (
 
 fn backend_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fate) {
     let entry = &progressed(before, segment);
+    let is_accepted = segment.ack && !segment.syn && acknowledges_client(entry, segment, other);
     let is_syn_ack = segment.syn && segment.ack && acknowledges_syn(entry, segment);
     match entry.state {
         State::Unanswered | State::Refused if entry.unpinned => established(entry),
         State::Unanswered | State::Answered | State::Refused if is_syn_ack => {
-            (answered(entry, segment), Fate::Changed)
+            (answered(entry, segment, segment.seq), Fate::Changed)
+        }
+        State::Unanswered | State::Refused if is_accepted => {
+            let answer = segment.seq.wrapping_sub(1);
+            (answered(entry, segment, answer), Fate::Changed)
         }
         State::Unanswered | State::Answered | State::Refused | State::Cut => (*entry, Fate::Same),
         State::Established | State::Closing if is_syn_ack && segment.seq != entry.answer => {
-            (answered(entry, segment), Fate::BegunAnew)
+            (answered(entry, segment, segment.seq), Fate::BegunAnew)
         }
         State::Established | State::Closing => stream(before, entry, segment, other),
     }
 }
 
-/// Half-open: the numbers of the backend begin here, and no FIN is known.
-fn answered(entry: &Entry, segment: &Segment) -> Entry {
+/// Whether the backend acknowledges at least the SYN, and no more than the client has sent since.
+fn acknowledges_client(entry: &Entry, segment: &Segment, client: Option<&Entry>) -> bool {
+    let since_syn = |number: u32| number.wrapping_sub(entry.syn);
+    client.is_some_and(|it| {
+        it.end != 0 && (1..=since_syn(it.end)).contains(&since_syn(segment.ack_number))
+    })
+}
+
+/// Half-open: the numbers of the backend begin here.
+fn answered(entry: &Entry, segment: &Segment, answer: u32) -> Entry {
     Entry {
         state: State::Answered,
-        answer: segment.seq,
-        fin: 0,
+        answer,
+        fin: if segment.fin { segment.end() } else { 0 },
         end: segment.end(),
         acked: segment.ack_number,
         ..*entry
