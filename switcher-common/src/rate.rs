@@ -10,13 +10,16 @@ use crate::{clock::TICK_SHIFT, shared};
 pub enum Capped {
     /// Recording a flow.
     Insert = 0,
-    /// Sending an ICMP error of the node's own.
-    IcmpError = 1,
+    /// Telling a sender that the time to live is over.
+    TimeExceeded = 1,
+    /// Telling a sender the next hop's MTU: a budget of its own, so that no flood of the others leaves
+    /// path MTU discovery without an answer.
+    TooBig = 2,
 }
 
 impl Capped {
     /// Number of things that are capped.
-    pub const LEN: u32 = 2;
+    pub const LEN: u32 = 3;
 }
 
 /// Ticks of a window as a power of two: 134 ms.

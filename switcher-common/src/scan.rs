@@ -118,7 +118,7 @@ pub struct IdleTicks {
     pub closing: u32,
     /// UDP flows, by color: a draining color's is shorter.
     pub udp: [u32; 2],
-    /// Zero.
-    pub reserved: u32,
+    /// UDP flows of preview listeners, which no drain concerns.
+    pub udp_preview: u32,
 }
 shared!(IdleTicks, 24);

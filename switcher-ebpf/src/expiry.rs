@@ -50,6 +50,7 @@ fn timeout<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, idle: &IdleTicks) 
     match entry.state() {
         FlowState::Unanswered | FlowState::Answered => idle.unanswered,
         FlowState::Established if key.is_tcp() => idle.established,
+        FlowState::Established if entry.is_preview() => idle.udp_preview,
         FlowState::Established => idle.udp[entry.color() as usize],
         FlowState::Closing | FlowState::Refused | FlowState::Cut => idle.closing,
     }

@@ -24,12 +24,16 @@ pub(crate) fn tell<A: Tables + OwnErrors>(
     work: &mut Work<A>,
     dropped_as: Reason,
 ) -> Reason {
-    let (error, told_as) = match dropped_as {
-        Reason::TtlExceeded => (OwnError::TIME_EXCEEDED, Reason::TimeExceededSent),
+    let (error, told_as, capped) = match dropped_as {
+        Reason::TtlExceeded => (
+            OwnError::TIME_EXCEEDED,
+            Reason::TimeExceededSent,
+            Capped::TimeExceeded,
+        ),
         Reason::TooBig => {
             // SAFETY: the kernel has set it, with the answer that led here.
             let mtu = unsafe { work.fib.__bindgen_anon_1.mtu_result };
-            (OwnError::too_big(mtu), Reason::TooBigSent)
+            (OwnError::too_big(mtu), Reason::TooBigSent, Capped::TooBig)
         }
         _ => return dropped_as,
     };
@@ -43,7 +47,7 @@ pub(crate) fn tell<A: Tables + OwnErrors>(
         && !is_martian(&work.ip.src)
         && can_answer(&frame)
         && !is_left_to_hardware::<A>(&frame)
-        && rate::take(Capped::IcmpError, work.now);
+        && rate::take(capped, work.now);
     if !may_be_told {
         return dropped_as;
     }

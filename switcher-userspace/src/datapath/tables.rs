@@ -24,8 +24,8 @@ use super::{
 };
 use crate::config::ServiceConfig;
 
-/// ICMP errors of its own that the node sends per CPU and second at most, as many as Linux does by
-/// default (`icmp_msgs_per_sec`).
+/// ICMP errors of its own that the node sends per CPU and second at most, of each of the two kinds, as
+/// many as Linux does by default (`icmp_msgs_per_sec`).
 const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 
 /// The maps that hold the configuration.
@@ -167,7 +167,8 @@ impl Tables {
     pub(super) fn set_rates(&mut self, inserts_per_second: u32) -> Result<(), DataPathError> {
         for (what, per_second) in [
             (Capped::Insert, inserts_per_second),
-            (Capped::IcmpError, ICMP_ERRORS_PER_SECOND),
+            (Capped::TimeExceeded, ICMP_ERRORS_PER_SECOND),
+            (Capped::TooBig, ICMP_ERRORS_PER_SECOND),
         ] {
             self.budgets
                 .set(what as u32, budget(per_second), 0)
@@ -205,7 +206,7 @@ impl Tables {
             established: ticks_from_ms(idle.established.as_millis()),
             closing: ticks_from_ms(idle.closing.as_millis()),
             udp: udp_ms.map(ticks_from_ms),
-            reserved: 0,
+            udp_preview: ticks_from_ms(idle.udp.as_millis()),
         };
         self.idle
             .set(u32::from(id), ticks, 0)

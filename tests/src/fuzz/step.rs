@@ -33,8 +33,9 @@ pub enum Step {
     Evict(Tuple),
     /// The next slots of the sweep's ring hold this flow.
     Crowd(Tuple),
-    /// Flows that may be recorded, and ICMP errors sent, in a window from now on.
-    Caps([u32; 2]),
+    /// Flows that may be recorded, and ICMP errors sent of each kind (time to live over, too large), in a
+    /// window from now on.
+    Caps([u32; 3]),
     /// An order to cut the flows of a backend, from a tick on that is so long ago, or is to come.
     Cut(u32, Action, i32),
     /// The program is told of an interface.
@@ -76,7 +77,7 @@ impl fmt::Display for Step {
             Self::Plant(table, at, entry) => plant(f, *table, at, entry),
             Self::Evict(at) => write!(f, "evict {} {} {}", at.src, at.dst, at.protocol),
             Self::Crowd(at) => write!(f, "crowd {} {} {}", at.src, at.dst, at.protocol),
-            Self::Caps([flows, errors]) => write!(f, "caps {flows} {errors}"),
+            Self::Caps([flows, late, large]) => write!(f, "caps {flows} {late} {large}"),
             Self::Cut(backend, action, ago) => {
                 let known = ACTIONS.iter().find(|(_, it)| it == action);
                 let name = known.map_or("", |(name, _)| name);
@@ -206,7 +207,9 @@ fn read(line: &str) -> Result<Step> {
             let (_, action) = known.context("an unknown action")?;
             Ok(Step::Cut(backend.parse()?, *action, ago.parse()?))
         }
-        ("caps", [flows, errors]) => Ok(Step::Caps([flows.parse()?, errors.parse()?])),
+        ("caps", [flows, late, large]) => {
+            Ok(Step::Caps([flows.parse()?, late.parse()?, large.parse()?]))
+        }
         ("tell", words) => read_tell(words),
         ("plant", words) => read_plant(words),
         (ingress, _) => {
@@ -328,7 +331,7 @@ mod tests {
             Step::Plant(Table::Established, tuple, entry),
             Step::Evict(tuple),
             Step::Crowd(tuple),
-            Step::Caps([3, 4]),
+            Step::Caps([3, 4, 5]),
             Step::Tell(
                 "g",
                 Told {

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use anyhow::{Result, ensure};
 use switcher_common::clock::ms_from_ticks;
 use switcher_common::flow::FlowState::{Answered, Closing, Established, Refused, Unanswered};
-use switcher_common::service::Color::Green;
-use switcher_common::service::PerColor;
+use switcher_common::service::Color::{Blue, Green};
+use switcher_common::service::{PerColor, Protocol};
 use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::Scan;
@@ -180,6 +180,41 @@ fn g10_flows_that_are_older_than_ticks_can_tell_are_kept_comparable() -> Result<
         rig.scanner.scan(2, true, |_| {})?;
         let days = oldest()? / DAY_MS;
         ensure!(days == 13, "the oldest is {days} days old after a scan");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_drains_short_silence_ends_udp_flows_of_its_color_but_none_of_previews() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::with(&lab, &setup(&lab), |rig| {
+        // Green drains: 5 s instead of 60.
+        let service = rig.config.services[0].clone();
+        rig.path.set_idle(1, &service, [60_000, 5_000])?;
+        for (first, (color, preview, silent_ms, expires)) in (0..).zip([
+            (Blue, false, 11_000, false),
+            (Green, false, 11_000, true),
+            (Green, true, 11_000, false),
+            (Green, true, 61_000, true),
+        ]) {
+            let crowd = Crowd {
+                color,
+                preview,
+                silent_ms,
+                protocol: Protocol::Udp,
+                ..Crowd::new(first * 100, 10)
+            };
+            for family in [Family::V4, Family::V6] {
+                crowd.fill(rig, family, "ESTABLISHED")?;
+                let scan = rig.scanner.scan(2, true, |_| {})?;
+                let expected = if expires { 10 } else { 0 };
+                ensure!(
+                    scan.expired_flows == expected,
+                    "{family:?}, {color:?}, preview: {preview}, {silent_ms} ms: {scan:?}"
+                );
+            }
+        }
         Ok(())
     })
 }

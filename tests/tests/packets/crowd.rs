@@ -24,6 +24,7 @@ pub(crate) struct Crowd {
     pub(crate) service: u16,
     pub(crate) color: Color,
     pub(crate) state: FlowState,
+    pub(crate) protocol: Protocol,
     pub(crate) preview: bool,
     pub(crate) unpinned: bool,
     /// How long they have been silent; below zero, they do not age for as long.
@@ -37,7 +38,7 @@ pub(crate) struct Crowd {
 type Entries<A> = (Vec<FlowKey<A>>, Vec<FlowEntry<A>>);
 
 impl Crowd {
-    /// Established flows of blue in service 1.
+    /// Established TCP flows of blue in service 1.
     pub(crate) const fn new(first: u32, flows: u32) -> Self {
         Self {
             flows,
@@ -45,6 +46,7 @@ impl Crowd {
             service: 1,
             color: Color::Blue,
             state: FlowState::Established,
+            protocol: Protocol::Tcp,
             preview: false,
             unpinned: false,
             silent_ms: -3_600_000,
@@ -103,7 +105,7 @@ impl Crowd {
                 dst: address::<A>(0x0fff_0001),
                 src_port_be: 1_000_u16.to_be(),
                 dst_port_be: 80_u16.to_be(),
-                protocol: Protocol::Tcp as u8,
+                protocol: self.protocol as u8,
                 reserved: [0; 3],
             };
             let entry = FlowEntry {

@@ -433,3 +433,29 @@ fn own_errors_are_capped_and_above_the_cap_the_packet_is_dropped() -> Result<()>
         Ok(())
     })
 }
+
+#[test]
+fn a_flood_of_packets_whose_time_is_over_leaves_path_mtu_discovery_its_answers() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().mtu(MTU.into()).build()?;
+    Rig::plain(&lab, |rig| {
+        rig.uncap_own_errors()?;
+        for kind in Kind::ALL {
+            let talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            let late = talk.of_client(ACK).ttl(1);
+            let large = Packet {
+                dont_fragment: true,
+                ..of_len(talk.of_client(ACK), MTU + 1)?
+            };
+            rig.cap_own_errors([0, u32::MAX])?;
+            let dropped = Expected::untouched(Reason::TtlExceeded);
+            rig.expect(&format!("{kind:?}, late"), &late, &dropped)?;
+            rig.expect(&format!("{kind:?}, large"), &large, &too_big(&large)?)?;
+            rig.cap_own_errors([u32::MAX, 0])?;
+            rig.expect(&format!("{kind:?}, late"), &late, &time_exceeded(&late)?)?;
+            let dropped = Expected::untouched(Reason::TooBig);
+            rig.expect(&format!("{kind:?}, large"), &large, &dropped)?;
+        }
+        Ok(())
+    })
+}

@@ -260,12 +260,19 @@ impl<'a> Rig<'a> {
 
     /// Lets the node send as many errors of its own as a test provokes.
     pub(crate) fn uncap_own_errors(&self) -> Result<()> {
+        self.cap_own_errors([u32::MAX; 2])
+    }
+
+    /// How many errors of its own the node may send in a window: time to live over, too large.
+    pub(crate) fn cap_own_errors(&self, most: [u32; 2]) -> Result<()> {
         let path = self.config.agent.pin_dir.join("maps/RATE_BUDGETS");
         let mut budgets: Array<_, u32> = MapData::from_pin(&path)
             .and_then(Map::from_map_data)
             .and_then(Array::try_from)
             .with_context(|| format!("opening {}", path.display()))?;
-        budgets.set(Capped::IcmpError as u32, u32::MAX, 0)?;
+        for (what, budget) in [Capped::TimeExceeded, Capped::TooBig].into_iter().zip(most) {
+            budgets.set(what as u32, budget, 0)?;
+        }
         Ok(())
     }
 

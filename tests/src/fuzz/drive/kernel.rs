@@ -188,7 +188,8 @@ impl Kernel {
         self.hands
             .write_array(&[0, 1], &vec![0_u64; 2 * self.cpus])?;
         let windows = vec![Window::zeroed(); Capped::LEN as usize * self.cpus];
-        self.windows.write_array(&[0, 1], &windows)
+        let all: Vec<u32> = (0..Capped::LEN).collect();
+        self.windows.write_array(&all, &windows)
     }
 
     /// First fragments that are remembered.
@@ -272,6 +273,7 @@ impl Kernel {
             established: it.established,
             closing: it.closing,
             udp: it.udp,
+            udp_preview: it.udp_preview,
         });
         Ok(idle.collect())
     }

@@ -64,7 +64,9 @@ impl Rig {
             path.switch(&states).map(drop)
         })?;
         for (id, service) in (1..).zip(&config.services) {
-            path.set_idle(id, service, [service.idle.udp.as_millis(); 2])?;
+            // Blue's as in a drain.
+            let udp_ms = service.idle.udp.as_millis();
+            path.set_idle(id, service, [udp_ms / 2, udp_ms])?;
         }
         // Attached, so that frames can come in by the interfaces, but not enabled: what else goes
         // on in the lab is not counted.
@@ -89,7 +91,8 @@ impl Rig {
                 idle: kernel.idle()?,
                 cuts: HashMap::new(),
                 inserts: Cap::default(),
-                errors: Cap::default(),
+                told_late: Cap::default(),
+                told_large: Cap::default(),
                 fragments: HashMap::new(),
             },
             world,
@@ -125,8 +128,9 @@ impl Rig {
         for id in 0..self.model.routes.interfaces.len() {
             self.tell(id, Told::default())?;
         }
-        self.cap([PLENTY; 2])?;
-        self.model.errors.clear();
+        self.cap([PLENTY; 3])?;
+        self.model.told_late.clear();
+        self.model.told_large.clear();
         self.model.inserts.clear();
         self.set_colors(&[START; world::SERVICES])?;
         self.apply(0)
@@ -180,11 +184,13 @@ impl Rig {
         self.kernel.cut(backend, order)
     }
 
-    fn cap(&mut self, [flows, errors]: [u32; 2]) -> Result<()> {
+    fn cap(&mut self, [flows, late, large]: [u32; 3]) -> Result<()> {
         self.model.inserts.budget = flows;
-        self.model.errors.budget = errors;
+        self.model.told_late.budget = late;
+        self.model.told_large.budget = large;
         self.kernel.cap(Capped::Insert, flows)?;
-        self.kernel.cap(Capped::IcmpError, errors)
+        self.kernel.cap(Capped::TimeExceeded, late)?;
+        self.kernel.cap(Capped::TooBig, large)
     }
 
     fn set_colors(&mut self, colors: &[Colors]) -> Result<()> {

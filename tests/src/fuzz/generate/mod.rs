@@ -64,8 +64,8 @@ impl Generator {
             155..175 => self.evict(model),
             8..12 => self.plant(model),
             140..143 | 206..215 => self.crowd(model),
-            143..145 => Step::Caps([self.cap(), self.cap()]),
-            145..155 => Step::Caps([1_000_000; 2]),
+            143..145 => Step::Caps([self.cap(), self.cap(), self.cap()]),
+            145..155 => Step::Caps([1_000_000; 3]),
             175..180 | 215..220 => self.cut(model, &[Action::Reset, Action::Move]),
             180..195 => self.cut(model, &[Action::None]),
             195..198 => self.tell(true),
@@ -185,10 +185,10 @@ impl Generator {
                 (&self.talks, false)
             };
             let Talk { tuple, ingress, .. } = known[self.rng.usize(..known.len())];
-            let dst = if is_over && self.rng.bool() {
-                tuple.dst
-            } else {
-                self.listener(tuple.is_v6(), tuple.protocol)
+            let dst = match self.rng.u8(..4) {
+                0 | 1 if is_over => tuple.dst,
+                0..3 => self.twin(&tuple),
+                _ => self.listener(tuple.is_v6(), tuple.protocol),
             };
             return Talk::new(&mut self.rng, Tuple { dst, ..tuple }, ingress);
         }
@@ -198,6 +198,26 @@ impl Generator {
         let (ingress, address) = self.client(if is_v6 { Ip::V6 } else { Ip::V4 });
         let src = SocketAddr::new(address, 1024 + self.rng.u16(..64));
         Talk::new(&mut self.rng, Tuple { src, dst, protocol }, ingress)
+    }
+
+    /// Another VIP with an endpoint of the tuple's, so that replies to one client port could be of both.
+    fn twin(&mut self, tuple: &Tuple) -> SocketAddr {
+        let endpoints = |of: &Listener| of.backends.concat().into_iter().map(|(to, _)| to);
+        let is_own = |it: &&Listener| it.vip == tuple.dst && it.protocol == tuple.protocol;
+        let own = self.listeners.iter().find(is_own);
+        let own: Vec<SocketAddr> = own.map_or_else(Vec::new, |it| endpoints(it).collect());
+        let shares = |it: &&Listener| {
+            let is_other = it.vip != tuple.dst && it.protocol == tuple.protocol;
+            is_other && endpoints(it).any(|to| own.contains(&to))
+        };
+        let twins: Vec<SocketAddr> = self
+            .listeners
+            .iter()
+            .filter(shares)
+            .map(|it| it.vip)
+            .collect();
+        let which = self.rng.usize(..twins.len().max(1));
+        twins.get(which).copied().unwrap_or(tuple.dst)
     }
 
     fn listener(&mut self, is_v6: bool, protocol: u8) -> SocketAddr {
@@ -366,7 +386,17 @@ impl Generator {
     fn evict(&mut self, model: &Model) -> Step {
         let (at, entry) = self.flow(model, Table::Lru);
         match entry {
-            Some(entry) if self.rng.u8(..4) != 0 => Step::Evict(at.other(&entry)),
+            Some(entry) if self.rng.u8(..4) != 0 => {
+                if self.rng.bool() {
+                    // Another flow may take its place.
+                    let dst = self.twin(&at);
+                    let ingress = interface_of(model, at.src.ip());
+                    let talk = Talk::new(&mut self.rng, Tuple { dst, ..at }, ingress);
+                    let which = self.rng.usize(..self.talks.len());
+                    self.talks[which] = talk;
+                }
+                Step::Evict(at.other(&entry))
+            }
             _ => Step::Evict(at),
         }
     }

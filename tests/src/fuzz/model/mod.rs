@@ -111,8 +111,10 @@ pub struct Model {
     pub fragments: Fragments,
     /// Flows that may be recorded.
     pub inserts: Cap,
-    /// ICMP errors of the node's own.
-    pub errors: Cap,
+    /// ICMP errors of the node's own: time to live over.
+    pub told_late: Cap,
+    /// The same: too large for the next hop.
+    pub told_large: Cap,
 }
 
 /// What is known of the packet at hand, and what was counted so far.

@@ -53,8 +53,15 @@ impl Model {
             || self.is_martian(packet.ip.src)
             || !self.can_answer(packet)
             || self.is_unfinished(packet, transport)
-            || !self.errors.take(packet.now)
         {
+            return None;
+        }
+        let cap = if reason == "too_big_sent" {
+            &mut self.told_large
+        } else {
+            &mut self.told_late
+        };
+        if !cap.take(packet.now) {
             return None;
         }
         let ip = &packet.ip;

@@ -18,6 +18,8 @@ pub struct Idle {
     pub closing: u32,
     /// UDP, by color.
     pub udp: [u32; 2],
+    /// UDP of previews.
+    pub udp_preview: u32,
 }
 
 /// One family's ring.
@@ -108,6 +110,7 @@ fn is_idle(tables: &Tables, tuple: &Tuple, entry: &Entry, idle: &[Idle], now: u3
     let timeout = match entry.state {
         State::Unanswered | State::Answered => idle.unanswered,
         State::Established if tuple.is_tcp() => idle.established,
+        State::Established if entry.preview => idle.udp_preview,
         State::Established => idle.udp[usize::from(entry.color)],
         State::Closing | State::Refused | State::Cut => idle.closing,
     };
