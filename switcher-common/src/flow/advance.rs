@@ -88,6 +88,18 @@ impl Segment {
             .wrapping_add(flags)
     }
 
+    /// Whether it begins or ends within a direction's reach of `acked`, which the other direction has
+    /// acknowledged; 0: nothing.
+    #[inline(always)]
+    const fn is_near(&self, acked: u32) -> bool {
+        let begin = self.seq.wrapping_sub(acked).wrapping_add(MAX_SEQ_AHEAD);
+        let end = self
+            .end_seq()
+            .wrapping_sub(acked)
+            .wrapping_add(MAX_SEQ_AHEAD);
+        acked != 0 && (begin <= 2 * MAX_SEQ_AHEAD || end <= 2 * MAX_SEQ_AHEAD)
+    }
+
     /// Whether it acknowledges the SYN with `syn_seq`.
     #[inline(always)]
     const fn acknowledges_syn(&self, syn_seq: u32) -> bool {
@@ -247,7 +259,7 @@ impl Advance {
                 self
             };
         }
-        let (advance, is_in_reach) = self.with_progress(segment);
+        let (advance, is_in_reach) = self.with_progress(segment, &peer);
         if segment.flags & SYN == 0 && advance.progress.fin_end == 0 && self.is_established() {
             return advance;
         }
@@ -287,25 +299,34 @@ impl Advance {
     /// whether it is in it. Its ACK counts as its number does: a RST of the other side is judged by it.
     ///
     /// A direction of which nothing is known, because the flow was made by a packet of the other
-    /// one, begins at its first segment. An older ACK was overtaken; on a closing flow it may be
+    /// one, begins at its first segment. In reach is also what is near the number that the other
+    /// direction has acknowledged, which is the receiver's word: it leads on when more than the reach was
+    /// sent another way, and back to what is sent again of a large window. An older ACK was overtaken; on a closing flow it may be
     /// what the other side's RST will be about, and counts.
     #[inline(always)]
-    fn with_progress(mut self, segment: &Segment) -> (Self, bool) {
+    fn with_progress(
+        mut self,
+        segment: &Segment,
+        peer: impl Fn() -> Option<Progress>,
+    ) -> (Self, bool) {
         let (end, known) = (segment.end_seq(), self.progress.next_seq);
-        let is_ahead = known == 0 || end.wrapping_sub(known) <= MAX_SEQ_AHEAD;
-        if is_ahead {
+        let (ahead, behind) = (end.wrapping_sub(known), known.wrapping_sub(end));
+        let is_near = known == 0
+            || ahead <= MAX_SEQ_AHEAD
+            || behind <= MAX_SEQ_AHEAD
+            || peer().is_some_and(|peer| segment.is_near(peer.acked))
+            || cfg!(mutant = "every-ack-believed");
+        if is_near && (known == 0 || ahead <= u32::MAX / 2) {
             self.progress.next_seq = end;
         }
-        let is_near = is_ahead
-            || known.wrapping_sub(end) <= MAX_SEQ_AHEAD
-            || cfg!(mutant = "every-ack-believed");
         let is_older = self.progress.acked != 0
             && is_behind(segment.ack, self.progress.acked)
             && !matches!(self.shared.state, FlowState::Closing);
         if segment.has_ack() && is_near && !is_older {
             self.progress.acked = segment.ack;
         }
-        if segment.is_fin() && is_near && self.progress.fin_end == 0 {
+        // Also out of reach: what lies before it may have been lost on its way here.
+        if segment.is_fin() && self.progress.fin_end == 0 {
             self.progress.fin_end = end;
         }
         (self, is_near)
@@ -462,17 +483,15 @@ impl Advance {
             peer_progress = peer().unwrap_or_default();
             self.note_fin(segment, is_in_reach, goes_on, peer_progress.acked);
         }
-        let had_ended = before.has_ended(&peer_progress);
-        let has_ended = self.progress.has_ended(&peer_progress);
+        let was_over = before.has_ended(&peer_progress);
+        let is_over = self.progress.has_ended(&peer_progress);
         match self.shared.state {
-            FlowState::Established if has_ended => self.in_state(Next::Update, FlowState::Closing),
-            FlowState::Closing if had_ended && self.progress.fin_end == before.fin_end => Self {
+            FlowState::Established if is_over => self.in_state(Next::Update, FlowState::Closing),
+            FlowState::Closing if was_over && self.progress.fin_end == before.fin_end => Self {
                 progress: *before,
                 ..self
             },
-            FlowState::Closing
-                if goes_on && !has_ended && !cfg!(mutant = "fault-never-restored") =>
-            {
+            FlowState::Closing if goes_on && !is_over && !cfg!(mutant = "fault-never-restored") => {
                 self.in_state(Next::Restore, FlowState::Established)
             }
             _ => self,

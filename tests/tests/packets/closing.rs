@@ -36,11 +36,11 @@ fn g10_a_flow_is_over_when_each_side_has_acknowledged_the_other_ones_fin() -> Re
             let data = talk.of_backend(PSH | ACK).payload(b"the rest");
             talk.reply(rig, "data of the open side", &data, &[])?;
             assert_eq!(talk.flow(rig)?, half, "a half-closed flow goes on");
-            let lost = talk.of_client(ACK);
+            let earlier = talk.of_client(ACK);
             let fin = talk.of_backend(FIN | ACK).payload(b"its tail");
             talk.reply(rig, "FIN of the backend", &fin, &[])?;
             assert_eq!(talk.flow(rig)?.fins, [true; 2]);
-            talk.send(rig, "an ACK of what came before", &lost, &[])?;
+            talk.send(rig, "an ACK of what came before", &earlier, &[])?;
             assert_eq!(talk.flow(rig)?.state, FlowState::Established);
             assert_eq!(in_flight(rig)?, 1, "the client has not got all");
             talk.reply(rig, "the FIN again", &fin, &[])?;
@@ -52,7 +52,7 @@ fn g10_a_flow_is_over_when_each_side_has_acknowledged_the_other_ones_fin() -> Re
             assert_eq!(in_flight(rig)?, 0, "a closed flow is not in flight");
             talk.send(rig, "the last ACK again", &last, &[])?;
             assert_eq!(talk.flow(rig)?, over, "the last ACK restores nothing");
-            talk.send(rig, "an older ACK", &lost, &[])?;
+            talk.send(rig, "an older ACK", &earlier, &[])?;
             assert_eq!(talk.flow(rig)?, over, "nor does what was overtaken");
             let rst = talk.of_client(RST);
             talk.send(rig, "a RST instead of time-wait", &rst, &[])?;
@@ -170,6 +170,38 @@ fn g2_a_rst_of_somebody_else_ends_no_pin_and_moves_none() -> Result<()> {
             let rst = talk.of_client(RST);
             talk.send(rig, "a RST of its own", &rst, &[Reason::Demoted])?;
             rig.flip(Color::Blue)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flow_of_which_much_was_sent_another_way_is_over_when_it_ends() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        for kind in Kind::TCP {
+            for (port, by_rst) in [(4000, false), (4001, true)] {
+                let mut talk = Talk::open(rig, kind, port, Color::Blue)?;
+                let unseen = 10_000_000;
+                talk.skip(unseen);
+                let ack = talk.of_backend(ACK);
+                talk.reply(rig, "the backend acknowledges it", &ack, &[])?;
+                let more = talk.of_client(PSH | ACK).payload(b"the rest");
+                talk.send(rig, "the client goes on", &more, &[])?;
+                if by_rst {
+                    let rst = talk.of_client(RST);
+                    talk.send(rig, "RST", &rst, &[Reason::Demoted])?;
+                } else {
+                    let fin = talk.of_client(FIN | ACK);
+                    talk.send(rig, "FIN of the client", &fin, &[])?;
+                    let fin = talk.of_backend(FIN | ACK);
+                    talk.reply(rig, "FIN of the backend", &fin, &[])?;
+                    let last = talk.of_client(ACK);
+                    talk.send(rig, "the last ACK", &last, &[Reason::Demoted])?;
+                }
+                assert_eq!(in_flight(rig)?, 0, "{kind:?}, by RST: {by_rst}");
+            }
         }
         Ok(())
     })

@@ -35,7 +35,7 @@ Row {
     what: "a datagram of a flow that a scan had cut was to be counted for the old color, with nothing",
     world: World::Roomy,
     steps: "
-        plant lru [fd00:c8::a]:1087 [2001:db8::3]:443 17 [fd00:1::2]:7000 client cut 1650022167 2440025969 1527927094 2060905018 7653 17160 97 1 1 [0, 0, 0, 0]
+        plant lru [fd00:c8::a]:1087 [2001:db8::3]:443 17 [fd00:1::2]:7000 client cut 1650022167 2440025969 1527927094 2060905018 7653 17160 97 1 1 [0, 0] 0
         c1 02000000000102000000000286dd6000123400081140fd0000c800000000000000000000000a20010db8000000000000000000000003043f01bb00082ba8
     ",
     reason: "redirected",

@@ -109,6 +109,11 @@ impl Talk {
         }
     }
 
+    /// The client sends so many bytes, which go another way.
+    pub(crate) const fn skip(&mut self, bytes: u32) {
+        self.next[0] += bytes;
+    }
+
     /// Sends `packet` of the client, which goes to the backend with these notes.
     pub(crate) fn send(
         &mut self,

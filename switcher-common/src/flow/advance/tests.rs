@@ -459,6 +459,62 @@ fn a_segment_far_ahead_does_not_keep_a_flow_open_that_is_closed_properly() {
 }
 
 #[test]
+fn a_direction_of_which_much_was_not_seen_goes_on_at_what_its_receiver_acknowledged() {
+    use FlowState::{Closing, Established};
+    let far = CLIENT_NEXT + (1 << 24);
+    let mut flow = Flow::established();
+    flow.client(PSH_ACK, far, BACKEND_NEXT + 77, 100);
+    assert_eq!(
+        flow.entries[0].next_seq, CLIENT_NEXT,
+        "anybody may have sent it"
+    );
+    flow.backend(ACK, BACKEND_NEXT, far, 0);
+    for (what, seq, len) in [("begins there", far, 100), ("ends there", far - 50, 60)] {
+        let mut flow = Flow {
+            entries: flow.entries,
+        };
+        flow.client(PSH_ACK, seq, BACKEND_NEXT + 77, len);
+        let client = flow.entries[0].progress();
+        let expected = (seq + u32::from(len), BACKEND_NEXT + 77);
+        assert_eq!((client.next_seq, client.acked), expected, "{what}");
+    }
+    // Its close is seen, and so is the other side's RST.
+    flow.client(FIN | ACK, far, BACKEND_NEXT, 0);
+    flow.backend(FIN | ACK, BACKEND_NEXT, far + 1, 0);
+    assert_eq!(flow.state(), Established);
+    assert_eq!(flow.client(ACK, far + 1, BACKEND_NEXT + 1, 0), Closing);
+}
+
+#[test]
+fn what_is_sent_again_of_a_large_window_moves_no_direction_back() {
+    let mut flow = Flow::established();
+    let mut sent = CLIENT_NEXT;
+    for _ in 0..20 {
+        flow.client(PSH_ACK, sent, BACKEND_NEXT, 60_000);
+        sent += 60_000;
+    }
+    flow.client(PSH_ACK, CLIENT_NEXT, BACKEND_NEXT + 9, 1_460);
+    let client = flow.entries[0].progress();
+    assert_eq!((client.next_seq, client.acked), (sent, BACKEND_NEXT + 9));
+    flow.client(FIN | ACK, sent, BACKEND_NEXT + 9, 0);
+    assert_eq!(flow.entries[0].fin_end, sent + 1);
+}
+
+#[test]
+fn a_fin_behind_more_than_is_in_reach_is_seen() {
+    let mut flow = Flow::established();
+    let far = CLIENT_NEXT + 500_000;
+    flow.client(FIN | ACK, far, BACKEND_NEXT, 0);
+    // What was lost before it comes again; the FIN does not.
+    for seq in (CLIENT_NEXT..far).step_by(50_000) {
+        flow.client(PSH_ACK, seq, BACKEND_NEXT, 50_000);
+    }
+    flow.backend(FIN | ACK, BACKEND_NEXT, far + 1, 0);
+    let last = flow.client(ACK, far + 1, BACKEND_NEXT + 1, 0);
+    assert_eq!(last, FlowState::Closing);
+}
+
+#[test]
 fn an_acknowledged_fin_is_not_replaced_and_data_behind_it_shows_that_it_was_none() {
     let fin_end = |flow: &Flow| flow.entries[0].fin_end;
     let mut flow = Flow::established();

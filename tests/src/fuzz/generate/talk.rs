@@ -221,7 +221,7 @@ impl Talk {
 
     fn advance(&mut self, sender: Sender, by: usize) {
         let next = &mut self.next[usize::from(sender == Sender::Backend)];
-        *next = next.wrapping_add(u32::try_from(by).expect("a short payload"));
+        *next = next.wrapping_add(u32::try_from(by).expect("half of the numbers at most"));
     }
 
     fn syn(&mut self, rng: &mut Rng, is_new: bool) -> Say {
@@ -286,9 +286,20 @@ impl Talk {
                 let len = u32::try_from(payload).expect("a short payload");
                 say.seq = say.seq.wrapping_add(edge).wrapping_sub(len);
             }
-            2 => say.seq = say.seq.wrapping_sub(rng.u32(..2_000)),
+            2 => {
+                let back = [2_000, 140_000, 1 << 20][rng.usize(..3)];
+                say.seq = say.seq.wrapping_sub(rng.u32(..back));
+            }
             3 => say.ack = rng.u32(..),
             4 => say.ack = say.ack.wrapping_add([65_536, 65_537][rng.usize(..2)]),
+            // More than its reach goes another way; the other side acknowledges it, or not yet.
+            6 if rng.u8(..4) == 0 => {
+                let unseen = [131_073, 140_000, 1 << 24, 1 << 31][rng.usize(..4)];
+                self.advance(sender, unseen);
+                if rng.bool() {
+                    return self.say(other(sender), ACK, 0);
+                }
+            }
             5 => say.flags = [PSH, 0, PSH | ACK | 0x20, 0xc0 | ACK][rng.usize(..4)],
             _ => self.advance(sender, payload),
         }
@@ -336,6 +347,13 @@ impl Talk {
             say.seq = say.seq.wrapping_add(off);
         }
         say
+    }
+}
+
+const fn other(sender: Sender) -> Sender {
+    match sender {
+        Sender::Client => Sender::Backend,
+        Sender::Backend => Sender::Client,
     }
 }
 

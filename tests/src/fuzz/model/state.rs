@@ -60,32 +60,39 @@ fn in_state(entry: &Entry, state: State) -> Entry {
 
 /// The end of what was sent, the newest ACK, and the first FIN, of segments that are near what is known.
 /// Zero is a number that nothing is known of.
-fn progressed(entry: &Entry, segment: &Segment) -> Entry {
-    let mut entry = *entry;
-    if !is_in_reach(&entry, segment) {
-        return entry;
+fn progressed(entry: &Entry, segment: &Segment, other: Option<&Entry>) -> Entry {
+    let mut after = *entry;
+    if segment.fin && entry.fin == 0 {
+        after.fin = segment.end();
+    }
+    if !is_in_reach(entry, segment, other) {
+        return after;
     }
     let overtaken = (1..=REACH).contains(&entry.acked.wrapping_sub(segment.ack_number));
     let is_taken = entry.acked == 0 || entry.state == State::Closing || !overtaken;
     if segment.ack && is_taken {
-        entry.acked = segment.ack_number;
+        after.acked = segment.ack_number;
     }
-    if entry.end == 0 || ahead(&entry, segment) <= REACH {
-        entry.end = segment.end();
+    let half = 1 << 31;
+    if entry.end == 0 || segment.end().wrapping_sub(entry.end) < half {
+        after.end = segment.end();
     }
-    if entry.fin == 0 && segment.fin {
-        entry.fin = segment.end();
-    }
-    entry
+    after
 }
 
-fn ahead(entry: &Entry, segment: &Segment) -> u32 {
-    segment.end().wrapping_sub(entry.end)
+/// Whether the segment is near the end of its direction, or what the other one acknowledged.
+fn is_in_reach(entry: &Entry, segment: &Segment, other: Option<&Entry>) -> bool {
+    let acked = other.map_or(0, |it| it.acked);
+    entry.end == 0
+        || distance(segment.end(), entry.end) <= REACH
+        || (acked != 0
+            && [segment.seq, segment.end()]
+                .iter()
+                .any(|number| distance(*number, acked) <= REACH))
 }
 
-fn is_in_reach(entry: &Entry, segment: &Segment) -> bool {
-    let ahead = ahead(entry, segment);
-    entry.end == 0 || ahead.min(ahead.wrapping_neg()) <= REACH
+fn distance(a: u32, b: u32) -> u32 {
+    a.wrapping_sub(b).min(b.wrapping_sub(a))
 }
 
 fn acknowledges_syn(entry: &Entry, segment: &Segment) -> bool {
@@ -122,7 +129,7 @@ fn client_syn(entry: &Entry, segment: &Segment) -> (Entry, Fate) {
 }
 
 fn client_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fate) {
-    let entry = &progressed(before, segment);
+    let entry = &progressed(before, segment, other);
     let beyond = segment.ack_number.wrapping_sub(entry.answer);
     let fits = segment.ack && (1..=FIRST_ACK).contains(&beyond);
     // An answer's number of zero is taken for none: a sender that really has it waits a little longer.
@@ -135,7 +142,7 @@ fn client_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (
 }
 
 fn backend_segment(before: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fate) {
-    let entry = &progressed(before, segment);
+    let entry = &progressed(before, segment, other);
     let is_accepted = segment.ack && !segment.syn && acknowledges_client(entry, segment, other);
     let is_syn_ack = segment.syn && segment.ack && acknowledges_syn(entry, segment);
     match entry.state {
@@ -186,14 +193,14 @@ fn stream(
     segment: &Segment,
     other: Option<&Entry>,
 ) -> (Entry, Fate) {
-    let goes_on = is_in_reach(before, segment) && segment.ack && !segment.syn;
+    let goes_on = is_in_reach(before, segment, other) && segment.ack && !segment.syn;
     let behind_fin = segment.end().wrapping_sub(after.fin);
     let data_behind_fin = goes_on && segment.payload > 0 && (1..=REACH).contains(&behind_fin);
     let is_acknowledged = other.map_or(0, |it| it.acked) == after.fin;
     let mut after = *after;
     if after.fin != 0 {
         let is_better = data_behind_fin || !is_acknowledged;
-        if segment.fin && is_in_reach(before, segment) && is_better {
+        if segment.fin && is_in_reach(before, segment, other) && is_better {
             after.fin = segment.end();
         } else if data_behind_fin {
             after.fin = 0;
