@@ -16,6 +16,19 @@ pub enum Action {
     Move = 2,
 }
 
+/// Which packets of a paused listener are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hold {
+    /// Those that begin a flow.
+    Fresh = 1,
+    /// All, in both directions.
+    All = 2,
+}
+
+/// Longest pause in ticks, 30 s. An end that is further away has passed long ago: ticks wrap.
+const MAX_HOLD_TICKS: u32 = 28_611;
+
 /// The order for the flows of one backend; index is the backend's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -24,10 +37,14 @@ pub struct CutOrder {
     pub deadline: u32,
     /// An [`Action`] as its number; 0: no order.
     pub action: u8,
+    /// A [`Hold`] as its number; 0: no pause.
+    pub hold: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
+    /// Tick at which the pause ends.
+    pub hold_until: u32,
 }
-shared!(CutOrder, 8);
+shared!(CutOrder, 12);
 
 impl CutOrder {
     /// `action` from `deadline` on.
@@ -36,8 +53,29 @@ impl CutOrder {
         Self {
             deadline,
             action: action as u8,
-            reserved: [0; 3],
+            hold: 0,
+            reserved: [0; 2],
+            hold_until: 0,
         }
+    }
+
+    /// With a pause beside it; of two, the one that drops more.
+    #[must_use]
+    pub const fn with_hold(mut self, hold: Hold, until: u32) -> Self {
+        if hold as u8 >= self.hold {
+            self.hold = hold as u8;
+            self.hold_until = until;
+        }
+        self
+    }
+
+    /// Whether a packet of a flow is dropped at tick `now` because of a pause; previews' never are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn holds(&self, is_preview: bool, begins: bool, now: u32) -> bool {
+        let is_meant = self.hold == Hold::All as u8 || (begins && self.hold == Hold::Fresh as u8);
+        let left = self.hold_until.wrapping_sub(now);
+        is_meant && !is_preview && left != 0 && left <= MAX_HOLD_TICKS
     }
 
     /// Whether the flow of `entry` is cut at tick `now`: previews never are.
@@ -78,6 +116,24 @@ mod tests {
         assert!(!order.cuts(true, 101, 200), "began later");
         let across = CutOrder::new(Action::Reset, 5);
         assert!(across.cuts(true, u32::MAX - 5, 7), "across the wrap");
+    }
+
+    #[test]
+    fn a_pause_holds_what_begins_or_all_until_its_end() {
+        let fresh = CutOrder::default().with_hold(Hold::Fresh, 100);
+        assert!(fresh.holds(false, true, 99));
+        assert!(!fresh.holds(false, true, 100), "it has ended");
+        assert!(!fresh.holds(false, true, 100_000_000), "long ago");
+        assert!(!fresh.holds(false, false, 99), "what is there goes on");
+        let all = fresh.with_hold(Hold::All, 120);
+        assert!(all.holds(false, false, 119));
+        assert!(!all.holds(true, true, 119), "previews go on");
+        assert_eq!(
+            all.with_hold(Hold::Fresh, 200),
+            all,
+            "the harder one counts"
+        );
+        assert!(!CutOrder::default().holds(false, true, u32::MAX));
     }
 
     #[test]

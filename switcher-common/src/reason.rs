@@ -175,6 +175,8 @@ reasons! {
     61 SweepFull Note "sweep_full";
     /// An idle flow that the program swept.
     62 Swept Note "flow_swept";
+    /// Its listener is paused: what begins a flow waits until its sender tries again, or all does.
+    65 Paused Drop "paused";
     /// A UDP flow of a cut color: selected afresh.
     63 FlowMoved Note "flow_moved";
     /// One direction of a flow had been forgotten, and another flow has its place: the flow cannot be

@@ -14,18 +14,36 @@ pub const FLOW_HASH_SEED: u64 = 0x7377_6974_6368_6572;
 /// tuple is free.
 pub const BACKEND_TRIES: u32 = 4;
 
-/// The color of a packet that no flow pins: what begins goes to the active color, what is in the
-/// middle of a stream to the base color (G9), and a preview's to the standby.
+/// Seed of the hash that shares clients between the colors: another one than the flow hash's, so that
+/// a share of the clients is no share of a table's slots.
+const SPLIT_SEED: u64 = 0x7370_6c69_7420_6279;
+
+/// The color of a packet that no flow pins: what begins goes to the active color, or, from a share of
+/// the clients, to the standby; what is in the middle of a stream goes to the base color (G9), and a
+/// preview's to the standby.
 #[inline(always)]
 #[must_use]
-pub fn color(listener: &ListenerRecord, switch: &ServiceSwitch, begins: bool) -> Color {
-    if listener.is_preview() {
+pub fn color<A: Address>(
+    listener: &ListenerRecord,
+    switch: &ServiceSwitch,
+    client: &A,
+    begins: bool,
+) -> Color {
+    if listener.is_preview() || (begins && is_in_share(client, switch.split_percent)) {
         Color::from_bit(switch.active).other()
     } else if begins || cfg!(mutant = "no-base-color") {
         Color::from_bit(switch.active ^ u8::from(cfg!(mutant = "fault-color")))
     } else {
         Color::from_bit(switch.base)
     }
+}
+
+/// Whether fresh flows of `client` go to the standby when `percent` of the clients do. The shares are
+/// nested: a larger one has all clients of a smaller one.
+#[inline(always)]
+#[must_use]
+pub fn is_in_share<A: Address>(client: &A, percent: u8) -> bool {
+    slot(mix(SPLIT_SEED ^ client.digest()), 100) < u32::from(percent)
 }
 
 /// Spreads the bits of `word` (the finalizer of `MurmurHash3` by Austin Appleby, public domain).

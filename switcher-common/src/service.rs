@@ -137,6 +137,17 @@ pub struct ListenerKey {
 shared!(ListenerKey, 20);
 
 impl ListenerKey {
+    /// The key of what listens at `vip` and `port`.
+    #[must_use]
+    pub const fn at(vip: WideAddress, port: u16, protocol: Protocol) -> Self {
+        Self {
+            vip,
+            port_be: port.to_be(),
+            protocol: protocol as u8,
+            af: vip.af(),
+        }
+    }
+
     /// The key under which it is noted that `vip` is the address of some listener.
     #[inline(always)]
     #[must_use]
@@ -355,8 +366,10 @@ pub struct ServiceSwitch {
     pub active: u8,
     /// The base [`Color`] as its number (G9).
     pub base: u8,
+    /// Share of the clients, in percent, whose fresh flows go to the standby.
+    pub split_percent: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 shared!(ServiceSwitch, 16);
 

@@ -30,6 +30,13 @@ pub(crate) fn is_cut<A: Tables>(entry: &FlowEntry<A>, is_tcp: bool, now: u32) ->
     entry.state() == FlowState::Cut || CUTS.get(entry.backend).is_some_and(by_order)
 }
 
+/// Whether a packet of the flow of `entry` is dropped because its listener is paused.
+#[inline(always)]
+pub(crate) fn is_held<A: Tables>(entry: &FlowEntry<A>, begins: bool, now: u32) -> bool {
+    CUTS.get(entry.backend)
+        .is_some_and(|order| order.holds(entry.is_preview(), begins, now))
+}
+
 /// What becomes of a packet of a cut flow, whose entry is in `work`. `true`: it is translated once
 /// more; `false`: it begins a flow of its own.
 #[inline(always)]

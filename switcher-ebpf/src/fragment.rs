@@ -11,7 +11,7 @@ use switcher_common::{
 };
 
 use crate::{
-    cut::is_cut,
+    cut::{is_cut, is_held},
     filter,
     flow::table::find,
     maps::Tables,
@@ -47,6 +47,9 @@ pub(crate) fn follow<A: Tables + Network>(work: &mut Work<A>) -> Result<(), Reas
     };
     // SAFETY: as in `flow::track`.
     work.entry = unsafe { *hit.entry };
+    if is_held(&work.entry, false, work.now) {
+        return Err(Reason::Paused);
+    }
     let is_tcp = work.key.is_tcp();
     if is_tcp && is_cut(&work.entry, is_tcp, work.now) {
         return Err(Reason::FlowCut);

@@ -18,6 +18,7 @@ use switcher_common::{
 
 use crate::{
     count,
+    cut::is_held,
     flow::table::{find, insert, record},
     frame::XdpFrame,
     interface,
@@ -114,6 +115,9 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<P
         flags: FLAG_UNPINNED,
         ..FlowEntry::zeroed()
     };
+    if is_held(&work.entry, false, work.now) {
+        return Err(Reason::Paused);
+    }
     work.set_peer_key();
     if work.segment.is_rst() {
         count::note(Reason::ReplyRepinned);

@@ -11,6 +11,7 @@ use switcher_common::{
 
 use crate::{
     count,
+    cut::is_held,
     flow::table::record,
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, SWITCH, Tables},
     work::Work,
@@ -30,7 +31,7 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         .get_value(0, &u32::from(listener.service))
         .ok_or(Reason::Inconsistent)?;
     let begins = !work.key.is_tcp() || work.segment.is_initial_syn();
-    let color = color(&listener, switch, begins);
+    let color = color(&listener, switch, &work.key.src, begins);
     let begun = Progress::begun(&work.segment);
     work.entry = FlowEntry {
         syn_seq: work.segment.seq,
@@ -47,6 +48,9 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         ..FlowEntry::zeroed()
     };
     assign_backend(work, &listener, color)?;
+    if is_held(&work.entry, begins, work.now) {
+        return Err(Reason::Paused);
+    }
     if !begins {
         count::note(Reason::Unpinned);
         // A RST in the middle of nowhere is delivered, and begins nothing.
@@ -71,7 +75,8 @@ pub(crate) fn takes_fresh_flows<A: Address>(entry: &FlowEntry<A>) -> bool {
     } else {
         active
     };
-    entry.color() == fresh
+    let is_shared = switch.split_percent != 0 && !entry.is_preview();
+    entry.color() == fresh || is_shared
 }
 
 /// Whether no client has `address`: nobody has it, or it is one of ours.

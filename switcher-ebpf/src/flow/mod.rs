@@ -51,6 +51,9 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     // single fields at the same time, each of which is valid on its own.
     work.entry = unsafe { *hit.entry };
     work.set_peer_key();
+    if cut::is_held(&work.entry, false, work.now) {
+        return Err(Reason::Paused);
+    }
     if cut::is_cut(&work.entry, work.key.is_tcp(), work.now) {
         return cut::packet_of(work, &hit).map(Found::from);
     }

@@ -8,7 +8,7 @@ use switcher_common::service::{Color, ServiceSwitch};
 use super::state_file::State;
 use crate::{
     config::{Config, ServiceConfig},
-    switching::{Cuts, Drain, Now, Service, Switchboard},
+    switching::{Confirm, Cuts, Drain, DrainTerms, Newest, Now, Origin, Service, Switchboard},
 };
 
 /// What the kernel's maps say; empty where the maps are new.
@@ -64,21 +64,34 @@ fn adopted(
     let drain = match known {
         Some(file) => file.drain.clone(),
         // The agent died between the flip and the disk: the drain begins anew.
-        None if kernel.generation > 0 => Some(Drain::begin(
-            active.other(),
-            kernel.generation,
-            now,
-            config.drain_timeout.as_millis(),
-            config.at_deadline,
-            Cuts::default(),
-        )),
+        None if kernel.generation > 0 => {
+            let terms = DrainTerms {
+                timeout_ms: config.drain_timeout.as_millis(),
+                at_deadline: config.at_deadline,
+                ..DrainTerms::default()
+            };
+            let color = active.other();
+            Some(Drain::begin(color, kernel.generation, now, terms))
+        }
         None => None,
     };
     let running = drain.as_ref().is_some_and(|drain| drain.ended.is_none());
+    let unseen = file.filter(|file| file.active != active).map(|_| Newest {
+        origin: Origin::Flip,
+        from: active.other(),
+        forced: false,
+    });
     Service {
         active,
         base: if running { base } else { active },
         generation: kernel.generation,
+        newest: unseen.or(file.and_then(|file| file.newest)),
+        confirm: known.and_then(|file| file.confirm),
+        split_percent: kernel.split_percent,
+        pauses: known.map(|file| file.pauses.clone()).unwrap_or_default(),
+        drained_backends: file
+            .map(|file| file.drained_backends.clone())
+            .unwrap_or_default(),
         drain,
     }
 }
@@ -96,6 +109,12 @@ fn after_reboot(file: &Service, now: Now) -> Service {
     Service {
         base: file.active,
         drain,
+        // Its clock was that of another boot.
+        confirm: file.confirm.map(|confirm| Confirm {
+            deadline: now.plus_ms(confirm.deadline.wall_ms.saturating_sub(now.wall_ms)),
+            ..confirm
+        }),
+        pauses: Vec::new(),
         ..file.clone()
     }
 }
@@ -105,7 +124,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::switching::AtDeadline;
 
     const NOW: Now = Now {
         boot_ms: 5_000,
@@ -146,7 +164,7 @@ mod tests {
             generation,
             active: active as u8,
             base: base as u8,
-            reserved: [0; 6],
+            ..ServiceSwitch::default()
         };
         Kernel {
             generation,
@@ -155,19 +173,34 @@ mod tests {
     }
 
     fn draining(active: Color, generation: u64) -> Service {
+        let terms = DrainTerms {
+            timeout_ms: 30_000,
+            ..DrainTerms::default()
+        };
         Service {
-            active,
             base: active.other(),
             generation,
-            drain: Some(Drain::begin(
-                active.other(),
-                generation,
-                NOW,
-                30_000,
-                AtDeadline::Keep,
-                Cuts::default(),
-            )),
+            drain: Some(Drain::begin(active.other(), generation, NOW, terms)),
+            ..Service::new(active)
         }
+    }
+
+    #[test]
+    fn a_confirmation_keeps_its_time_over_a_reboot() {
+        let waiting = Service {
+            confirm: Some(Confirm {
+                deadline: Now {
+                    boot_ms: 99_000,
+                    wall_ms: NOW.wall_ms + 700,
+                },
+                flip: 7,
+            }),
+            ..draining(Color::Blue, 7)
+        };
+        let file = state("old boot", waiting);
+        let board = board(&config(), &Kernel::default(), Some(&file), "boot", NOW);
+        let confirm = board.services["web"].confirm.expect("it waits still");
+        assert_eq!(confirm.deadline, NOW.plus_ms(700));
     }
 
     #[test]

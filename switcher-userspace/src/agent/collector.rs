@@ -13,8 +13,12 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{clock, core::Command, resetter::Resetter};
-use crate::datapath::{Scan, Scanner};
+use super::{
+    clock,
+    core::{Asked, Command},
+    resetter::Resetter,
+};
+use crate::datapath::{Busy, Scan, Scanner};
 
 /// Requests for a scan that may wait at once; as many as the API serves connections.
 const MAX_WAITING: usize = 256;
@@ -23,6 +27,8 @@ const MAX_WAITING: usize = 256;
 pub(super) enum Order {
     /// Scan now, and answer when the agent has taken the scan in.
     Scan(oneshot::Sender<()>),
+    /// Count what flows refer to, for a change.
+    Count(Box<Asked>),
     /// The pace has changed.
     Pace,
 }
@@ -35,6 +41,14 @@ pub(super) struct Scanned {
     pub(super) began_boot_ms: u64,
     /// Who waits for it.
     pub(super) waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// What flows refer to, for a change that waits for it.
+pub(super) struct Counted {
+    /// The change.
+    pub(super) asked: Box<Asked>,
+    /// What must keep its meaning.
+    pub(super) busy: Busy,
 }
 
 /// The way to the collector's thread.
@@ -68,6 +82,17 @@ impl Collector {
         let _ = self.orders.try_send(Order::Pace);
     }
 
+    /// Asks for a count, after which [`Command::Counted`] has the change again. `Err`: too many wait.
+    pub(super) fn count_for(&self, asked: Box<Asked>) -> Result<(), Box<Asked>> {
+        let sent = self.orders.try_send(Order::Count(asked));
+        sent.map_err(|refused| match refused {
+            TrySendError::Full(Order::Count(asked))
+            | TrySendError::Disconnected(Order::Count(asked)) => asked,
+            // What comes back is what was sent.
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => unreachable!("another order"),
+        })
+    }
+
     /// Asks for a scan; ready when its result is published. `None` when too many wait.
     pub(super) fn scan(&self) -> Option<oneshot::Receiver<()>> {
         let (done, ready) = oneshot::channel();
@@ -88,9 +113,24 @@ fn run(
     let mut pause = Duration::ZERO;
     let mut resetter = Resetter::open();
     loop {
-        let mut waiting = Vec::new();
-        if !collect_orders(orders, pause, &mut waiting) {
+        let (mut waiting, mut counts) = (Vec::new(), Vec::new());
+        if !collect_orders(orders, pause, &mut waiting, &mut counts) {
             return;
+        }
+        for asked in counts {
+            match scanner.busy(highest_service) {
+                Ok(busy) => {
+                    let counted = Command::Counted(Counted {
+                        asked: Box::new(asked),
+                        busy,
+                    });
+                    if core.blocking_send(counted).is_err() {
+                        return;
+                    }
+                }
+                // Whoever asked hears that the agent failed: its answer is dropped.
+                Err(error) => tracing::error!(%error, "flows are not counted for a change"),
+            }
         }
         let began_boot_ms = clock::boot_ms();
         match scanner.scan(highest_service, true, |flow| resetter.reset(flow)) {
@@ -121,6 +161,7 @@ fn collect_orders(
     orders: &Receiver<Order>,
     pause: Duration,
     waiting: &mut Vec<oneshot::Sender<()>>,
+    counts: &mut Vec<Asked>,
 ) -> bool {
     let first = match orders.recv_timeout(pause) {
         Err(RecvTimeoutError::Timeout) => return true,
@@ -130,6 +171,7 @@ fn collect_orders(
     for order in std::iter::once(first).chain(orders.try_iter()) {
         match order {
             Order::Scan(done) => waiting.push(done),
+            Order::Count(asked) => counts.push(*asked),
             Order::Pace => {}
         }
     }

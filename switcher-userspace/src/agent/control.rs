@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     collector::Collector,
-    core::{Command, data_path},
+    core::{Asked, Command, data_path},
     explain::explain,
     trace::Subscription,
     view::View,
@@ -20,10 +20,9 @@ use crate::{
     api::{
         Control, Peer,
         explain::{ExplainQuestion, Explanation},
+        requests::ChangeRequest,
         trace::{TraceFeed, TraceRequest},
-        types::{
-            ApiError, ChangeReply, DrainStatus, ErrorCode, FlipRequest, StatusReply, VersionReply,
-        },
+        types::{ApiError, ChangeReply, DrainStatus, ErrorCode, StatusReply, VersionReply},
     },
     datapath::{Counters, Explainer},
 };
@@ -119,14 +118,14 @@ impl Control for AgentControl {
         }
     }
 
-    async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {
+    async fn change(&self, request: ChangeRequest, peer: Peer) -> ChangeReply {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Flip {
+        let command = Command::Change(Box::new(Asked {
             request,
             peer,
             arrived: Instant::now(),
             reply,
-        };
+        }));
         let sent = self.core.send(command).await.is_ok();
         match answer.await {
             Ok(reply) if sent => reply,

@@ -1,13 +1,15 @@
 //! The gate of a flip (G6): how many backends of a color could serve.
 
+use std::{collections::BTreeSet, net::SocketAddr};
+
 use switcher_common::service::Color;
 
 use crate::{
-    config::Config,
+    config::{BackendConfig, Config},
     switching::{Gate, Shortage},
 };
 
-/// Counts configured backends. Without a check none of them is known to be bad.
+/// Counts configured backends that are not drained by hand. Without a check none of them is known to be bad.
 pub(super) struct ConfiguredGate<'a> {
     config: &'a Config,
 }
@@ -20,7 +22,12 @@ impl<'a> ConfiguredGate<'a> {
 }
 
 impl Gate for ConfiguredGate<'_> {
-    fn shortage(&self, service: &str, color: Color) -> Option<Shortage> {
+    fn shortage(
+        &self,
+        service: &str,
+        color: Color,
+        drained: &BTreeSet<SocketAddr>,
+    ) -> Option<Shortage> {
         if cfg!(mutant = "no-gate") {
             return None;
         }
@@ -29,10 +36,14 @@ impl Gate for ConfiguredGate<'_> {
             .listeners
             .iter()
             .filter(|listener| !listener.preview);
+        let is_drained =
+            |backend: &BackendConfig| drained.contains(&(backend.address, backend.port).into());
         listeners
             .map(|listener| Shortage {
                 listener: listener.name.clone(),
-                eligible: listener.backends(color).len(),
+                eligible: (listener.backends(color).iter())
+                    .filter(|backend| !is_drained(backend))
+                    .count(),
                 min_healthy: service.min_healthy,
             })
             .find(|shortage| shortage.eligible < shortage.min_healthy as usize)

@@ -23,6 +23,7 @@ use std::{io::IsTerminal as _, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
     time::timeout,
@@ -127,13 +128,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracer,
         log,
     } = start::start(config, commands.clone())?;
+    let runtime = Handle::current();
     // Dropped when the core's thread ends, however it does.
     let (alive, core_ended) = oneshot::channel::<()>();
     let core = thread::Builder::new()
         .name("core".to_owned())
         .spawn(move || {
             let _alive = alive;
-            core.run(&mut received);
+            core.run(&mut received, &runtime);
         })
         .context("cannot start the core's thread")?;
     tokio::spawn(async {

@@ -3,7 +3,7 @@
 //! With new maps any failure takes everything away again; what was pinned before stays as it was.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::SystemTime,
 };
@@ -15,7 +15,10 @@ use super::{
     adopt::{self, Kernel},
     clock,
     collector::Collector,
-    core::{Command, Core, Observed, cut_orders, data_path, encode, udp_idle_ms},
+    core::{
+        Command, Core, Observed, cut_orders, data_path, drained_backends, encode, pauses,
+        udp_idle_ms,
+    },
     interfaces,
     resetter::Resetter,
     state_file::StateFile,
@@ -145,7 +148,7 @@ fn prepare(
     let mut ids = BTreeMap::new();
     let wanted = Wanted {
         config,
-        drained: &BTreeSet::new(),
+        drained: &drained_backends(&board),
     };
     let applied = path.apply(&wanted, &mut scanner, |path, services| {
         ids = services
@@ -178,9 +181,11 @@ fn prepare(
         verified_instructions = facts.verified_instructions,
         "data path ready"
     );
-    path.set_cuts(&cut_orders(&board, &ids))
+    path.set_orders(&cut_orders(&board, &ids), &pauses(&board, &ids, config))
         .map_err(kernel_error)?;
     end_overdue_drains(path, &mut board, &mut scanner, &counters, &ids).map_err(kernel_error)?;
+    path.set_orders(&cut_orders(&board, &ids), &pauses(&board, &ids, config))
+        .map_err(kernel_error)?;
     Ok(Ready {
         scanner,
         counters,
@@ -200,31 +205,36 @@ fn end_overdue_drains(
     counters: &Counters,
     ids: &BTreeMap<String, u16>,
 ) -> Result<(), DataPathError> {
-    let began_boot_ms = clock::boot_ms();
-    let mut running = board.services.values().filter_map(Service::running_drain);
-    if !running.any(|drain| drain.deadline.boot_ms <= began_boot_ms) {
+    let is_overdue = |board: &Switchboard, boot_ms: u64| {
+        let mut running = board.services.values().filter_map(Service::running_drain);
+        running.any(|drain| drain.deadline.boot_ms <= boot_ms)
+    };
+    let mut began_boot_ms = clock::boot_ms();
+    if !is_overdue(board, began_boot_ms) {
         return Ok(());
     }
     let mut resetter = Resetter::open();
     let highest = ids.values().copied().max().unwrap_or(0);
-    let scan = scanner.scan(highest, true, |flow| resetter.reset(flow))?;
-    let observed = Observed {
-        scan: &scan,
-        began_boot_ms,
-        ids,
-        counters,
-    };
-    let ended = board.observe(&observed, clock::now());
-    for drain in &ended {
-        tracing::info!(
-            service = drain.service,
-            color = drain.color.name(),
-            "drain ended, its deadline passed while no agent ran"
-        );
+    // Each scan brings every overdue drain nearer to its end, so there are a few at most.
+    while is_overdue(board, began_boot_ms) {
+        let scan = scanner.scan(highest, true, |flow| resetter.reset(flow))?;
+        let observed = Observed {
+            scan: &scan,
+            began_boot_ms,
+            ids,
+            counters,
+        };
+        for drain in &board.observe(&observed, clock::now()) {
+            tracing::info!(
+                service = drain.service,
+                color = drain.color.name(),
+                "drain ended, its deadline passed while no agent ran"
+            );
+        }
+        began_boot_ms = clock::boot_ms();
     }
     let states = overlaid(path.switch_states()?, &encode(board, ids), ids);
-    path.switch(&states)?;
-    path.set_cuts(&cut_orders(board, ids))
+    path.switch(&states).map(drop)
 }
 
 /// Fresh flows of a listener whose active color has no backend would all be dropped (G6).

@@ -13,15 +13,15 @@ use crate::{
         instant,
         types::{
             AgentStatus, BackendStatus, DrainEnd, DrainStatus, Health, InterfaceStatus,
-            ListenerStatus, SendErrorStatus, ServiceStatus, StatusReply, TableStatus, TrafficCount,
-            VerdictCount,
+            ListenerStatus, NewestChange, PauseStatus, SendErrorStatus, ServiceStatus, StatusReply,
+            TableStatus, TrafficCount, VerdictCount,
         },
     },
     config::{Config, ListenerConfig, ServiceConfig},
     datapath::{Counters, DataPathError, Scan},
     interfaces::Interfaces,
     preflight,
-    switching::{Drain, Now, Switchboard},
+    switching::{Drain, Now, Pause, Service, Switchboard},
 };
 
 /// The published state.
@@ -83,6 +83,14 @@ impl View {
             standby: state.standby(),
             base: state.base,
             generation: state.generation,
+            newest_change: state.newest.map(|newest| NewestChange {
+                by: newest.origin,
+                from: newest.from,
+                forced: newest.forced,
+            }),
+            confirm_until_at: state.confirm.map(|confirm| rfc3339(confirm.deadline)),
+            split_percent: state.split_percent,
+            pauses: state.pauses.iter().map(pause).collect(),
             in_flight: scan.map_or_else(PerColor::default, |scan| scan.in_flight(id)),
             preview_flows: scan.map_or(0, |scan| scan.preview_flows(id)),
             traffic: PerColor {
@@ -90,7 +98,9 @@ impl View {
                 green: traffic(counters, id, Color::Green)?,
             },
             drain: self.drain(&config.name),
-            listeners: config.listeners.iter().map(listener).collect(),
+            listeners: (config.listeners.iter())
+                .map(|it| listener(it, state))
+                .collect(),
         }))
     }
 
@@ -154,9 +164,20 @@ impl View {
     }
 }
 
+fn rfc3339(instant: Now) -> String {
+    instant::format(clock::wall(instant))
+}
+
+fn pause(pause: &Pause) -> PauseStatus {
+    PauseStatus {
+        listener: pause.listener.clone(),
+        until_at: rfc3339(pause.until),
+        hard: pause.hard,
+    }
+}
+
 fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus {
     let until = drain.ended.map_or(at, |end| end.at);
-    let rfc3339 = |now: Now| instant::format(clock::wall(now));
     DrainStatus {
         service: service.to_owned(),
         color: drain.color,
@@ -168,6 +189,8 @@ fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus {
         ended: drain.ended.map(|end| {
             if end.flows_left == 0 && end.cuts.is_none() {
                 DrainEnd::Drained
+            } else if drain.finished_by_hand {
+                DrainEnd::FinishedNow
             } else {
                 DrainEnd::Deadline
             }
@@ -219,14 +242,14 @@ fn send_errors(counters: &Counters) -> Result<Option<SendErrorStatus>, DataPathE
     }))
 }
 
-fn listener(config: &ListenerConfig) -> ListenerStatus {
+fn listener(config: &ListenerConfig, state: &Service) -> ListenerStatus {
     let backends = |color| {
         let backend = |backend: &crate::config::BackendConfig| BackendStatus {
             address: backend.address,
             port: backend.port,
             weight: backend.weight,
             health: Health::Unknown,
-            drained: false,
+            drained: (state.drained_backends).contains(&(backend.address, backend.port).into()),
         };
         config.backends(color).iter().map(backend).collect()
     };

@@ -2,23 +2,100 @@
 
 use std::collections::BTreeSet;
 
-use super::types::{ApiError, ErrorCode, FlipRequest};
+use super::{
+    requests::{ChangeRequest, FlipRequest, Terms},
+    types::{ApiError, ErrorCode},
+};
 
-/// Refuses a flip that names no service, names one twice, or could flip back when it is repeated.
-pub fn flip(request: &FlipRequest) -> Result<(), ApiError> {
-    if request.services.is_empty() {
+/// Longest drain: as long as the configuration allows.
+const MAX_DRAIN_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Longest time to confirm a flip.
+const MAX_CONFIRM_MS: u64 = 60 * 60 * 1_000;
+/// Longest pause: clients wait about as long again, since they retry with growing intervals.
+pub const MAX_PAUSE_MS: u64 = 30_000;
+/// Pause that is meant where none is named.
+pub const DEFAULT_PAUSE_MS: u64 = 5_000;
+
+/// Refuses a change that names no service, names one twice, has a value beyond its limits, or would be
+/// undone when it is repeated.
+pub fn change(request: &ChangeRequest) -> Result<(), ApiError> {
+    let verb = request.verb();
+    services(verb, &request.terms())?;
+    match request {
+        ChangeRequest::Flip(flip) => {
+            conditions(flip)?;
+            at_most(
+                verb,
+                "drain_timeout_ms",
+                flip.drain_timeout_ms,
+                MAX_DRAIN_TIMEOUT_MS,
+            )?;
+            at_most(
+                verb,
+                "confirm_within_ms",
+                flip.confirm_within_ms,
+                MAX_CONFIRM_MS,
+            )
+        }
+        ChangeRequest::Rollback(rollback) => at_most(
+            verb,
+            "drain_timeout_ms",
+            rollback.drain_timeout_ms,
+            MAX_DRAIN_TIMEOUT_MS,
+        ),
+        ChangeRequest::Promote(promote) => at_most(
+            verb,
+            "drain_timeout_ms",
+            promote.drain_timeout_ms,
+            MAX_DRAIN_TIMEOUT_MS,
+        ),
+        ChangeRequest::Abort(abort) => at_most(
+            verb,
+            "drain_timeout_ms",
+            abort.drain_timeout_ms,
+            MAX_DRAIN_TIMEOUT_MS,
+        ),
+        ChangeRequest::Split(split) => at_most(
+            verb,
+            "standby_percent",
+            Some(split.standby_percent.into()),
+            100,
+        ),
+        ChangeRequest::Pause(pause) => {
+            one_service(verb, pause.listener.as_ref(), &pause.services)?;
+            at_most(verb, "max_ms", pause.max_ms, MAX_PAUSE_MS)
+        }
+        ChangeRequest::Resume(resume) => {
+            one_service(verb, resume.listener.as_ref(), &resume.services)
+        }
+        ChangeRequest::ExtendDrain(extend) => {
+            at_most(verb, "by_ms", Some(extend.by_ms), MAX_DRAIN_TIMEOUT_MS)
+        }
+        ChangeRequest::Confirm(_)
+        | ChangeRequest::FinishDrain(_)
+        | ChangeRequest::DrainBackend(_)
+        | ChangeRequest::ResumeBackend(_) => Ok(()),
+    }
+}
+
+fn services(verb: &str, terms: &Terms) -> Result<(), ApiError> {
+    if terms.services.is_empty() {
         return Err(usage(
-            "cannot flip: the request names no service",
+            &format!("cannot {verb}: the request names no service"),
             "name at least one service in `services`",
         ));
     }
     let mut seen = BTreeSet::new();
-    if let Some(twice) = request.services.iter().find(|name| !seen.insert(*name)) {
+    if let Some(twice) = terms.services.iter().find(|name| !seen.insert(*name)) {
         return Err(usage(
-            &format!("cannot flip: the request names the service `{twice}` twice"),
+            &format!("cannot {verb}: the request names the service `{twice}` twice"),
             "name each service once",
         ));
     }
+    Ok(())
+}
+
+fn conditions(request: &FlipRequest) -> Result<(), ApiError> {
     if request.to.is_none() && request.expect_active.is_none() && request.if_generation.is_none() {
         return Err(usage(
             "cannot flip: without `to` the request needs `expect_active` or `if_generation`, \
@@ -26,22 +103,28 @@ pub fn flip(request: &FlipRequest) -> Result<(), ApiError> {
             "name the new color in `to`, or the state that the flip starts from",
         ));
     }
-    if let Some(ms) = request
-        .drain_timeout_ms
-        .filter(|ms| *ms > MAX_DRAIN_TIMEOUT_MS)
-    {
-        return Err(usage(
-            &format!(
-                "cannot flip: the drain timeout is {ms} ms; expected at most {MAX_DRAIN_TIMEOUT_MS} (24 hours)"
-            ),
-            "name a shorter drain timeout",
-        ));
-    }
     Ok(())
 }
 
-/// Longest drain: as long as the configuration allows.
-const MAX_DRAIN_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1_000;
+fn one_service(verb: &str, listener: Option<&String>, services: &[String]) -> Result<(), ApiError> {
+    match listener {
+        Some(listener) if services.len() > 1 => Err(usage(
+            &format!("cannot {verb}: the listener `{listener}` is named beside several services"),
+            "name the listener's service alone",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn at_most(verb: &str, field: &str, found: Option<u64>, most: u64) -> Result<(), ApiError> {
+    match found.filter(|found| *found > most) {
+        None => Ok(()),
+        Some(found) => Err(usage(
+            &format!("cannot {verb}: `{field}` is {found}; expected at most {most}"),
+            &format!("name a smaller `{field}`"),
+        )),
+    }
+}
 
 fn usage(message: &str, next_step: &str) -> ApiError {
     ApiError::new(ErrorCode::Usage, message, next_step)
@@ -52,12 +135,17 @@ mod tests {
     use switcher_common::service::Color;
 
     use super::*;
+    use crate::api::requests::{PauseRequest, SplitRequest};
 
     fn request(services: &[&str]) -> FlipRequest {
         FlipRequest {
             services: services.iter().map(ToString::to_string).collect(),
             ..FlipRequest::default()
         }
+    }
+
+    fn is_ok(request: impl Into<ChangeRequest>) -> bool {
+        change(&request.into()).is_ok()
     }
 
     #[test]
@@ -73,27 +161,59 @@ mod tests {
                 to,
                 ..request(services)
             };
-            assert_eq!(flip(&request).is_ok(), ok, "{services:?}");
+            assert_eq!(is_ok(request), ok, "{services:?}");
         }
     }
 
     #[test]
     fn a_flip_without_a_color_needs_a_condition() {
-        assert!(flip(&request(&["web"])).is_err());
-        let expect_active = Some(Color::Blue);
-        assert!(
-            flip(&FlipRequest {
-                expect_active,
+        assert!(!is_ok(request(&["web"])));
+        assert!(is_ok(FlipRequest {
+            expect_active: Some(Color::Blue),
+            ..request(&["web"])
+        }));
+        assert!(is_ok(FlipRequest {
+            if_generation: Some(3),
+            ..request(&["web"])
+        }));
+    }
+
+    #[test]
+    fn values_have_limits() {
+        let services = vec!["web".to_owned()];
+        for (standby_percent, ok) in [(0, true), (100, true), (101, false)] {
+            let request = SplitRequest {
+                services: services.clone(),
+                standby_percent,
+                ..SplitRequest::default()
+            };
+            assert_eq!(is_ok(request), ok, "{standby_percent} %");
+        }
+        for (max_ms, ok) in [(None, true), (Some(30_000), true), (Some(30_001), false)] {
+            let request = PauseRequest {
+                services: services.clone(),
+                max_ms,
+                ..PauseRequest::default()
+            };
+            assert_eq!(is_ok(request), ok, "{max_ms:?}");
+        }
+        for (confirm_within_ms, ok) in [(3_600_000, true), (3_600_001, false)] {
+            let request = FlipRequest {
+                to: Some(Color::Green),
+                confirm_within_ms: Some(confirm_within_ms),
                 ..request(&["web"])
-            })
-            .is_ok()
-        );
-        assert!(
-            flip(&FlipRequest {
-                if_generation: Some(3),
-                ..request(&["web"])
-            })
-            .is_ok()
-        );
+            };
+            assert_eq!(is_ok(request), ok, "{confirm_within_ms} ms");
+        }
+    }
+
+    #[test]
+    fn a_listener_belongs_to_one_service() {
+        let request = PauseRequest {
+            services: vec!["web".to_owned(), "api".to_owned()],
+            listener: Some("http".to_owned()),
+            ..PauseRequest::default()
+        };
+        assert!(!is_ok(request));
     }
 }

@@ -23,10 +23,11 @@ use tokio::{net::UnixStream, time::timeout};
 pub use self::watch::{DrainWatch, TraceWatch};
 use super::{
     explain::{ExplainQuestion, Explanation},
+    requests::Body,
     trace::TraceRequest,
     types::{
         ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
-        FlipRequest, StatusReply, VersionReply,
+        StatusReply, VersionReply,
     },
 };
 
@@ -125,22 +126,23 @@ impl Client {
         }
     }
 
-    /// Flips. On failure the answer says whether anything changed, as far as that is known.
-    pub async fn flip(&self, request: &FlipRequest) -> Result<ChangeReply, ChangeFailure> {
+    /// Changes. On failure the answer says whether anything changed, as far as that is known.
+    pub async fn change<B: Body>(&self, request: &B) -> Result<ChangeReply, ChangeFailure> {
         let body = serde_json::to_vec(request).map_err(|error| {
             ApiError::new(
                 ErrorCode::Internal,
-                format!("cannot write the flip's request: {error}"),
+                format!("cannot write the request of the {}: {error}", B::VERB),
                 "report this defect",
             )
         })?;
+        let path = format!("/v1/{}", B::VERB);
         let connection = self.connect().await?;
         // From here on the agent may have read the request although no answer comes.
         let unknown = |error| ChangeFailure {
             changed: None,
             ..ChangeFailure::from(error)
         };
-        let sent = self.exchange(connection, Method::POST, "/v1/flip", body.into());
+        let sent = self.exchange(connection, Method::POST, &path, body.into());
         let response = sent.await.map_err(unknown)?;
         let succeeded = response.status().is_success();
         let body = self.read(response).await.map_err(unknown)?;

@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod explain;
 pub mod instant;
+pub mod requests;
 mod routes;
 pub mod server;
 mod socket;
@@ -22,13 +23,14 @@ use tokio::sync::watch;
 
 use self::{
     explain::{ExplainQuestion, Explanation},
+    requests::ChangeRequest,
     trace::{TraceFeed, TraceRequest},
-    types::{ApiError, ChangeReply, DrainStatus, FlipRequest, StatusReply, VersionReply},
+    types::{ApiError, ChangeReply, DrainStatus, StatusReply, VersionReply},
 };
 
 /// What the agent does for the API.
 ///
-/// The server checks form ([`check::flip`], [`ExplainQuestion::check`]) and bounds time; everything else is decided here.
+/// The server checks form ([`check::change`], [`ExplainQuestion::check`]) and bounds time; everything else is decided here.
 /// A read that takes longer than [`ANSWER_DEADLINE`] is dropped at an await; a change never is: it
 /// runs to its end also when its client leaves.
 pub trait Control: Send + Sync + 'static {
@@ -47,9 +49,13 @@ pub trait Control: Send + Sync + 'static {
         request: TraceRequest,
     ) -> impl Future<Output = Result<TraceFeed, ApiError>> + Send;
 
-    /// Flips as `request` says. A failure is told in [`ChangeReply::error`], beside the generation
+    /// Changes what `request` says. A failure is told in [`ChangeReply::error`], beside the generation
     /// and active colors as they are.
-    fn flip(&self, request: FlipRequest, peer: Peer) -> impl Future<Output = ChangeReply> + Send;
+    fn change(
+        &self,
+        request: ChangeRequest,
+        peer: Peer,
+    ) -> impl Future<Output = ChangeReply> + Send;
 
     /// The drain of `service` that runs, or the newest one that ended; `None`: none ran yet.
     fn drain(
@@ -58,7 +64,7 @@ pub trait Control: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<DrainStatus>, ApiError>> + Send;
 
     /// The same as a channel that tells each change. A flip's drain must be in it before
-    /// [`Control::flip`] returns, so that a client that flips and then watches finds it.
+    /// [`Control::change`] returns, so that a client that flips and then watches finds it.
     fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError>;
 }
 

@@ -27,12 +27,14 @@ use tokio::{
 use super::{
     ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, WATCH_HEARTBEAT, check,
     explain::ExplainQuestion,
+    requests::{
+        self, AbortRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest, ExtendDrainRequest,
+        FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest, ResumeBackendRequest,
+        ResumeRequest, RollbackRequest, SplitRequest,
+    },
     stop::Stop,
     stream::trace,
-    types::{
-        ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
-        FlipRequest,
-    },
+    types::{ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure},
 };
 
 /// Longest time for a request's body to arrive.
@@ -80,12 +82,33 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/status", get(status::<C>))
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
-        .route("/v1/flip", post(flip::<C>))
+        .merge(changes::<C>())
         .route("/v1/drain/{service}", get(drain::<C>))
         .route("/v1/drain/{service}/watch", get(watch_drain::<C>))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::new(shared))
+}
+
+/// A route for each changing verb.
+fn changes<C: Control>() -> Router<Arc<Shared<C>>> {
+    fn verb<C: Control, B: requests::Body + 'static>(
+        routes: Router<Arc<Shared<C>>>,
+    ) -> Router<Arc<Shared<C>>> {
+        routes.route(&format!("/v1/{}", B::VERB), post(change::<C, B>))
+    }
+    let routes = verb::<C, FlipRequest>(Router::new());
+    let routes = verb::<C, RollbackRequest>(routes);
+    let routes = verb::<C, ConfirmRequest>(routes);
+    let routes = verb::<C, SplitRequest>(routes);
+    let routes = verb::<C, PromoteRequest>(routes);
+    let routes = verb::<C, AbortRequest>(routes);
+    let routes = verb::<C, PauseRequest>(routes);
+    let routes = verb::<C, ResumeRequest>(routes);
+    let routes = verb::<C, ExtendDrainRequest>(routes);
+    let routes = verb::<C, FinishDrainRequest>(routes);
+    let routes = verb::<C, DrainBackendRequest>(routes);
+    verb::<C, ResumeBackendRequest>(routes)
 }
 
 /// Answers everything with a refusal because `limit` connections are open.
@@ -129,32 +152,35 @@ async fn explain<C: Control>(
     answer(explained)
 }
 
-async fn flip<C: Control>(
+async fn change<C: Control, B: requests::Body + 'static>(
     State(server): Server<C>,
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Response {
-    let request = match read_flip(body).await {
-        Ok(request) => request,
+    let request: ChangeRequest = match read_change::<B>(body).await {
+        Ok(request) => request.into(),
         Err(error) => return refuse_change(&server, &[], error).await,
     };
-    if let Err(error) = check::flip(&request) {
-        return refuse_change(&server, &request.services, error).await;
+    if let Err(error) = check::change(&request) {
+        return refuse_change(&server, &request.terms().services, error).await;
     }
     let running = server.changes.clone();
-    // A task of its own: a client that leaves must not stop a flip half-way.
+    // A task of its own: a client that leaves must not stop a change half-way.
     let change = tokio::spawn(async move {
         let _running = running;
-        server.control.flip(request, peer).await
+        server.control.change(request, peer).await
     });
     match timeout(ANSWER_DEADLINE, change).await {
         Ok(Ok(reply)) => json(change_status(&reply), &reply),
         Ok(Err(_)) => unknown_outcome(ApiError::new(
             ErrorCode::Internal,
-            "the agent failed while it flipped; it is not known whether the flip stands",
+            format!(
+                "the agent failed during the {verb}; it is not known whether it stands",
+                verb = B::VERB
+            ),
             "ask `switcher status`, and look into the agent's log",
         )),
-        Err(_) => unknown_outcome(late("the flip goes on; ask `switcher status`")),
+        Err(_) => unknown_outcome(late("the change goes on; ask `switcher status`")),
     }
 }
 
@@ -197,12 +223,12 @@ async fn refuse_change<C: Control>(
     json(code, &failure)
 }
 
-async fn read_flip(body: Body) -> Result<FlipRequest, ApiError> {
+async fn read_change<B: requests::Body>(body: Body) -> Result<B, ApiError> {
     let refused = |problem: String| {
         ApiError::new(
             ErrorCode::Usage,
-            format!("cannot read the flip's request: {problem}"),
-            "send one JSON object such as {\"services\": [\"web\"], \"to\": \"green\"}",
+            format!("cannot read the request of the {}: {problem}", B::VERB),
+            "send one JSON object such as {\"services\": [\"web\"]}, with the verb's own fields",
         )
     };
     let read = timeout(
@@ -304,7 +330,7 @@ async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "use /v1/version, /v1/status, /v1/explain, /v1/trace, /v1/flip, /v1/drain/SERVICE or /v1/drain/SERVICE/watch",
+        "read with /v1/version, /v1/status, /v1/explain, /v1/trace, /v1/drain/SERVICE or /v1/drain/SERVICE/watch; change with /v1/VERB",
     )))
 }
 
@@ -312,7 +338,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
     let error = ApiError::new(
         ErrorCode::Usage,
         format!("the route {} does not take the method {method}", uri.path()),
-        "use POST for /v1/flip and GET for everything else",
+        "use POST for changing verbs and GET for everything else",
     );
     json(StatusCode::METHOD_NOT_ALLOWED, &Failure { error })
 }

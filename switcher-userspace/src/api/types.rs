@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, PerColor, Protocol};
 
-use crate::switching::AtDeadline;
+use crate::switching::{AtDeadline, Origin};
 
 /// What an answer that is not a success says. Serialized as `error` of every failed answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -88,34 +88,6 @@ impl ErrorCode {
             Self::Permission => 403,
         }
     }
-}
-
-/// `POST /v1/flip`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FlipRequest {
-    /// Services that are switched by one store.
-    pub services: Vec<String>,
-    /// The new active color; absent: the standby of each service.
-    pub to: Option<Color>,
-    /// Refuse with a conflict unless every service has this active color.
-    #[serde(default)]
-    pub expect_active: Option<Color>,
-    /// Refuse with a conflict unless the node's newest generation of each service is this one.
-    #[serde(default)]
-    pub if_generation: Option<u64>,
-    /// Check everything, change nothing.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// Why, for the log.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// Longest drain in milliseconds; absent: as configured.
-    #[serde(default)]
-    pub drain_timeout_ms: Option<u64>,
-    /// What happens then to the flows that are left; absent: as configured.
-    #[serde(default)]
-    pub at_deadline: Option<AtDeadline>,
 }
 
 /// The answer to a changing verb.
@@ -238,6 +210,18 @@ pub struct ServiceStatus {
     pub base: Color,
     /// Generation of its own newest change.
     pub generation: u64,
+    /// How its active color came to be so; `null`: it never had another, as far as is known.
+    #[serde(default)]
+    pub newest_change: Option<NewestChange>,
+    /// Until when its newest flip waits for a confirmation; `null`: it does not.
+    #[serde(default)]
+    pub confirm_until_at: Option<String>,
+    /// Share of the clients, in percent, whose fresh flows go to the standby.
+    #[serde(default)]
+    pub split_percent: u8,
+    /// Pauses that have not ended.
+    #[serde(default)]
+    pub pauses: Vec<PauseStatus>,
     /// Live flows, preview left out, at the newest scan.
     pub in_flight: PerColor<u64>,
     /// Live flows of preview listeners at the newest scan.
@@ -248,6 +232,28 @@ pub struct ServiceStatus {
     pub drain: Option<DrainStatus>,
     /// Its listeners.
     pub listeners: Vec<ListenerStatus>,
+}
+
+/// How an active color came to be so, in [`ServiceStatus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestChange {
+    /// By what.
+    pub by: Origin,
+    /// The color that was active before.
+    pub from: Color,
+    /// The gate was not asked.
+    pub forced: bool,
+}
+
+/// A pause in [`ServiceStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseStatus {
+    /// The listener; `null`: all of the service.
+    pub listener: Option<String>,
+    /// When it ends by itself.
+    pub until_at: String,
+    /// Every packet is dropped, not only what begins a flow.
+    pub hard: bool,
 }
 
 /// Traffic of one color of a service, both directions.
@@ -411,4 +417,6 @@ pub enum DrainEnd {
     Drained,
     /// The deadline passed; what was left is in `flows_left`.
     Deadline,
+    /// As [`Self::Deadline`], which was set by hand.
+    FinishedNow,
 }

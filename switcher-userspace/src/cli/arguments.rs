@@ -13,8 +13,16 @@ use clap::{
 use switcher_common::service::{Color, Protocol};
 
 use super::{
-    AgentArgs, Console, DetachArgs, answer::Answer, drain::DrainArgs, explain::ExplainArgs,
-    flip::FlipArgs, trace::TraceArgs,
+    AgentArgs, Console, DetachArgs,
+    answer::Answer,
+    backend::BackendArgs,
+    drain::DrainArgs,
+    explain::ExplainArgs,
+    flip::FlipArgs,
+    pause::{PauseArgs, ResumeArgs},
+    rollback::{ConfirmArgs, RollbackArgs},
+    split::{AbortArgs, PromoteArgs, SplitArgs},
+    trace::TraceArgs,
 };
 use crate::{
     api::types::{ApiError, ChangeFailure, ErrorCode},
@@ -58,11 +66,27 @@ pub(super) enum Verb {
     Status,
     /// Change the active color of one service, or of several at once
     Flip(FlipArgs),
+    /// Undo the newest flip or promotion of one service, or of several at once
+    Rollback(RollbackArgs),
+    /// Let a flip stand that would be taken back by itself
+    Confirm(ConfirmArgs),
+    /// Send a share of the clients to the standby
+    Split(SplitArgs),
+    /// Make the standby active that has a share of the clients
+    Promote(PromoteArgs),
+    /// End the standby's share and drain it
+    Abort(AbortArgs),
+    /// Hold fresh connections for a time, at most 30s
+    Pause(PauseArgs),
+    /// End a pause
+    Resume(ResumeArgs),
+    /// Give a backend no fresh flows, or give it some again
+    Backend(BackendArgs),
     /// Show where a packet would go now, and why; changes nothing
     Explain(ExplainArgs),
     /// Show packets and what is decided about them, live
     Trace(TraceArgs),
-    /// Show the drain of a service, or wait for its end
+    /// Show the drain of a service, wait for its end, extend or end it
     Drain(DrainArgs),
 }
 
@@ -127,6 +151,12 @@ pub(super) fn no_verb() -> Answer {
     .into()
 }
 
+/// Verbs whose answers tell whether something changed.
+const CHANGING: [&str; 10] = [
+    "flip", "rollback", "confirm", "split", "promote", "abort", "pause", "resume", "backend",
+    "detach",
+];
+
 /// Shows what clap has to say instead of a parsed command line: help, or what is wrong with it.
 pub(super) fn refuse(
     refusal: &clap::Error,
@@ -147,7 +177,8 @@ pub(super) fn refuse(
     let finding = rendered.split("\n\n").next().unwrap_or(&rendered);
     let message = finding.trim_start_matches("error: ").trim();
     let error = ApiError::new(ErrorCode::Usage, message, "see `switcher --help`");
-    let changing = before_dashes(command_line).any(|word| word == "flip" || word == "detach");
+    let is_changing = |word: &OsStr| CHANGING.iter().any(|verb| word == *verb);
+    let changing = before_dashes(command_line).any(is_changing);
     let answer = if changing {
         Answer::from(ChangeFailure::from(error))
     } else {

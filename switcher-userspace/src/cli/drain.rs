@@ -3,13 +3,21 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Console, answer::Answer, progress, wait};
+use super::{
+    Console,
+    answer::Answer,
+    arguments::at_deadline,
+    change::{TermsArgs, Words, body, send_and_wait},
+    progress, wait,
+};
 use crate::{
     api::{
         client::Client,
+        requests::{ExtendDrainRequest, FinishDrainRequest},
         types::{ApiError, DrainStatus},
     },
     duration::Span,
+    switching::AtDeadline,
 };
 
 /// Arguments of `switcher drain`.
@@ -18,13 +26,24 @@ pub(super) struct DrainArgs {
     /// The service
     service: String,
 
+    /// Move the running drain's deadline away by this time
+    #[arg(long, value_name = "TIME", conflicts_with = "finish_now")]
+    extend: Option<Span>,
+
+    /// End the running drain: what happens to the flows that are left
+    #[arg(long, value_name = "POLICY", value_parser = at_deadline())]
+    finish_now: Option<AtDeadline>,
+
     /// Wait until the drain has ended
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
     /// Longest time to wait; the drain goes on after it
     #[arg(long, value_name = "TIME", requires = "wait")]
     timeout: Option<Span>,
+
+    #[command(flatten)]
+    terms: TermsArgs,
 }
 
 #[derive(Serialize)]
@@ -36,6 +55,33 @@ struct Shown {
 }
 
 pub(super) async fn run(args: &DrainArgs, client: &Client, console: &mut Console<'_>) -> Answer {
+    let services = [args.service.clone()];
+    if let Some(by) = args.extend {
+        let words = Words {
+            done: "extended",
+            would: "extend the drain",
+        };
+        let body = body!(ExtendDrainRequest {
+            services, args.terms,
+            by_ms: by.as_millis(),
+        });
+        return send_and_wait(&body, words, args.wait, client, console).await;
+    }
+    if let Some(at_deadline) = args.finish_now {
+        let words = Words {
+            done: "finishing now",
+            would: "finish the drain",
+        };
+        let body = body!(FinishDrainRequest {
+            services, args.terms,
+            at_deadline: at_deadline,
+        });
+        return send_and_wait(&body, words, args.wait, client, console).await;
+    }
+    show(args, client, console).await
+}
+
+async fn show(args: &DrainArgs, client: &Client, console: &mut Console<'_>) -> Answer {
     let (drain, error) = if args.wait {
         let services = std::slice::from_ref(&args.service);
         let mut waited = wait::for_drains(client, services, args.timeout, console).await;

@@ -4,12 +4,17 @@
 pub mod agent;
 mod answer;
 mod arguments;
+mod backend;
+mod change;
 mod console;
 pub mod detach;
 mod drain;
 mod explain;
 mod flip;
+mod pause;
 mod progress;
+mod rollback;
+mod split;
 mod status;
 mod table;
 mod trace;
@@ -93,6 +98,14 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
             block_on(trace::run(&args, json, &client, console))
         }
         Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),
+        Some(Verb::Rollback(args)) => block_on(rollback::roll_back(&args, &client, console)),
+        Some(Verb::Confirm(args)) => block_on(rollback::confirm(&args, &client)),
+        Some(Verb::Split(args)) => block_on(split::split(&args, &client)),
+        Some(Verb::Promote(args)) => block_on(split::promote(&args, &client, console)),
+        Some(Verb::Abort(args)) => block_on(split::abort(&args, &client, console)),
+        Some(Verb::Pause(args)) => block_on(pause::pause(&args, &client)),
+        Some(Verb::Resume(args)) => block_on(pause::resume(&args, &client)),
+        Some(Verb::Backend(args)) => block_on(backend::run(&args, &client)),
         Some(Verb::Drain(args)) => block_on(drain::run(&args, &client, console)),
         None => arguments::no_verb(),
     }

@@ -26,6 +26,11 @@ pub(super) fn describe(drain: &DrainStatus) -> String {
             clock(drain)
         ),
         Some(DrainEnd::Drained) => format!("{color} drained after {}", seconds(drain.elapsed_ms)),
+        Some(DrainEnd::FinishedNow) => format!(
+            "the drain of {color} was finished by hand, {} left{}",
+            flows_left(drain),
+            cuts(drain)
+        ),
         Some(DrainEnd::Deadline) => format!(
             "the drain of {color} ended at its deadline, {} left{}",
             flows_left(drain),

@@ -240,6 +240,7 @@ fn warnings(status: &StatusReply) -> String {
         .verdicts
         .iter()
         .filter(|count| count.verdict == "drop");
+    warnings.extend(status.services.iter().flat_map(held));
     warnings.extend(
         dropped.map(|count| format!("{} packets dropped: {}", count.packets, count.reason)),
     );
@@ -257,6 +258,33 @@ fn warnings(status: &StatusReply) -> String {
     let lines = warnings.iter();
     let lines: Vec<String> = lines.map(|line| format!("warning: {line}\n")).collect();
     lines.concat()
+}
+
+/// What will end by itself, or was left so by hand.
+fn held(service: &ServiceStatus) -> Vec<String> {
+    let name = &service.name;
+    let mut held = Vec::new();
+    if let Some(until) = &service.confirm_until_at {
+        held.push(format!(
+            "{name}: the flip is taken back at {until} unless `switcher confirm {name}` comes before"
+        ));
+    }
+    if service.split_percent > 0 {
+        held.push(format!(
+            "{name}: {} % of the clients go to {}, the standby",
+            service.split_percent,
+            service.standby.name()
+        ));
+    }
+    for pause in &service.pauses {
+        let what = pause.listener.as_deref().unwrap_or("all listeners");
+        let how = if pause.hard { ", every packet" } else { "" };
+        held.push(format!(
+            "{name}: {what} paused until {}{how}",
+            pause.until_at
+        ));
+    }
+    held
 }
 
 fn nearly_full(table: &str, entries: u64, capacity: u64) -> Option<String> {

@@ -53,7 +53,7 @@ pub(super) struct Image {
 
 /// What flows refer to, which must not get another meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Busy {
+pub struct Busy {
     pub(super) backends: HashSet<u32>,
     pub(super) services: HashSet<u16>,
 }

@@ -22,13 +22,13 @@ mod send_errors;
 mod tables;
 mod tracer;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use aya::Ebpf;
 use switcher_common::{
-    cut::CutOrder,
+    cut::{CutOrder, Hold},
     interface::InterfaceRecord,
-    service::{Color, ServiceSwitch},
+    service::{Color, Protocol, ServiceSwitch},
 };
 
 pub(crate) use clock::monotonic_ns;
@@ -38,7 +38,7 @@ pub use error::DataPathError;
 pub use explain::{
     Explained, Explainer, FoundFlow, FoundListener, Question, Selection, Tried, Way, Why,
 };
-pub use image::{DrainedBackend, Wanted};
+pub use image::{Busy, DrainedBackend, Wanted};
 pub use links::{Attached, Mode};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
@@ -47,6 +47,19 @@ pub use tracer::{LiveTracer, Tracer};
 
 use self::{double::Doubled, interfaces::InterfaceTable, load::Meta, pins::PinDir, tables::Tables};
 use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};
+
+/// A pause of a service, or of one of its listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldListeners {
+    /// Id of the service.
+    pub service: u16,
+    /// The listener; absent: all of the service.
+    pub listener: Option<(IpAddr, u16, Protocol)>,
+    /// Which packets are dropped.
+    pub hold: Hold,
+    /// Tick at which it ends.
+    pub until: u32,
+}
 
 /// The loaded and pinned data path.
 pub struct DataPath {
@@ -166,7 +179,17 @@ impl DataPath {
         // The limits keep service ids below 2^16.
         let highest = u16::try_from(self.limits.services).unwrap_or(u16::MAX);
         let busy = scanner.busy(highest)?;
-        let evolved = image::evolve(self.tables.image(), wanted, &busy, &self.limits)?;
+        self.apply_counted(wanted, &busy, before_visible)
+    }
+
+    /// As [`Self::apply`], with what flows refer to counted before.
+    pub fn apply_counted(
+        &mut self,
+        wanted: &Wanted<'_>,
+        busy: &Busy,
+        before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
+    ) -> Result<(), DataPathError> {
+        let evolved = image::evolve(self.tables.image(), wanted, busy, &self.limits)?;
         before_visible(self, &evolved.image.services())?;
         self.tables.install(evolved)
     }
@@ -181,13 +204,14 @@ impl DataPath {
         self.tables.set_idle(id, service, udp_ms)
     }
 
-    /// Makes `orders`, by service id and color, the only orders to cut flows: those of all other
-    /// backends are taken back. Flows of preview listeners are never cut.
-    pub fn set_cuts(
+    /// Makes `cuts`, by service id and color, the only orders to cut flows, and `pauses` the only
+    /// pauses: those of all other backends are taken back. Flows of preview listeners are spared.
+    pub fn set_orders(
         &mut self,
-        orders: &BTreeMap<(u16, Color), CutOrder>,
+        cuts: &BTreeMap<(u16, Color), CutOrder>,
+        pauses: &[HeldListeners],
     ) -> Result<(), DataPathError> {
-        self.tables.set_cuts(orders)
+        self.tables.set_orders(cuts, pauses)
     }
 
     /// Puts this version's program into the slot that all dispatchers jump to: one store.

@@ -221,7 +221,7 @@ impl Scanner {
     }
 
     /// Scans for what flows refer to; removes nothing.
-    pub(super) fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
+    pub fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
         clear(&self.backends_raw, self.backends_len)?;
         let scan = self.scan(highest_service, false, |_| {})?;
         let flows = read(&self.backends_raw, self.backends_len)?;

@@ -1,6 +1,6 @@
 //! Reading the configuration out of the maps, and making a new one visible by one store.
 
-use std::{collections::BTreeMap, marker::PhantomData, os::fd::AsFd as _};
+use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr, os::fd::AsFd as _};
 
 use aya::maps::{Array, MapData};
 use switcher_common::{
@@ -11,12 +11,13 @@ use switcher_common::{
     rate::{Capped, budget},
     scan::IdleTicks,
     service::{
-        BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Name, VipMarks,
+        BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Name, Protocol,
+        VipMarks,
     },
 };
 
 use super::{
-    bpf,
+    HeldListeners, bpf,
     double::Doubled,
     error::{Attempt as _, DataPathError},
     image::{Addresses, Evolved, Image, Slots},
@@ -179,14 +180,29 @@ impl Tables {
 
     /// Gives each backend the order of its service and color, or none: also the removed ones, whose
     /// flows still run.
-    pub(super) fn set_cuts(
+    pub(super) fn set_orders(
         &mut self,
-        orders: &BTreeMap<(u16, Color), CutOrder>,
+        cuts: &BTreeMap<(u16, Color), CutOrder>,
+        pauses: &[HeldListeners],
     ) -> Result<(), DataPathError> {
+        let id_of = |(vip, port, protocol): (IpAddr, u16, Protocol)| {
+            let key = ListenerKey::at(WideAddress::from_ip(vip), port, protocol);
+            self.image.listeners.get(&key).copied()
+        };
+        let pauses: Vec<(&HeldListeners, Option<u32>)> = pauses
+            .iter()
+            .map(|pause| (pause, pause.listener.and_then(id_of)))
+            .collect();
         let mut wanted = vec![CutOrder::default(); self.ordered.len()];
         for (order, backend) in wanted.iter_mut().zip(&self.image.backends) {
             let of = (backend.service, Color::from_bit(backend.color));
-            *order = orders.get(&of).copied().unwrap_or_default();
+            *order = cuts.get(&of).copied().unwrap_or_default();
+            for (pause, listener) in &pauses {
+                let is_whole = pause.listener.is_none() && pause.service == backend.service;
+                if is_whole || *listener == Some(backend.listener) {
+                    *order = order.with_hold(pause.hold, pause.until);
+                }
+            }
         }
         self.cuts.write_changed(&self.ordered, &wanted)?;
         self.ordered = wanted;

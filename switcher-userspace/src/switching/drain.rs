@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
 
-use super::Now;
+use super::{DrainTerms, Now};
 
 /// Scans in a row without a live flow that end a drain.
 const EMPTY_SCANS: u32 = 2;
@@ -126,6 +126,9 @@ pub struct Drain {
     /// Scans that began after the deadline.
     #[serde(default)]
     pub late_scans: u32,
+    /// Its deadline was set by hand.
+    #[serde(default)]
+    pub finished_by_hand: bool,
     /// How it ended, if it has.
     pub ended: Option<End>,
 }
@@ -157,17 +160,10 @@ pub struct DrainEnded {
 impl Drain {
     /// A drain that begins now.
     #[must_use]
-    pub const fn begin(
-        color: Color,
-        generation: u64,
-        now: Now,
-        timeout_ms: u64,
-        at_deadline: AtDeadline,
-        cut_before: Cuts,
-    ) -> Self {
+    pub const fn begin(color: Color, generation: u64, now: Now, terms: DrainTerms) -> Self {
         Self {
-            at_deadline,
-            cut_before,
+            at_deadline: terms.at_deadline,
+            cut_before: *terms.cut_before.get(color),
             cut_by_scans: Cuts {
                 answered: 0,
                 silent: 0,
@@ -176,11 +172,12 @@ impl Drain {
             color,
             generation,
             started: now,
-            deadline: now.plus_ms(timeout_ms),
+            deadline: now.plus_ms(terms.timeout_ms),
             barrier_boot_ms: None,
             in_flight: None,
             empty_scans: 0,
             late_scans: 0,
+            finished_by_hand: false,
             ended: None,
         }
     }

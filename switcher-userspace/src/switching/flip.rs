@@ -1,172 +1,159 @@
-//! Planning a flip: conditions, the gate, and the state after it.
+//! Changes of the active color: flip, promote, rollback, and the confirmation of a flip.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeSet, net::SocketAddr};
 
-use switcher_common::service::{Color, PerColor};
+use switcher_common::service::Color;
 
-use super::{AtDeadline, Cuts, Drain, Now, Switchboard};
+use super::{
+    Confirm, Drain, DrainTerms, Gate, Newest, Now, Origin, Service,
+    order::{Conditions, Obstacle},
+};
 
-/// A flip as it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlipOrder {
-    /// Services that are switched by one store.
-    pub services: Vec<String>,
-    /// The new active color; absent: each service's standby.
-    pub to: Option<Color>,
-    /// What must hold before.
-    pub conditions: Conditions,
-    /// Longest drain in milliseconds, by service.
-    pub drain_timeout_ms: BTreeMap<String, u64>,
-    /// What happens at the end of that time, by service.
-    pub at_deadline: BTreeMap<String, AtDeadline>,
-    /// Flows that packets have cut so far, by service and color.
-    pub cut_before: BTreeMap<String, PerColor<Cuts>>,
+/// What a change of one service needs to know.
+pub(super) struct Step<'a, G> {
+    pub(super) name: &'a str,
+    pub(super) terms: DrainTerms,
+    pub(super) gate: &'a G,
+    pub(super) now: Now,
+    /// Of the change, if there is one.
+    pub(super) generation: u64,
 }
 
-/// What must hold before a change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Conditions {
-    /// Every named service has this active color.
-    pub expect_active: Option<Color>,
-    /// Every named service's newest change has this generation.
-    pub if_generation: Option<u64>,
-}
-
-/// Answers how many backends could serve.
-pub trait Gate {
-    /// What a color of a service lacks; `None`: enough.
-    fn shortage(&self, service: &str, color: Color) -> Option<Shortage>;
-}
-
-/// A listener without enough eligible backends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shortage {
-    /// The listener.
-    pub listener: String,
-    /// How many it has.
-    pub eligible: usize,
-    /// How many it needs.
-    pub min_healthy: u32,
-}
-
-/// Why a flip is not carried out. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No such service.
-    #[error("cannot flip {service}: there is no such service")]
-    UnknownService {
-        /// As it was named.
-        service: String,
-    },
-    /// `expect_active` does not hold.
-    #[error("cannot flip {service}: {found} is active, {expected} was expected", found = found.name(), expected = expected.name())]
-    ActiveDiffers {
-        /// Of this service.
-        service: String,
-        /// Active.
-        found: Color,
-        /// Expected.
-        expected: Color,
-    },
-    /// `if_generation` does not hold.
-    #[error(
-        "cannot flip {service}: its newest change is generation {found}, {expected} was expected"
-    )]
-    GenerationDiffers {
-        /// Of this service.
-        service: String,
-        /// As it is.
-        found: u64,
-        /// As expected.
-        expected: u64,
-    },
-    /// The gate said no (G6).
-    #[error("cannot flip {service} to {to}: listener {listener} has {eligible} eligible backends there, {min_healthy} are needed; {active} stays active", to = to.name(), active = to.other().name(), listener = shortage.listener, eligible = shortage.eligible, min_healthy = shortage.min_healthy)]
-    NotEnoughBackends {
-        /// Of this service.
-        service: String,
-        /// The color that was asked for.
-        to: Color,
-        /// What it lacks.
-        shortage: Shortage,
-    },
-}
-
-impl Switchboard {
-    /// The state after `order`; the same state when it is so already.
-    pub fn flipped(&self, order: &FlipOrder, gate: &impl Gate, now: Now) -> Result<Self, Refusal> {
-        let mut next = self.clone();
-        next.generation += 1;
-        let mut changed = false;
-        for name in &order.services {
-            let to = self.target(name, order)?;
-            let service = next.services.get_mut(name).ok_or_else(|| unknown(name))?;
-            if service.active == to {
-                continue;
-            }
-            if let Some(shortage) = gate.shortage(name, to) {
-                return Err(Refusal::NotEnoughBackends {
-                    service: name.clone(),
-                    to,
-                    shortage,
-                });
-            }
-            let timeout_ms = order.drain_timeout_ms.get(name).copied().unwrap_or(0);
-            let cut_before = order.cut_before.get(name).copied().unwrap_or_default();
-            let mut drain = Drain::begin(
-                service.active,
-                next.generation,
-                now,
-                timeout_ms,
-                order.at_deadline.get(name).copied().unwrap_or_default(),
-                *cut_before.get(service.active),
-            );
-            match service.running_drain() {
-                // Flipping back to a draining color merges the drains.
-                Some(running) if running.deadline.boot_ms > drain.deadline.boot_ms => {
-                    drain.deadline = running.deadline;
-                }
-                Some(_) => {}
-                None => service.base = service.active,
-            }
-            service.drain = Some(drain);
-            service.active = to;
-            service.generation = next.generation;
-            changed = true;
+impl<G: Gate> Step<'_, G> {
+    /// Refuses a color that could not serve.
+    pub(super) fn ask_gate(
+        &self,
+        color: Color,
+        drained: &BTreeSet<SocketAddr>,
+        force: bool,
+    ) -> Result<(), Obstacle> {
+        if force {
+            return Ok(());
         }
-        Ok(if changed { next } else { self.clone() })
+        match self.gate.shortage(self.name, color, drained) {
+            None => Ok(()),
+            Some(shortage) => Err(Obstacle::NotEnoughBackends { color, shortage }),
+        }
     }
+}
 
-    /// The color that `order` wants for a service, after its conditions.
-    fn target(&self, name: &str, order: &FlipOrder) -> Result<Color, Refusal> {
-        let service = self.services.get(name).ok_or_else(|| unknown(name))?;
-        let to = order.to.unwrap_or(service.standby());
-        if let Some(expected) = order.conditions.if_generation
-            && expected != service.generation
+impl Service {
+    /// Whether `conditions` hold. `already`: what is asked for is so, whatever was expected before.
+    pub(super) fn meets(&self, conditions: &Conditions, already: bool) -> Result<(), Obstacle> {
+        if let Some(expected) = conditions.if_generation
+            && expected != self.generation
         {
-            return Err(Refusal::GenerationDiffers {
-                service: name.to_owned(),
-                found: service.generation,
+            return Err(Obstacle::GenerationDiffers {
+                found: self.generation,
                 expected,
             });
         }
-        // A repeated `flip --to green --expect-active blue` is already true, and succeeds.
-        let already = order.to == Some(service.active);
-        match order.conditions.expect_active {
-            Some(expected) if expected != service.active && !already => {
-                Err(Refusal::ActiveDiffers {
-                    service: name.to_owned(),
-                    found: service.active,
-                    expected,
-                })
-            }
-            _ => Ok(to),
+        match conditions.expect_active {
+            Some(expected) if expected != self.active && !already => Err(Obstacle::ActiveDiffers {
+                found: self.active,
+                expected,
+            }),
+            _ => Ok(()),
         }
     }
-}
 
-fn unknown(service: &str) -> Refusal {
-    Refusal::UnknownService {
-        service: service.to_owned(),
+    /// Makes `to` active, if it is not. Returns whether it changed.
+    pub(super) fn flip<G: Gate>(
+        &mut self,
+        to: Color,
+        origin: Origin,
+        force: bool,
+        step: &Step<'_, G>,
+    ) -> Result<bool, Obstacle> {
+        if self.active == to {
+            return Ok(false);
+        }
+        step.ask_gate(to, &self.drained_backends, force)?;
+        self.drain_standby_of(to, step);
+        self.newest = Some(Newest {
+            origin,
+            from: self.active,
+            forced: force,
+        });
+        self.active = to;
+        self.split_percent = 0;
+        self.confirm = None;
+        Ok(true)
+    }
+
+    /// As [`Self::flip`], taken back unless it is confirmed in time.
+    pub(super) fn flip_to<G: Gate>(
+        &mut self,
+        to: Option<Color>,
+        confirm_within_ms: Option<u64>,
+        force: bool,
+        step: &Step<'_, G>,
+    ) -> Result<bool, Obstacle> {
+        let to = to.unwrap_or(self.standby());
+        let changed = self.flip(to, Origin::Flip, force, step)?;
+        if changed {
+            self.confirm = confirm_within_ms.map(|ms| Confirm {
+                deadline: step.now.plus_ms(ms),
+                flip: step.generation,
+            });
+        }
+        Ok(changed)
+    }
+
+    /// Undoes the newest change of the active color. The second time nothing changes.
+    pub(super) fn roll_back<G: Gate>(
+        &mut self,
+        origin: Origin,
+        force: bool,
+        step: &Step<'_, G>,
+    ) -> Result<bool, Obstacle> {
+        let newest = self.newest.ok_or(Obstacle::NothingToUndo)?;
+        if newest.origin.is_rollback() {
+            return Ok(false);
+        }
+        self.flip(newest.from, origin, force, step)
+    }
+
+    /// Makes the standby active that has a share of the clients. The second time nothing changes.
+    pub(super) fn promote<G: Gate>(
+        &mut self,
+        force: bool,
+        step: &Step<'_, G>,
+    ) -> Result<bool, Obstacle> {
+        if self.split_percent == 0 {
+            let done = matches!(self.newest, Some(newest) if newest.origin == Origin::Promote);
+            return if done {
+                Ok(false)
+            } else {
+                Err(Obstacle::NoSplit)
+            };
+        }
+        self.flip(self.standby(), Origin::Promote, force, step)
+    }
+
+    /// Lets the flip stand.
+    pub(super) fn confirm_flip(&mut self) -> Result<(), Obstacle> {
+        let reverted = matches!(self.newest, Some(newest) if newest.origin == Origin::Reverted);
+        if self.confirm.take().is_none() && reverted {
+            return Err(Obstacle::AlreadyReverted {
+                active: self.active,
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins the drain of the color beside `serving`, which gets all fresh flows from now on.
+    pub(super) fn drain_standby_of<G>(&mut self, serving: Color, step: &Step<'_, G>) {
+        let color = serving.other();
+        let mut drain = Drain::begin(color, step.generation, step.now, step.terms);
+        match self.running_drain() {
+            // Flipping back to a draining color merges the drains.
+            Some(running) if running.deadline.boot_ms > drain.deadline.boot_ms => {
+                drain.deadline = running.deadline;
+            }
+            Some(_) => {}
+            None => self.base = self.active,
+        }
+        self.drain = Some(drain);
     }
 }

@@ -5,22 +5,30 @@
 
 mod drain;
 mod flip;
+mod hold;
+mod order;
 mod time;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
 
 pub use drain::{AtDeadline, Cuts, Drain, DrainEnded, End, Seen};
-pub use flip::{Conditions, FlipOrder, Gate, Refusal, Shortage};
+pub use hold::Pause;
+pub use order::{Change, Conditions, DrainTerms, Gate, Obstacle, Order, Refusal, Shortage};
 pub use time::Now;
+
+use self::flip::Step;
 
 /// The switch state of all services of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Switchboard {
-    /// Newest committed change.
+    /// Newest committed change of an active color, a split or a pause.
     pub generation: u64,
     /// By name.
     pub services: BTreeMap<String, Service>,
@@ -37,19 +45,124 @@ pub struct Service {
     pub base: Color,
     /// Generation of its newest change.
     pub generation: u64,
+    /// The newest change of its active color.
+    #[serde(default)]
+    pub newest: Option<Newest>,
+    /// Its newest flip waits for a confirmation.
+    #[serde(default)]
+    pub confirm: Option<Confirm>,
+    /// Share of the clients, in percent, whose fresh flows go to the standby.
+    #[serde(default)]
+    pub split_percent: u8,
+    /// Fresh flows that are held.
+    #[serde(default)]
+    pub pauses: Vec<Pause>,
+    /// Backends that take no fresh flows.
+    #[serde(default)]
+    pub drained_backends: BTreeSet<SocketAddr>,
     /// The drain that runs, or the newest one that ended.
     pub drain: Option<Drain>,
+}
+
+/// How the active color came to be active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Newest {
+    /// By what.
+    pub origin: Origin,
+    /// The color that was active before.
+    pub from: Color,
+    /// The gate was not asked.
+    pub forced: bool,
+}
+
+/// What changed an active color.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A flip.
+    Flip,
+    /// A standby with a share of the clients was promoted.
+    Promote,
+    /// An earlier change was undone.
+    Rollback,
+    /// A flip was not confirmed in time, and undone.
+    Reverted,
+}
+
+impl Origin {
+    /// Whether it undid an earlier change.
+    #[must_use]
+    pub const fn is_rollback(self) -> bool {
+        matches!(self, Self::Rollback | Self::Reverted)
+    }
+}
+
+/// A flip that is undone at an instant, unless it is confirmed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirm {
+    /// The instant.
+    pub deadline: Now,
+    /// The flip's generation: its services are confirmed together.
+    pub flip: u64,
 }
 
 impl Service {
     /// A service that was never switched.
     #[must_use]
-    pub const fn new(active: Color) -> Self {
+    pub fn new(active: Color) -> Self {
         Self {
             active,
             base: active,
             generation: 0,
+            newest: None,
+            confirm: None,
+            split_percent: 0,
+            pauses: Vec::new(),
+            drained_backends: BTreeSet::new(),
             drain: None,
+        }
+    }
+
+    /// Carries out an order. Returns whether active color, split or a pause has changed.
+    fn take<G: Gate>(&mut self, order: &Order, step: &Step<'_, G>) -> Result<bool, Obstacle> {
+        // A repeated `flip --to green --expect-active blue` is already true, and succeeds.
+        let already =
+            matches!(order.change, Change::Flip { to: Some(to), .. } if to == self.active);
+        self.meets(&order.conditions, already)?;
+        let done = |done: Result<(), Obstacle>| done.map(|()| false);
+        match &order.change {
+            Change::Flip {
+                to,
+                confirm_within_ms,
+                force,
+            } => self.flip_to(*to, *confirm_within_ms, *force, step),
+            Change::Rollback { force } => self.roll_back(Origin::Rollback, *force, step),
+            Change::Revert => self.roll_back(Origin::Reverted, false, step),
+            Change::Confirm => done(self.confirm_flip()),
+            Change::Split { percent } => self.split(*percent, step),
+            Change::Promote { force } => self.promote(*force, step),
+            Change::Abort => Ok(self.abort(step)),
+            Change::Pause {
+                listener,
+                max_ms,
+                hard,
+            } => Ok(self.pause(Pause {
+                listener: listener.clone(),
+                until: step.now.plus_ms(*max_ms),
+                hard: *hard,
+            })),
+            Change::Resume { listener } => self.resume(listener.as_deref()),
+            Change::ExtendDrain { by_ms } => done(self.extend_drain(*by_ms)),
+            Change::FinishDrain { at_deadline } => done(self.finish_drain(*at_deadline, step.now)),
+            Change::DrainBackend { endpoint, force } => {
+                done(self.drain_backend(*endpoint, *force, step))
+            }
+            Change::ResumeBackend { endpoint } => {
+                self.drained_backends.remove(endpoint);
+                Ok(false)
+            }
         }
     }
 
@@ -76,6 +189,94 @@ pub trait Observation {
 }
 
 impl Switchboard {
+    /// The state after `order`; the same state when it is so already.
+    pub fn changed(&self, order: &Order, gate: &impl Gate, now: Now) -> Result<Self, Refusal> {
+        let mut next = self.clone();
+        let generation = self.generation + 1;
+        let mut is_switched = false;
+        for name in self.meant(order) {
+            let refused = |why| Refusal {
+                verb: order.change.verb(),
+                service: name.clone(),
+                why,
+            };
+            let service = next.services.get_mut(name);
+            let service = service.ok_or_else(|| refused(Obstacle::UnknownService))?;
+            let step = Step {
+                name,
+                terms: order.drains.get(name).copied().unwrap_or_default(),
+                gate,
+                now,
+                generation,
+            };
+            if service.take(order, &step).map_err(refused)? {
+                service.generation = generation;
+                is_switched = true;
+            }
+        }
+        if is_switched {
+            next.generation = generation;
+        }
+        Ok(next)
+    }
+
+    /// The services that an order is about: a flip is confirmed in all its services.
+    fn meant<'a>(&'a self, order: &'a Order) -> Vec<&'a String> {
+        let mut names: Vec<&String> = order.services.iter().collect();
+        if order.change == Change::Confirm {
+            let flip_of = |name: &String| Some(self.services.get(name)?.confirm?.flip);
+            let flips: BTreeSet<u64> = order.services.iter().filter_map(flip_of).collect();
+            let others = self.services.keys().filter(|name| {
+                !order.services.contains(name)
+                    && flip_of(name).is_some_and(|flip| flips.contains(&flip))
+            });
+            names.extend(others);
+        }
+        names
+    }
+
+    /// Services whose flip was not confirmed in time, by flip.
+    #[must_use]
+    pub fn unconfirmed(&self, now: Now) -> BTreeMap<u64, Vec<String>> {
+        let mut flips: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for (name, service) in &self.services {
+            if let Some(confirm) = service.confirm
+                && confirm.deadline.boot_ms <= now.boot_ms
+            {
+                flips.entry(confirm.flip).or_default().push(name.clone());
+            }
+        }
+        flips
+    }
+
+    /// Gives the confirmation of `services` until `deadline`.
+    pub fn postpone_confirmation(&mut self, services: &[String], deadline: Now) {
+        for name in services {
+            let service = self.services.get_mut(name);
+            if let Some(confirm) = service.and_then(|service| service.confirm.as_mut()) {
+                confirm.deadline = deadline;
+            }
+        }
+    }
+
+    /// The next instant at which something ends by itself, in milliseconds of `CLOCK_BOOTTIME`.
+    #[must_use]
+    pub fn next_deadline_boot_ms(&self) -> Option<u64> {
+        let of_service = |service: &Service| {
+            let pauses = service.pauses.iter().map(|pause| pause.until.boot_ms);
+            let confirm = service.confirm.map(|confirm| confirm.deadline.boot_ms);
+            pauses.chain(confirm).min()
+        };
+        self.services.values().filter_map(of_service).min()
+    }
+
+    /// Forgets pauses that have ended by themselves.
+    pub fn end_pauses(&mut self, now: Now) {
+        for service in self.services.values_mut() {
+            service.end_pauses(now);
+        }
+    }
+
     /// Notes that no running program can see the state any more that the newest flips replaced:
     /// scans that begin from now on may end their drains.
     pub fn barrier_passed(&mut self, now: Now) {

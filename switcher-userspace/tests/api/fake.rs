@@ -11,12 +11,12 @@ use switcher_common::service::{Color, PerColor};
 use switcher_userspace::api::{
     Control, Peer,
     explain::{ExplainQuestion, Explanation},
+    requests::{ChangeRequest, FlipRequest},
     server::{self, ApiSocket},
     trace::{Decision, TraceFeed, TraceRequest},
     types::{
-        AgentStatus, ApiError, ChangeReply, DrainEnd, DrainStatus, ErrorCode, FlipRequest,
-        InterfaceStatus, SendErrorStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount,
-        VersionReply,
+        AgentStatus, ApiError, ChangeReply, DrainEnd, DrainStatus, ErrorCode, InterfaceStatus,
+        SendErrorStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount, VersionReply,
     },
 };
 use switcher_userspace::switching::AtDeadline;
@@ -28,6 +28,8 @@ pub(crate) struct Fake {
     state: Mutex<(Color, u64)>,
     pub(crate) drain: watch::Sender<Option<DrainStatus>>,
     pub(crate) flips: Mutex<Vec<(FlipRequest, Peer)>>,
+    /// Changes that are no flips.
+    pub(crate) others: Mutex<Vec<ChangeRequest>>,
     /// Who traces, and what is told to whom.
     pub(crate) traces: Mutex<Vec<Traced>>,
     /// A flip with the reason `slow` says here that it began ...
@@ -51,6 +53,7 @@ impl Default for Fake {
             state: Mutex::new((Color::Blue, 1)),
             drain: watch::Sender::new(None),
             flips: Mutex::default(),
+            others: Mutex::default(),
             traces: Mutex::default(),
             began: Notify::new(),
             go_on: Notify::new(),
@@ -153,6 +156,10 @@ impl Control for Fake {
                 standby: active.other(),
                 base: active,
                 generation,
+                newest_change: None,
+                confirm_until_at: None,
+                split_percent: 0,
+                pauses: Vec::new(),
                 in_flight: PerColor { blue: 17, green: 4 },
                 preview_flows: 0,
                 traffic: PerColor::default(),
@@ -196,7 +203,13 @@ impl Control for Fake {
         Ok(TraceFeed::new(queue, lost, left))
     }
 
-    async fn flip(&self, request: FlipRequest, peer: Peer) -> ChangeReply {
+    async fn change(&self, request: ChangeRequest, peer: Peer) -> ChangeReply {
+        let ChangeRequest::Flip(request) = request else {
+            let terms = request.terms();
+            self.others.lock().unwrap().push(request);
+            let unknown = terms.services.iter().try_for_each(|name| known(name)).err();
+            return self.reply(unknown.is_none(), unknown);
+        };
         if request.reason.as_deref() == Some("slow") {
             self.began.notify_one();
             self.go_on.notified().await;

@@ -8,8 +8,9 @@ use switcher_common::service::Color;
 use switcher_userspace::api::{
     ANSWER_DEADLINE, Control,
     client::Client,
+    requests::FlipRequest,
     server::{self, ApiSocket, HEAD_DEADLINE, MAX_CONNECTIONS},
-    types::{DrainStatus, ErrorCode, FlipRequest},
+    types::{DrainStatus, ErrorCode},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -160,7 +161,7 @@ async fn a_flip_that_takes_too_long_is_answered_and_goes_on() {
         ..FlipRequest::default()
     };
     let began = Instant::now();
-    let failure = client.flip(&request).await.unwrap_err();
+    let failure = client.change(&request).await.unwrap_err();
     assert_eq!(
         (failure.error.code, failure.changed),
         (ErrorCode::Timeout, None)

@@ -6,7 +6,8 @@ use serde_json::json;
 use switcher_common::service::Color;
 use switcher_userspace::api::{
     client::Client,
-    types::{DrainEnd, ErrorCode, FlipRequest},
+    requests::FlipRequest,
+    types::{DrainEnd, ErrorCode},
 };
 
 use crate::{
@@ -30,12 +31,12 @@ async fn the_client_gets_what_the_agent_says() {
     assert_eq!(client.status().await.unwrap().services[0].name, "web");
     assert_eq!(client.drain("web").await, Ok(None));
 
-    let reply = client.flip(&flip_to(Color::Green)).await.unwrap();
+    let reply = client.change(&flip_to(Color::Green)).await.unwrap();
     assert!(reply.changed);
     assert_eq!((reply.generation, reply.active["web"]), (2, Color::Green));
     assert_eq!(client.drain("web").await, Ok(Some(running(Some(42)))));
 
-    let again = client.flip(&flip_to(Color::Green)).await.unwrap();
+    let again = client.change(&flip_to(Color::Green)).await.unwrap();
     assert!(!again.changed);
 }
 
@@ -48,7 +49,7 @@ async fn a_failed_flip_tells_the_state_beside_the_error() {
         expect_active,
         ..flip_to(Color::Green)
     };
-    let failure = client.flip(&request).await.unwrap_err();
+    let failure = client.change(&request).await.unwrap_err();
     assert_eq!(failure.error.code, ErrorCode::Conflict);
     assert_eq!(
         (failure.changed, failure.generation),
@@ -61,7 +62,7 @@ async fn a_failed_flip_tells_the_state_beside_the_error() {
 async fn a_changing_verb_knows_who_asked() {
     let served = Served::start();
     let client = Client::new(&served.socket());
-    client.flip(&flip_to(Color::Green)).await.unwrap();
+    client.change(&flip_to(Color::Green)).await.unwrap();
     let flips = served.fake.flips.lock().unwrap();
     let pid = i32::try_from(std::process::id()).unwrap();
     assert_eq!(flips[0].1.pid, Some(pid));
@@ -240,7 +241,7 @@ async fn a_flip_that_panics_is_an_internal_error_of_unknown_outcome() {
     let client = Client::new(&served.socket());
     let reason = Some("panic".to_owned());
     let failure = client
-        .flip(&FlipRequest {
+        .change(&FlipRequest {
             reason,
             ..flip_to(Color::Green)
         })

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::model::Colors;
-use super::model::cut::Action;
+use super::model::cut::{Action, Hold};
 use super::model::route::Told;
 use super::model::tables::Table;
 use super::model::types::{Entry, Side, State, Tuple};
@@ -38,6 +38,8 @@ pub enum Step {
     Caps([u32; 3]),
     /// An order to cut the flows of a backend, from a tick on that is so long ago, or is to come.
     Cut(u32, Action, i32),
+    /// A pause of the listener of a backend, for so many ticks.
+    Hold(u32, Hold, i32),
     /// The program is told of an interface.
     Tell(&'static str, Told),
     /// The agent applies a variant of the configuration.
@@ -51,6 +53,12 @@ const ACTIONS: [(&str, Action); 3] = [
     ("none", Action::None),
     ("reset", Action::Reset),
     ("move", Action::Move),
+];
+
+const HOLDS: [(&str, Hold); 3] = [
+    ("none", Hold::None),
+    ("fresh", Hold::Fresh),
+    ("all", Hold::All),
 ];
 
 const STATES: [(&str, State); 6] = [
@@ -69,9 +77,10 @@ impl fmt::Display for Step {
             Self::Colors(colors) => {
                 f.write_str("colors")?;
                 let letter = |color| if color == 0 { 'b' } else { 'g' };
-                colors
-                    .iter()
-                    .try_for_each(|it| write!(f, " {}{}", letter(it.active), letter(it.base)))
+                colors.iter().try_for_each(|it| {
+                    let (active, base) = (letter(it.active), letter(it.base));
+                    write!(f, " {active}{base}{}", it.split)
+                })
             }
             Self::Age(ticks) => write!(f, "age {ticks}"),
             Self::Plant(table, at, entry) => plant(f, *table, at, entry),
@@ -82,6 +91,11 @@ impl fmt::Display for Step {
                 let known = ACTIONS.iter().find(|(_, it)| it == action);
                 let name = known.map_or("", |(name, _)| name);
                 write!(f, "cut {backend} {name} {ago}")
+            }
+            Self::Hold(backend, hold, left) => {
+                let known = HOLDS.iter().find(|(_, it)| it == hold);
+                let name = known.map_or("", |(name, _)| name);
+                write!(f, "hold {backend} {name} {left}")
             }
             Self::Tell(interface, told) => tell(f, interface, *told),
             Self::Apply(variant) => write!(f, "apply {variant}"),
@@ -210,6 +224,11 @@ fn read(line: &str) -> Result<Step> {
         ("caps", [flows, late, large]) => {
             Ok(Step::Caps([flows.parse()?, late.parse()?, large.parse()?]))
         }
+        ("hold", [backend, hold, left]) => {
+            let known = HOLDS.iter().find(|(name, _)| name == hold);
+            let (_, hold) = known.context("an unknown pause")?;
+            Ok(Step::Hold(backend.parse()?, *hold, left.parse()?))
+        }
         ("tell", words) => read_tell(words),
         ("plant", words) => read_plant(words),
         (ingress, _) => {
@@ -229,9 +248,16 @@ fn read_colors(pair: &str) -> Result<Colors> {
         _ => bail!("{pair:?} is no pair of b and g"),
     };
     let mut letters = pair.chars();
+    let (active, base) = (color(letters.next())?, color(letters.next())?);
+    // Without a number, as older reproductions are: no split.
+    let split = match letters.as_str() {
+        "" => 0,
+        percent => percent.parse().context("no share in percent")?,
+    };
     Ok(Colors {
-        active: color(letters.next())?,
-        base: color(letters.next())?,
+        active,
+        base,
+        split,
     })
 }
 
@@ -326,7 +352,12 @@ mod tests {
                 ingress: "c1",
                 frame: vec![0, 0xff, 0x10],
             },
-            Step::Colors(vec![Colors { active: 0, base: 1 }]),
+            Step::Colors(vec![Colors {
+                active: 0,
+                base: 1,
+                split: 30,
+            }]),
+            Step::Hold(3, Hold::All, -7),
             Step::Age(9),
             Step::Plant(Table::Established, tuple, entry),
             Step::Evict(tuple),

@@ -38,6 +38,7 @@ mod scale;
 mod spoofed;
 mod topologies;
 mod trace;
+mod verbs;
 
 use anyhow::{Result, ensure};
 use switcher_tests::{

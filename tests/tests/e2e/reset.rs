@@ -155,7 +155,7 @@ fn g10_both_ends_of_a_running_download_are_reset() -> Result<()> {
         let Ends { client, backend } = connect(&lab, family)?;
         backend.set_write_timeout(Some(Duration::from_millis(20)))?;
         let (mut from, mut to) = (&backend, &client);
-        let (chunk, mut buffer) = ([7; 64 * 1024], [0; 64 * 1024]);
+        let (chunk, mut buffer) = (vec![7; 64 * 1024], vec![0; 64 * 1024]);
         let (sent, received, reply) = thread::scope(|scope| {
             let sender = scope.spawn(move || is_reset_in_flight("sender", || from.write(&chunk)));
             let receiver =

@@ -15,6 +15,8 @@ use crate::crowd::{Crowd, now_ticks};
 use crate::rig::Rig;
 use crate::setup::{Kind, Setup};
 
+const DAY_MS: u64 = 86_400_000;
+
 /// More elements than one read of an iterator visits, which is a million: a flow has two.
 pub(crate) const MANY: u32 = 510_000;
 const FEW: u32 = 10_000;
@@ -165,7 +167,6 @@ fn flows_that_are_silent_for_too_long_leave_with_both_directions_and_others_stay
 #[test]
 fn g10_flows_that_are_older_than_ticks_can_tell_are_kept_comparable() -> Result<()> {
     skip_unless_lab!(Ok(()));
-    const DAY_MS: u64 = 86_400_000;
     let lab = Lab::builder().build()?;
     Rig::with(&lab, &setup(&lab), |rig| {
         for (family, age_ms) in [(Family::V4, 20 * DAY_MS), (Family::V6, 12 * DAY_MS)] {

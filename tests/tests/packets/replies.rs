@@ -238,10 +238,11 @@ fn told(parent: u32, vlan_id: u16, master: u32) -> InterfaceRecord {
     }
 }
 
+const VLAN: u16 = 7;
+
 #[test]
 fn a_reply_comes_by_its_route_also_through_vlan_devices_bonds_and_bridges() -> Result<()> {
     skip_unless_lab!(Ok(()));
-    const VLAN: u16 = 7;
     let lab = Lab::builder().build()?;
     let mut setup = Setup::plain(&lab);
     setup.attached = vec!["c1", "c2", "b"];

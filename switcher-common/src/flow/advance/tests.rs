@@ -37,6 +37,10 @@ fn nobody() -> Option<Progress> {
     None
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "as the lookup of the other direction answers"
+)]
 fn acknowledging(acked: u32) -> Option<Progress> {
     Some(Progress {
         acked,

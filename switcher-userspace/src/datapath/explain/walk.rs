@@ -210,7 +210,7 @@ where
         if self.key.src.is_martian() || self.maps.is_vip(&self.key.src)? {
             return Ok(dropped(Reason::MartianSource));
         }
-        let color = select::color(&record, &switch, begins);
+        let color = select::color(&record, &switch, &self.key.src, begins);
         let why = match (found.preview, begins) {
             (true, _) => Why::Preview,
             (false, true) => Why::Active,

@@ -148,12 +148,7 @@ impl<'a> Evolution<'a> {
         config: &ListenerConfig,
     ) -> Result<(), DataPathError> {
         let vip = WideAddress::from_ip(config.vip);
-        let key = ListenerKey {
-            vip,
-            port_be: config.port.to_be(),
-            protocol: config.protocol as u8,
-            af: vip.af(),
-        };
+        let key = ListenerKey::at(vip, config.port, config.protocol);
         let id = match self.old.listeners.get(&key) {
             Some(&id) => id,
             None => self.listener_ids.claim()?,

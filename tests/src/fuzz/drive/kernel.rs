@@ -22,7 +22,7 @@ use switcher_common::stats::{ColorStats, TableStats, Writer};
 
 use super::bpf::RawMap;
 use super::edge::{self, Keyed};
-use crate::fuzz::model::cut::{Action, Order};
+use crate::fuzz::model::cut::{Action, Hold, Order};
 use crate::fuzz::model::fragment::{self, Fragments};
 use crate::fuzz::model::route::Interface;
 use crate::fuzz::model::sweep::Idle;
@@ -249,13 +249,17 @@ impl Kernel {
 
     /// Writes an order to cut a backend's flows.
     pub(super) fn cut(&self, backend: u32, order: Order) -> Result<()> {
-        let action = match order.action {
-            Action::None => return self.cuts.set(&backend, &CutOrder::zeroed()),
-            Action::Reset => cut::Action::Reset,
-            Action::Move => cut::Action::Move,
+        let cut = match order.action {
+            Action::None => CutOrder::zeroed(),
+            Action::Reset => CutOrder::new(cut::Action::Reset, order.deadline),
+            Action::Move => CutOrder::new(cut::Action::Move, order.deadline),
         };
-        self.cuts
-            .set(&backend, &CutOrder::new(action, order.deadline))
+        let both = match order.hold {
+            Hold::None => cut,
+            Hold::Fresh => cut.with_hold(cut::Hold::Fresh, order.hold_until),
+            Hold::All => cut.with_hold(cut::Hold::All, order.hold_until),
+        };
+        self.cuts.set(&backend, &both)
     }
 
     /// Sets how often something may happen in a window.
@@ -325,6 +329,7 @@ impl Kernel {
             let state = ServiceSwitch {
                 active: colors.active,
                 base: colors.base,
+                split_percent: colors.split,
                 ..ServiceSwitch::zeroed()
             };
             self.switch

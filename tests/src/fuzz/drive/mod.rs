@@ -31,7 +31,11 @@ use super::world::{self, World};
 use crate::lab::Lab;
 
 /// The colors that every sequence begins with.
-pub const START: Colors = Colors { active: 0, base: 0 };
+pub const START: Colors = Colors {
+    active: 0,
+    base: 0,
+    split: 0,
+};
 
 /// The loaded program and the model of it, inside a lab's node. Its thread must be in there.
 pub struct Rig {
@@ -158,13 +162,20 @@ impl Rig {
                 let id = self.model.routes.by_name(name);
                 self.tell(id.context("no such interface")?, *told)?;
             }
-            Step::Cut(backend, action, ago) => self.cut(
-                *backend,
-                Order {
-                    deadline: now_ticks().wrapping_sub_signed(*ago),
-                    action: *action,
-                },
-            )?,
+            Step::Cut(backend, action, ago) => {
+                let deadline = now_ticks().wrapping_sub_signed(*ago);
+                self.order(*backend, |order| {
+                    order.deadline = deadline;
+                    order.action = *action;
+                })?;
+            }
+            Step::Hold(backend, hold, left) => {
+                let hold_until = now_ticks().wrapping_add_signed(*left);
+                self.order(*backend, |order| {
+                    order.hold = *hold;
+                    order.hold_until = hold_until;
+                })?;
+            }
             Step::Caps(caps) => self.cap(*caps)?,
             Step::Apply(variant) => self.apply(*variant)?,
         }
@@ -179,9 +190,10 @@ impl Rig {
         self.kernel.tell(&interfaces[id], parent, master)
     }
 
-    fn cut(&mut self, backend: u32, order: Order) -> Result<()> {
-        self.model.cuts.insert(backend, order);
-        self.kernel.cut(backend, order)
+    fn order(&mut self, backend: u32, change: impl FnOnce(&mut Order)) -> Result<()> {
+        let order = self.model.cuts.entry(backend).or_default();
+        change(order);
+        self.kernel.cut(backend, *order)
     }
 
     fn cap(&mut self, [flows, late, large]: [u32; 3]) -> Result<()> {

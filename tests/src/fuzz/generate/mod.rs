@@ -14,7 +14,7 @@ use fastrand::Rng;
 
 use self::build::{Body, Draft};
 use self::talk::{Sender, Talk};
-use super::model::cut::Action;
+use super::model::cut::{Action, Hold};
 use super::model::route::Told;
 use super::model::tables::Table;
 use super::model::types::{Entry, Side, State, TCP, Tuple, UDP};
@@ -68,6 +68,8 @@ impl Generator {
             145..155 => Step::Caps([1_000_000; 3]),
             175..180 | 215..220 => self.cut(model, &[Action::Reset, Action::Move]),
             180..195 => self.cut(model, &[Action::None]),
+            220..223 => self.hold(model, &[Hold::Fresh, Hold::All]),
+            223..243 => self.hold(model, &[Hold::None]),
             195..198 => self.tell(true),
             198..206 => self.tell(false),
             12 if self.rng.u8(..8) == 0 => Step::Apply(self.rng.usize(..VARIANTS)),
@@ -83,7 +85,12 @@ impl Generator {
         } else {
             self.rng.u8(..2)
         };
-        Colors { active, base }
+        let split = [0, 0, 0, 1, 50, 99, 100][self.rng.usize(..7)];
+        Colors {
+            active,
+            base,
+            split,
+        }
     }
 
     fn talk(&mut self, model: &Model) -> Step {
@@ -370,6 +377,16 @@ impl Generator {
         let action = actions[self.rng.usize(..actions.len())];
         let ago = [0, 0, 0, 1, 5, -5, 1_000, i32::MIN][self.rng.usize(..8)];
         Step::Cut(backend, action, ago)
+    }
+
+    /// A pause of the listener of some flow's backend, or the end of one.
+    fn hold(&mut self, model: &Model, holds: &[Hold]) -> Step {
+        let Step::Cut(backend, ..) = self.cut(model, &[Action::None]) else {
+            unreachable!("that is what it makes");
+        };
+        let hold = holds[self.rng.usize(..holds.len())];
+        let left = [0, 1, 300, 28_000, 28_612, -1][self.rng.usize(..6)];
+        Step::Hold(backend, hold, left)
     }
 
     /// The hand of the sweep comes to a flow, which may be idle.

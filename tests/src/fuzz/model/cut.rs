@@ -15,7 +15,26 @@ pub struct Order {
     pub deadline: u32,
     /// What it is for.
     pub action: Action,
+    /// What a pause of its listener drops.
+    pub hold: Hold,
+    /// Tick at which the pause ends.
+    pub hold_until: u32,
 }
+
+/// See [`Order`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// Nothing.
+    #[default]
+    None,
+    /// What begins.
+    Fresh,
+    /// Everything.
+    All,
+}
+
+/// Longest pause: 30 s in ticks.
+const LONGEST_HOLD: u32 = 28_611;
 
 /// See [`Order`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -54,6 +73,21 @@ impl Model {
         };
         let is_due = is_past(order.deadline, now) && is_past(entry.born, order.deadline);
         entry.state == State::Cut || (is_meant && is_due && !entry.preview)
+    }
+
+    /// Rule 3.0.
+    pub(super) fn check_hold(&self, entry: &Entry, begins: bool, now: u32) -> Result<(), Ended> {
+        let order = self.cuts.get(&entry.backend).copied().unwrap_or_default();
+        let is_meant = match order.hold {
+            Hold::None => false,
+            Hold::Fresh => begins,
+            Hold::All => true,
+        };
+        let left = order.hold_until.wrapping_sub(now);
+        if is_meant && !entry.preview && (1..=LONGEST_HOLD).contains(&left) {
+            return Err(drop("paused"));
+        }
+        Ok(())
     }
 
     pub(super) fn packet_of_cut(

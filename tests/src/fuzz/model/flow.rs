@@ -26,6 +26,7 @@ impl Model {
         let Some((table, entry)) = self.tables.find(tuple) else {
             return self.without_flow(packet, tuple, segment);
         };
+        self.check_hold(&entry, false, packet.now)?;
         if self.is_cut(tuple, &entry, packet.now) {
             return match self.packet_of_cut(packet, tuple, segment, (table, entry))? {
                 Cut::Afresh => self.without_flow(packet, tuple, segment),
@@ -199,7 +200,8 @@ impl Model {
     }
 
     fn takes_fresh(&self, entry: &Entry) -> bool {
-        self.fresh_color(entry.service, entry.preview) == entry.color
+        let is_shared = self.colors[usize::from(entry.service)].split > 0 && !entry.preview;
+        is_shared || self.fresh_color(entry.service, entry.preview) == entry.color
     }
 }
 

@@ -77,6 +77,7 @@ impl Model {
                 (false, _) => pass("fragment_from_backend"),
             });
         };
+        self.check_hold(&entry, false, packet.now)?;
         if tuple.is_tcp() && self.is_cut(&tuple, &entry, packet.now) {
             return Err(drop("flow_cut"));
         }

@@ -41,10 +41,13 @@ impl Model {
             return Err(drop("martian_source"));
         }
         let begins = !tuple.is_tcp() || segment.is_initial_syn();
-        let color = if begins || listener.preview {
-            self.fresh_color(listener.service, listener.preview)
+        let colors = self.colors[usize::from(listener.service)];
+        let color = if listener.preview {
+            self.fresh_color(listener.service, true)
+        } else if begins {
+            colors.active ^ u8::from(select::share(tuple.src.ip()) < colors.split)
         } else {
-            self.colors[usize::from(listener.service)].base
+            colors.base
         };
         let entry = Entry {
             to: tuple.dst,
@@ -64,6 +67,7 @@ impl Model {
             fin: if segment.fin { segment.end() } else { 0 },
         };
         let entry = self.assign(tuple, entry, listener)?;
+        self.check_hold(&entry, begins, packet.now)?;
         if !begins {
             packet.note("unpinned");
             if segment.rst {
@@ -187,6 +191,7 @@ impl Model {
             unpinned: true,
             fin: if segment.fin { segment.end() } else { 0 },
         };
+        self.check_hold(&entry, false, packet.now)?;
         if segment.rst {
             packet.note("reply_repinned");
             return Ok(Found::Entry(entry));

@@ -88,6 +88,8 @@ pub struct Colors {
     pub active: u8,
     /// Of packets in the middle of a stream.
     pub base: u8,
+    /// Share of the clients, in percent, whose fresh flows go to the other color.
+    pub split: u8,
 }
 
 /// The whole state.

@@ -43,6 +43,15 @@ pub(super) fn slot(tuple: &Tuple, len: u32) -> u32 {
     u32::try_from((low * u64::from(len)) >> 32).expect("less than the length")
 }
 
+/// Where a client stands among all, in percent: below a service's split it goes to the standby.
+#[must_use]
+pub(super) fn share(client: IpAddr) -> u8 {
+    /// "split by" in ASCII.
+    const SEED: u64 = 0x7370_6c69_7420_6279;
+    let low = mix(SEED ^ digest(client)) & 0xffff_ffff;
+    u8::try_from((low * 100) >> 32).expect("below 100")
+}
+
 /// The bit of an address in the map of addresses.
 #[must_use]
 pub(super) fn filter_bit(address: IpAddr) -> usize {

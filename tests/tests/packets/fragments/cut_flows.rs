@@ -23,7 +23,7 @@ fn cut_blue(rig: &mut Rig, action: Action) -> Result<()> {
     let deadline = Firsts::open(&rig.config.agent.pin_dir)?.newest()?;
     let order = CutOrder::new(action, deadline);
     rig.path
-        .set_cuts(&BTreeMap::from([((1, Color::Blue), order)]))?;
+        .set_orders(&BTreeMap::from([((1, Color::Blue), order)]), &[])?;
     Ok(())
 }
 
@@ -78,7 +78,7 @@ fn g10_fragments_of_a_cut_tcp_flow_end_here_and_the_first_one_is_answered() -> R
                 rig.expect_frame(&pieces[0].what, &pieces[0].frame, &answered)?;
                 pieces[2].is(rig, Reason::FlowCut)?;
             }
-            rig.path.set_cuts(&BTreeMap::new())?;
+            rig.path.set_orders(&BTreeMap::new(), &[])?;
         }
         Ok(())
     })
@@ -107,7 +107,7 @@ fn g10_a_datagram_whose_flow_moves_with_it_moves_as_a_whole() -> Result<()> {
                 }
                 piece.follows(rig)?;
             }
-            rig.path.set_cuts(&BTreeMap::new())?;
+            rig.path.set_orders(&BTreeMap::new(), &[])?;
             rig.flip(Color::Blue)?;
         }
         Ok(())

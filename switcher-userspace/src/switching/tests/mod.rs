@@ -1,11 +1,11 @@
 //! The state machine by itself: rows for its rules, and long random sequences for its invariants.
 
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
 use switcher_common::service::PerColor;
 
 use super::*;
+
+mod sequences;
+mod verbs;
 
 const START: Now = Now {
     boot_ms: 1_000,
@@ -15,7 +15,7 @@ const START: Now = Now {
 struct Open;
 
 impl Gate for Open {
-    fn shortage(&self, _: &str, _: Color) -> Option<Shortage> {
+    fn shortage(&self, _: &str, _: Color, _: &BTreeSet<SocketAddr>) -> Option<Shortage> {
         None
     }
 }
@@ -23,7 +23,7 @@ impl Gate for Open {
 struct ClosedFor(Color);
 
 impl Gate for ClosedFor {
-    fn shortage(&self, _: &str, color: Color) -> Option<Shortage> {
+    fn shortage(&self, _: &str, color: Color, _: &BTreeSet<SocketAddr>) -> Option<Shortage> {
         (color == self.0).then(|| Shortage {
             listener: "http".to_owned(),
             eligible: 0,
@@ -71,20 +71,37 @@ fn board(names: &[&str]) -> Switchboard {
     }
 }
 
-fn order(services: &[&str], to: Option<Color>) -> FlipOrder {
-    FlipOrder {
-        services: services.iter().map(ToString::to_string).collect(),
-        to,
-        conditions: Conditions::default(),
-        drain_timeout_ms: services.iter().map(|s| ((*s).to_owned(), 30_000)).collect(),
-        at_deadline: BTreeMap::new(),
-        cut_before: BTreeMap::new(),
+fn terms(timeout_ms: u64) -> DrainTerms {
+    DrainTerms {
+        timeout_ms,
+        ..DrainTerms::default()
     }
+}
+
+fn ordered(services: &[&str], change: Change) -> Order {
+    Order {
+        services: services.iter().map(ToString::to_string).collect(),
+        conditions: Conditions::default(),
+        change,
+        drains: services
+            .iter()
+            .map(|service| ((*service).to_owned(), terms(30_000)))
+            .collect(),
+    }
+}
+
+fn order(services: &[&str], to: Option<Color>) -> Order {
+    let flip = Change::Flip {
+        to,
+        confirm_within_ms: None,
+        force: false,
+    };
+    ordered(services, flip)
 }
 
 fn flip(board: &Switchboard, to: Color, now: Now) -> Switchboard {
     let mut next = board
-        .flipped(&order(&["web"], Some(to)), &Open, now)
+        .changed(&order(&["web"], Some(to)), &Open, now)
         .expect("nothing stands in the way");
     next.barrier_passed(now);
     next
@@ -93,7 +110,7 @@ fn flip(board: &Switchboard, to: Color, now: Now) -> Switchboard {
 #[test]
 fn one_flip_of_several_services_is_one_generation() {
     let next = board(&["api", "web"])
-        .flipped(&order(&["api", "web"], Some(Color::Green)), &Open, START)
+        .changed(&order(&["api", "web"], Some(Color::Green)), &Open, START)
         .expect("a flip");
     assert_eq!(next.generation, 1);
     for service in next.services.values() {
@@ -104,39 +121,43 @@ fn one_flip_of_several_services_is_one_generation() {
 #[test]
 fn what_is_already_so_changes_nothing() {
     let before = board(&["web"]);
-    let after = before.flipped(&order(&["web"], Some(Color::Blue)), &Open, START);
+    let after = before.changed(&order(&["web"], Some(Color::Blue)), &Open, START);
     assert_eq!(after, Ok(before));
 }
 
 #[test]
 fn a_refused_service_keeps_the_whole_group_as_it_was() {
-    let refused = board(&["api", "web"]).flipped(
+    let refused = board(&["api", "web"]).changed(
         &order(&["api", "web"], Some(Color::Green)),
         &ClosedFor(Color::Green),
         START,
     );
-    assert!(matches!(refused, Err(Refusal::NotEnoughBackends { service, .. }) if service == "api"));
+    assert!(
+        matches!(refused, Err(Refusal { service, why: Obstacle::NotEnoughBackends { .. }, .. }) if service == "api")
+    );
 }
 
 #[test]
 fn conditions_are_compared_with_the_service_not_the_node() {
     let mut two = board(&["api", "web"]);
     two = two
-        .flipped(&order(&["api"], Some(Color::Green)), &Open, START)
+        .changed(&order(&["api"], Some(Color::Green)), &Open, START)
         .expect("a flip");
     let mut with = order(&["web"], Some(Color::Green));
     with.conditions.if_generation = Some(1);
     assert!(matches!(
-        two.flipped(&with, &Open, START),
-        Err(Refusal::GenerationDiffers {
-            found: 0,
-            expected: 1,
+        two.changed(&with, &Open, START),
+        Err(Refusal {
+            why: Obstacle::GenerationDiffers {
+                found: 0,
+                expected: 1,
+            },
             ..
         })
     ));
     with.conditions.if_generation = Some(0);
     assert_eq!(
-        two.flipped(&with, &Open, START).map(|b| b.generation),
+        two.changed(&with, &Open, START).map(|b| b.generation),
         Ok(2)
     );
 }
@@ -146,12 +167,15 @@ fn a_repeated_request_with_expect_active_succeeds_but_a_lost_race_conflicts() {
     let flipped = flip(&board(&["web"]), Color::Green, START);
     let mut again = order(&["web"], Some(Color::Green));
     again.conditions.expect_active = Some(Color::Blue);
-    assert_eq!(flipped.flipped(&again, &Open, START), Ok(flipped.clone()));
-    again.to = None;
+    assert_eq!(flipped.changed(&again, &Open, START), Ok(flipped.clone()));
+    again.change = order(&["web"], None).change;
     assert!(matches!(
-        flipped.flipped(&again, &Open, START),
-        Err(Refusal::ActiveDiffers {
-            found: Color::Green,
+        flipped.changed(&again, &Open, START),
+        Err(Refusal {
+            why: Obstacle::ActiveDiffers {
+                found: Color::Green,
+                ..
+            },
             ..
         })
     ));
@@ -178,9 +202,9 @@ fn base_is_the_color_before_the_first_undrained_flip_until_the_last_drain_ends()
 fn flipping_back_to_a_draining_color_merges_the_drains_with_the_later_deadline() {
     let web = flip(&board(&["web"]), Color::Green, START);
     let mut back = order(&["web"], Some(Color::Blue));
-    back.drain_timeout_ms.insert("web".to_owned(), 5);
+    back.drains.insert("web".to_owned(), terms(5));
     let back = web
-        .flipped(&back, &Open, START.plus_ms(10))
+        .changed(&back, &Open, START.plus_ms(10))
         .expect("a flip");
     let drain = back.services["web"].running_drain().expect("a drain runs");
     assert_eq!(drain.color, Color::Green);
@@ -191,7 +215,7 @@ fn flipping_back_to_a_draining_color_merges_the_drains_with_the_later_deadline()
 fn only_a_scan_that_began_after_the_barrier_ends_a_drain() {
     let barrier = START.plus_ms(20);
     let mut web = board(&["web"])
-        .flipped(&order(&["web"], Some(Color::Green)), &Open, START)
+        .changed(&order(&["web"], Some(Color::Green)), &Open, START)
         .expect("a flip");
     assert!(
         web.observe(&saw(START.boot_ms + 5, 0, 0), START.plus_ms(6))
@@ -222,119 +246,12 @@ fn at_the_deadline_a_drain_ends_and_says_what_is_left() {
     assert!(!web.is_draining());
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Flip {
-        to: Option<Color>,
-        group: bool,
-        gate: Option<Color>,
-        generation: Option<u64>,
-    },
-    Barrier,
-    Scan {
-        age_ms: u64,
-        live: PerColor<u64>,
-    },
-    Wait {
-        ms: u64,
-    },
-}
-
-fn colors() -> impl Strategy<Value = Color> {
-    prop_oneof![Just(Color::Blue), Just(Color::Green)]
-}
-
-fn steps() -> impl Strategy<Value = Step> {
-    let live = (0..3_u64, 0..3_u64).prop_map(|(blue, green)| PerColor { blue, green });
-    prop_oneof![
-        (
-            proptest::option::of(colors()),
-            any::<bool>(),
-            proptest::option::of(colors()),
-            proptest::option::of(0..20_u64)
-        )
-            .prop_map(|(to, group, gate, generation)| Step::Flip {
-                to,
-                group,
-                gate,
-                generation
-            }),
-        Just(Step::Barrier),
-        (0..100_u64, live).prop_map(|(age_ms, live)| Step::Scan { age_ms, live }),
-        (0..40_000_u64).prop_map(|ms| Step::Wait { ms }),
-    ]
-}
-
-fn take(board: &mut Switchboard, now: &mut Now, step: &Step) -> Result<(), TestCaseError> {
-    let before = board.clone();
-    match step {
-        Step::Flip {
-            to,
-            group,
-            gate,
-            generation,
-        } => {
-            let names: &[&str] = if *group { &["api", "web"] } else { &["web"] };
-            let mut order = order(names, *to);
-            order.conditions.if_generation = *generation;
-            let result = match gate {
-                Some(color) => before.flipped(&order, &ClosedFor(*color), *now),
-                None => before.flipped(&order, &Open, *now),
-            };
-            if let Ok(next) = result {
-                prop_assert!(next == before || next.generation == before.generation + 1);
-                *board = next;
-            }
-        }
-        Step::Barrier => board.barrier_passed(*now),
-        Step::Scan { age_ms, live } => {
-            let began_boot_ms = now.boot_ms.saturating_sub(*age_ms);
-            let scan = saw(began_boot_ms, live.blue, live.green);
-            board.observe(&scan, *now);
-            prop_assert_eq!(board.generation, before.generation);
-        }
-        Step::Wait { ms } => *now = now.plus_ms(*ms),
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-    #[test]
-    fn no_sequence_loses_a_drain_or_a_generation(sequence in proptest::collection::vec(steps(), 1..60)) {
-        let mut board = board(&["api", "web"]);
-        let mut now = START;
-        let mut newest: BTreeMap<String, u64> = BTreeMap::new();
-        for step in &sequence {
-            let before = board.clone();
-            take(&mut board, &mut now, step)?;
-            prop_assert!(board.generation >= before.generation, "generations only grow");
-            for (name, service) in &board.services {
-                let old = &before.services[name];
-                prop_assert!(service.generation >= newest.get(name).copied().unwrap_or(0));
-                newest.insert(name.clone(), service.generation);
-                if let Some(drain) = service.running_drain() {
-                    prop_assert_eq!(drain.color, service.standby(), "only the standby drains");
-                } else {
-                    prop_assert_eq!(service.base, service.active, "without a drain base is active");
-                }
-                if service.active != old.active {
-                    prop_assert!(service.running_drain().is_some(), "a flip always drains");
-                }
-                if old.running_drain().is_some() && service.running_drain().is_none() {
-                    prop_assert!(matches!(step, Step::Scan { .. }), "only a scan ends a drain");
-                }
-            }
-        }
-    }
-}
-
 #[test]
 fn g10_a_deadline_does_not_lie_before_the_barrier() {
     let mut now_or_never = order(&["web"], Some(Color::Green));
-    now_or_never.drain_timeout_ms.insert("web".to_owned(), 0);
+    now_or_never.drains.insert("web".to_owned(), terms(0));
     let mut web = board(&["web"])
-        .flipped(&now_or_never, &Open, START)
+        .changed(&now_or_never, &Open, START)
         .expect("a flip");
     let barrier = START.plus_ms(20);
     web.barrier_passed(barrier);
@@ -350,13 +267,17 @@ fn g10_a_drain_that_resets_tells_what_was_cut_of_its_own_color_since_it_began() 
         silent: 0,
         moved: 2,
     };
-    let ordered = FlipOrder {
-        at_deadline: [("web".to_owned(), AtDeadline::Reset)].into(),
-        cut_before: [("web".to_owned(), PerColor::from_fn(|_| before))].into(),
+    let resets = DrainTerms {
+        at_deadline: AtDeadline::Reset,
+        cut_before: PerColor::from_fn(|_| before),
+        ..terms(30_000)
+    };
+    let order = Order {
+        drains: [("web".to_owned(), resets)].into(),
         ..order(&["web"], Some(Color::Green))
     };
     let mut board = board(&["web"])
-        .flipped(&ordered, &Open, START)
+        .changed(&order, &Open, START)
         .expect("a flip");
     board.barrier_passed(START);
     let deadline = START.plus_ms(30_000);

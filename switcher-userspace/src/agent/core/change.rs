@@ -1,0 +1,328 @@
+//! A change on its way: planned, made true, answered when it is durable.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use switcher_common::service::PerColor;
+use tokio::sync::oneshot;
+
+use super::{
+    Core, Unanswered,
+    encode::{cut_by_packets, drained_backends},
+    errors::{data_path, refused},
+};
+use crate::{
+    agent::{clock, gate::ConfiguredGate},
+    api::{
+        Peer, check,
+        requests::{ChangeRequest, Endpoint, Terms},
+        types::{ApiError, ChangeReply, ErrorCode},
+    },
+    datapath::{Busy, Replaced, Wanted},
+    switching::{AtDeadline, Change, Conditions, DrainTerms, Order, Switchboard},
+};
+
+/// A change that was asked for.
+pub(in crate::agent) struct Asked {
+    pub(in crate::agent) request: ChangeRequest,
+    pub(in crate::agent) peer: Peer,
+    pub(in crate::agent) arrived: Instant,
+    pub(in crate::agent) reply: oneshot::Sender<ChangeReply>,
+}
+
+/// What a change did to the kernel.
+enum Made {
+    /// One store made it visible.
+    Visible(Replaced),
+    /// Packets see nothing of it.
+    Unseen,
+}
+
+impl Core {
+    /// Begins a change. One that changes which backends have slots waits for a count of those that flows
+    /// refer to.
+    pub(super) fn take_change(&mut self, asked: Box<Asked>) {
+        let terms = asked.request.terms();
+        let is_counted = matches!(
+            asked.request,
+            ChangeRequest::DrainBackend(_) | ChangeRequest::ResumeBackend(_)
+        );
+        if !is_counted || terms.dry_run {
+            return self.change(*asked, None);
+        }
+        if let Err(asked) = self.collector.count_for(asked) {
+            let busy = ApiError::new(
+                ErrorCode::Refused,
+                "too many changes wait for the flow tables to be counted",
+                "try again",
+            );
+            let _ = asked.reply.send(ChangeReply {
+                error: Some(busy),
+                ..self.reply(&terms, false)
+            });
+        }
+    }
+
+    /// Carries out a change, or says why not. An answer that tells of a change, or of one that the disk
+    /// may not have yet, waits for the disk.
+    pub(super) fn change(&mut self, asked: Asked, busy: Option<Busy>) {
+        let terms = asked.request.terms();
+        if cfg!(mutant = "no-barrier") {
+            // The mutant of G3 answers before the store, as if nobody waited for the programs that
+            // still run with the old state.
+            let _ = asked.reply.send(self.reply(&terms, true));
+            std::thread::sleep(Duration::from_millis(30));
+            let _ = self.try_change(&asked.request, &terms, asked.peer, asked.arrived, busy);
+            return;
+        }
+        let answer = self
+            .try_change(&asked.request, &terms, asked.peer, asked.arrived, busy)
+            .unwrap_or_else(|error| ChangeReply {
+                error: Some(error),
+                ..self.reply(&terms, false)
+            });
+        let is_settled = self.unanswered.is_empty() && !self.is_unsaved;
+        let tells_no_change = !answer.changed && (is_settled || answer.error.is_some());
+        if terms.dry_run || tells_no_change {
+            // A client that has left gets no answer.
+            let _ = asked.reply.send(answer);
+            return;
+        }
+        let number = self.writer.write(&self.board);
+        self.unanswered.push_back(Unanswered {
+            number,
+            answer,
+            reply: asked.reply,
+        });
+    }
+
+    fn try_change(
+        &mut self,
+        request: &ChangeRequest,
+        terms: &Terms,
+        peer: Peer,
+        arrived: Instant,
+        busy: Option<Busy>,
+    ) -> Result<ChangeReply, ApiError> {
+        let order = self.order(request, terms)?;
+        let gate = ConfiguredGate::new(&self.config);
+        let next = self
+            .board
+            .changed(&order, &gate, clock::now())
+            .map_err(|refusal| refused(&refusal))?;
+        let would_change = next != self.board;
+        if terms.dry_run || !would_change {
+            return Ok(ChangeReply {
+                would_change: terms.dry_run.then_some(would_change),
+                ..self.reply(terms, false)
+            });
+        }
+        let made = self.make(next, busy)?;
+        let since = |instant: Instant| micros(instant - arrived);
+        let (visible_us, barrier_us) = match made {
+            Made::Visible(replaced) => (
+                Some(since(replaced.stored_at)),
+                Some(since(replaced.barrier_at)),
+            ),
+            Made::Unseen => (None, None),
+        };
+        tracing::info!(
+            verb = request.verb(),
+            services = terms.services.join(","),
+            generation = self.board.generation,
+            visible_us,
+            barrier_us,
+            by = %peer,
+            reason = terms.reason.as_deref().unwrap_or(""),
+            "changed"
+        );
+        Ok(ChangeReply {
+            visible_us,
+            barrier_us,
+            ..self.reply(terms, true)
+        })
+    }
+
+    /// Makes `next` true in the kernel, as far as packets see anything of it, and keeps it.
+    fn make(&mut self, next: Switchboard, busy: Option<Busy>) -> Result<Made, ApiError> {
+        if next.generation != self.board.generation {
+            return self.switch_to(next).map(Made::Visible);
+        }
+        if let Some(busy) = busy {
+            let wanted = Wanted {
+                config: &self.config,
+                drained: &drained_backends(&next),
+            };
+            self.path
+                .apply_counted(&wanted, &busy, |_, _| Ok(()))
+                .map_err(|error| data_path(&error))?;
+        }
+        self.board = next;
+        self.set_orders()
+            .map_err(|error| data_path(&error))
+            .map(|()| Made::Unseen)
+    }
+
+    /// A request in the state machine's terms; refused where it names what is not configured.
+    fn order(&self, request: &ChangeRequest, terms: &Terms) -> Result<Order, ApiError> {
+        let (mut timeout_ms, mut at_deadline) = (None, None);
+        let change = match request {
+            ChangeRequest::Flip(flip) => {
+                (timeout_ms, at_deadline) = (flip.drain_timeout_ms, flip.at_deadline);
+                Change::Flip {
+                    to: flip.to,
+                    confirm_within_ms: flip.confirm_within_ms,
+                    force: flip.force,
+                }
+            }
+            ChangeRequest::Rollback(rollback) => {
+                (timeout_ms, at_deadline) = (rollback.drain_timeout_ms, rollback.at_deadline);
+                Change::Rollback {
+                    force: rollback.force,
+                }
+            }
+            ChangeRequest::Promote(promote) => {
+                (timeout_ms, at_deadline) = (promote.drain_timeout_ms, promote.at_deadline);
+                Change::Promote {
+                    force: promote.force,
+                }
+            }
+            ChangeRequest::Abort(abort) => {
+                (timeout_ms, at_deadline) = (abort.drain_timeout_ms, abort.at_deadline);
+                Change::Abort
+            }
+            ChangeRequest::Confirm(_) => Change::Confirm,
+            ChangeRequest::Split(split) => Change::Split {
+                percent: split.standby_percent,
+            },
+            ChangeRequest::Pause(pause) => {
+                self.knows_listener(&terms.services, pause.listener.as_deref())?;
+                Change::Pause {
+                    listener: pause.listener.clone(),
+                    max_ms: pause.max_ms.unwrap_or(check::DEFAULT_PAUSE_MS),
+                    hard: pause.hard,
+                }
+            }
+            ChangeRequest::Resume(resume) => {
+                self.knows_listener(&terms.services, resume.listener.as_deref())?;
+                Change::Resume {
+                    listener: resume.listener.clone(),
+                }
+            }
+            ChangeRequest::ExtendDrain(extend) => Change::ExtendDrain {
+                by_ms: extend.by_ms,
+            },
+            ChangeRequest::FinishDrain(finish) => Change::FinishDrain {
+                at_deadline: finish.at_deadline,
+            },
+            ChangeRequest::DrainBackend(drain) => {
+                self.knows_backend(&terms.services, &drain.backend)?;
+                Change::DrainBackend {
+                    endpoint: drain.backend.address,
+                    force: drain.force,
+                }
+            }
+            ChangeRequest::ResumeBackend(resume) => {
+                self.knows_backend(&terms.services, &resume.backend)?;
+                Change::ResumeBackend {
+                    endpoint: resume.backend.address,
+                }
+            }
+        };
+        Ok(Order {
+            services: terms.services.clone(),
+            conditions: Conditions {
+                expect_active: terms.expect_active,
+                if_generation: terms.if_generation,
+            },
+            change,
+            drains: self.drain_terms(&terms.services, timeout_ms, at_deadline),
+        })
+    }
+
+    /// How drains of `services` go, where a request does not say otherwise.
+    pub(super) fn drain_terms(
+        &self,
+        services: &[String],
+        timeout_ms: Option<u64>,
+        at_deadline: Option<AtDeadline>,
+    ) -> BTreeMap<String, DrainTerms> {
+        let terms = |name: &String| {
+            let service = self.config.services.iter().find(|s| s.name == *name)?;
+            let id = *self.ids.get(name)?;
+            let terms = DrainTerms {
+                timeout_ms: timeout_ms.unwrap_or(service.drain_timeout.as_millis()),
+                at_deadline: at_deadline.unwrap_or(service.at_deadline),
+                cut_before: PerColor::from_fn(|color| cut_by_packets(&self.counters, id, color)),
+            };
+            Some((name.clone(), terms))
+        };
+        services.iter().filter_map(terms).collect()
+    }
+
+    fn knows_listener(&self, services: &[String], listener: Option<&str>) -> Result<(), ApiError> {
+        let Some(listener) = listener else {
+            return Ok(());
+        };
+        let configured = (self.config.services.iter())
+            .filter(|service| services.contains(&service.name))
+            .flat_map(|service| &service.listeners);
+        let mut named = configured.filter(|it| it.name == listener);
+        match named.next() {
+            Some(it) if it.preview => Err(ApiError::new(
+                ErrorCode::Refused,
+                format!("the listener {listener} is a preview, which is never paused"),
+                "name another listener, or the service",
+            )),
+            Some(_) => Ok(()),
+            None => Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!(
+                    "{} has no listener {listener}",
+                    services.first().map_or("the service", String::as_str)
+                ),
+                "`switcher status` lists the listeners",
+            )),
+        }
+    }
+
+    fn knows_backend(&self, services: &[String], backend: &Endpoint) -> Result<(), ApiError> {
+        for name in services {
+            let service = self.config.services.iter().find(|s| s.name == *name);
+            let listeners = service.map_or(&[][..], |service| &service.listeners);
+            let mut backends = listeners.iter().flat_map(|it| it.backends(backend.color));
+            let (ip, port) = (backend.address.ip(), backend.address.port());
+            if service.is_some() && !backends.any(|it| (it.address, it.port) == (ip, port)) {
+                return Err(ApiError::new(
+                    ErrorCode::NotFound,
+                    format!(
+                        "{name} has no {} backend {}",
+                        backend.color.name(),
+                        backend.address
+                    ),
+                    "`switcher status` lists the backends",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&self, terms: &Terms, changed: bool) -> ChangeReply {
+        let active = |name: &String| Some((name.clone(), self.board.services.get(name)?.active));
+        ChangeReply {
+            changed,
+            generation: self.board.generation,
+            active: terms.services.iter().filter_map(active).collect(),
+            would_change: None,
+            visible_us: None,
+            barrier_us: None,
+            error: None,
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,66 @@
+//! What ends by itself: pauses, and flips that nobody confirmed.
+
+use super::{Core, errors::refused};
+use crate::{
+    agent::{clock, gate::ConfiguredGate},
+    switching::{Change, Conditions, Order},
+};
+
+/// How long a flip that the kernel would not take back waits for the next attempt.
+const RETRY_MS: u64 = 1_000;
+
+impl Core {
+    /// Carries out what is overdue, and tells readers and the disk.
+    pub(super) fn end_overdue(&mut self) {
+        let now = clock::now();
+        let before = self.board.clone();
+        self.board.end_pauses(now);
+        // The program has ended them by itself; their ticks would come again when ticks wrap.
+        if self.board != before
+            && let Err(error) = self.set_orders()
+        {
+            tracing::error!(%error, "pauses that have ended stay in the map");
+        }
+        for services in self.board.unconfirmed(now).into_values() {
+            self.take_back(services);
+        }
+        if self.board != before {
+            self.writer.write(&self.board);
+            self.publish(None, None);
+        }
+    }
+
+    /// Undoes a flip that was not confirmed in time, in all its services or in none.
+    fn take_back(&mut self, services: Vec<String>) {
+        let names = services.join(",");
+        let gate = ConfiguredGate::new(&self.config);
+        let mut order = Order {
+            drains: self.drain_terms(&services, None, None),
+            services,
+            conditions: Conditions::default(),
+            change: Change::Revert,
+        };
+        match self.board.changed(&order, &gate, clock::now()) {
+            Ok(next) => match self.switch_to(next) {
+                Ok(_) => tracing::warn!(
+                    services = names,
+                    generation = self.board.generation,
+                    "the flip was not confirmed in time: taken back"
+                ),
+                Err(error) => {
+                    tracing::error!(services = names, %error, "the flip was not confirmed in time, and the kernel does not take it back; the next attempt follows");
+                    let retry = clock::now().plus_ms(RETRY_MS);
+                    self.board.postpone_confirmation(&order.services, retry);
+                }
+            },
+            Err(refusal) => {
+                let error = refused(&refusal);
+                tracing::error!(services = names, %error, "the flip was not confirmed in time, and stands all the same: the color before could not serve");
+                order.change = Change::Confirm;
+                if let Ok(next) = self.board.changed(&order, &gate, clock::now()) {
+                    self.board = next;
+                }
+            }
+        }
+    }
+}

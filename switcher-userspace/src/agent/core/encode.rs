@@ -1,0 +1,160 @@
+//! The switch state in the kernel's terms, and a scan in the state machine's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use switcher_common::{
+    cut::{Action, CutOrder, Hold},
+    service::{Color, ServiceSwitch},
+    stats::ColorStats,
+};
+
+use crate::{
+    agent::clock,
+    config::{Config, ServiceConfig},
+    datapath::{Counters, DrainedBackend, HeldListeners, Scan},
+    switching::{AtDeadline, Cuts, Observation, Seen, Service, Switchboard},
+};
+
+/// The switch state as the kernel's map holds it, by service id.
+pub(in crate::agent) fn encode(
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+) -> Vec<ServiceSwitch> {
+    let highest = ids.values().copied().max().unwrap_or(0);
+    let mut states = vec![ServiceSwitch::default(); usize::from(highest) + 1];
+    states[0].generation = board.generation;
+    for (name, service) in &board.services {
+        if let Some(&id) = ids.get(name) {
+            states[usize::from(id)] = ServiceSwitch {
+                generation: service.generation,
+                active: service.active as u8,
+                base: service.base as u8,
+                split_percent: service.split_percent,
+                reserved: [0; 5],
+            };
+        }
+    }
+    states
+}
+
+/// Idle timeouts of a service's UDP flows in milliseconds, by color. A draining color's flows count
+/// as finished after a shorter silence (G10).
+pub(in crate::agent) fn udp_idle_ms(config: &ServiceConfig, state: &Service) -> [u64; 2] {
+    let draining = state.running_drain().map(|drain| drain.color);
+    Color::ALL.map(|color| {
+        let span = if draining == Some(color) {
+            config.drain_udp_idle.min(config.idle.udp)
+        } else {
+            config.idle.udp
+        };
+        span.as_millis()
+    })
+}
+
+/// A scan in the state machine's terms.
+pub(in crate::agent) struct Observed<'a> {
+    pub(in crate::agent) scan: &'a Scan,
+    pub(in crate::agent) began_boot_ms: u64,
+    pub(in crate::agent) ids: &'a BTreeMap<String, u16>,
+    pub(in crate::agent) counters: &'a Counters,
+}
+
+impl Observation for Observed<'_> {
+    fn began_boot_ms(&self) -> u64 {
+        self.began_boot_ms
+    }
+
+    fn seen(&self, service: &str, color: Color) -> Option<Seen> {
+        let id = *self.ids.get(service)?;
+        let cut = *self.scan.cut(id).get(color);
+        Some(Seen {
+            in_flight: *self.scan.in_flight(id).get(color),
+            cut_by_packets: cut_by_packets(self.counters, id, color),
+            cut_by_scan: Cuts {
+                answered: 0,
+                silent: cut.tcp,
+                moved: cut.udp,
+            },
+        })
+    }
+}
+
+/// Flows of a color that packets have cut. Counters that cannot be read only make a receipt poorer.
+pub(super) fn cut_by_packets(counters: &Counters, service: u16, color: Color) -> Cuts {
+    let traffic = counters.traffic(service, color).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cut flows are not counted");
+        ColorStats::default()
+    });
+    Cuts {
+        answered: traffic.reset_flows,
+        silent: 0,
+        moved: traffic.moved_flows,
+    }
+}
+
+/// The backends that take no fresh flows.
+pub(in crate::agent) fn drained_backends(board: &Switchboard) -> BTreeSet<DrainedBackend> {
+    let of_service = |(name, service): (&String, &Service)| {
+        let drained = |endpoint: &SocketAddr| DrainedBackend {
+            service: name.clone(),
+            endpoint: *endpoint,
+        };
+        let drained: Vec<_> = service.drained_backends.iter().map(drained).collect();
+        drained
+    };
+    board.services.iter().flat_map(of_service).collect()
+}
+
+/// The orders to cut flows that the drains of `board` want, by service id and color.
+pub(in crate::agent) fn cut_orders(
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+) -> BTreeMap<(u16, Color), CutOrder> {
+    let order = |(name, service): (&String, &Service)| {
+        let drain = service.running_drain()?;
+        let action = match drain.at_deadline {
+            AtDeadline::Keep => return None,
+            AtDeadline::Reset => Action::Reset,
+            AtDeadline::Move => Action::Move,
+        };
+        let order = CutOrder::new(action, clock::tick_of(drain.deadline));
+        Some(((*ids.get(name)?, drain.color), order))
+    };
+    board.services.iter().filter_map(order).collect()
+}
+
+/// The pauses of `board`.
+pub(in crate::agent) fn pauses(
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+    config: &Config,
+) -> Vec<HeldListeners> {
+    let mut held = Vec::new();
+    for service in &config.services {
+        let (Some(state), Some(&id)) = (board.services.get(&service.name), ids.get(&service.name))
+        else {
+            continue;
+        };
+        for pause in &state.pauses {
+            let named = |name: &String| service.listeners.iter().find(|it| it.name == *name);
+            let listener = match &pause.listener {
+                None => None,
+                // A listener that an apply has removed is paused no more.
+                Some(name) => match named(name) {
+                    Some(it) => Some((it.vip, it.port, it.protocol)),
+                    None => continue,
+                },
+            };
+            held.push(HeldListeners {
+                service: id,
+                listener,
+                hold: if pause.hard { Hold::All } else { Hold::Fresh },
+                until: clock::tick_of(pause.until),
+            });
+        }
+    }
+    held
+}

@@ -1,0 +1,282 @@
+//! The core's thread: the only owner of the switch state. Takes commands one after the other and
+//! makes each true in the kernel, then on disk, then visible to readers.
+
+mod change;
+mod deadlines;
+mod encode;
+mod errors;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use self::errors::not_durable;
+pub(super) use self::{
+    change::Asked,
+    encode::{Observed, cut_orders, drained_backends, encode, pauses, udp_idle_ms},
+    errors::data_path,
+};
+use super::{
+    clock,
+    collector::{Collector, Counted, Scanned},
+    interfaces,
+    view::View,
+    writer::{Writer, Written},
+};
+use crate::{
+    api::types::{ApiError, ChangeReply},
+    config::Config,
+    datapath::{Attached, Counters, DataPath, DataPathError, Replaced, Scan},
+    interfaces::Interfaces,
+    switching::{DrainEnded, Switchboard},
+};
+
+/// What the core is asked to do.
+pub(super) enum Command {
+    /// A change.
+    Change(Box<Asked>),
+    /// The collector has counted what a change needs to know.
+    Counted(Counted),
+    /// The collector has finished a scan.
+    Scanned(Scanned),
+    /// Interfaces of the node have changed.
+    Interfaces(Interfaces),
+    /// The writer has tried the disk.
+    Written(Written),
+    /// Something ends by itself; the core tells itself so.
+    Deadline,
+    /// End the thread; the data path stays.
+    Stop,
+}
+
+/// The agent's state and the means to make it true.
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) path: DataPath,
+    pub(super) board: Switchboard,
+    /// The node's, as the program was told.
+    pub(super) interfaces: Arc<Interfaces>,
+    pub(super) ids: BTreeMap<String, u16>,
+    pub(super) counters: Counters,
+    pub(super) writer: Writer,
+    pub(super) collector: Collector,
+    pub(super) view: watch::Sender<Arc<View>>,
+    /// Answers that wait for the disk, in the order of their states' numbers.
+    pub(super) unanswered: VecDeque<Unanswered>,
+    /// Number of the newest state that the disk has answered for.
+    pub(super) written: u64,
+    /// The disk has refused the newest state; it is tried again.
+    pub(super) is_unsaved: bool,
+}
+
+/// An answer that is given when the state that it tells of is on disk.
+pub(super) struct Unanswered {
+    number: u64,
+    answer: ChangeReply,
+    reply: oneshot::Sender<ChangeReply>,
+}
+
+impl Core {
+    /// Serves commands until [`Command::Stop`], or until nobody can send any more.
+    pub(super) fn run(mut self, commands: &mut mpsc::Receiver<Command>, runtime: &Handle) {
+        while let Some(command) = self.next(commands, runtime) {
+            match command {
+                Command::Change(asked) => self.take_change(asked),
+                Command::Counted(counted) => self.change(*counted.asked, Some(counted.busy)),
+                Command::Scanned(scanned) => self.take_scan(scanned),
+                Command::Interfaces(interfaces) => self.take_interfaces(interfaces),
+                Command::Written(written) => self.take_written(written),
+                Command::Deadline => self.end_overdue(),
+                Command::Stop => break,
+            }
+        }
+        self.writer.finish();
+    }
+
+    /// What comes next; `None`: nobody can send any more.
+    fn next(&self, commands: &mut mpsc::Receiver<Command>, runtime: &Handle) -> Option<Command> {
+        let Some(at) = self.board.next_deadline_boot_ms() else {
+            return commands.blocking_recv();
+        };
+        let left = Duration::from_millis(at.saturating_sub(clock::boot_ms()));
+        // Before any command: what was due while no agent ran, and whatever else comes.
+        if left.is_zero() {
+            return Some(Command::Deadline);
+        }
+        let received = runtime.block_on(async { timeout(left, commands.recv()).await });
+        received.unwrap_or(Some(Command::Deadline))
+    }
+
+    /// The disk's word: readers see the state now, and who waited for it hears how it went.
+    fn take_written(&mut self, written: Written) {
+        if let Err(error) = &written.result {
+            tracing::error!(%error, "the switch state is in the kernel, but not on disk");
+        }
+        self.is_unsaved = written.result.is_err();
+        self.written = written.number;
+        self.publish(None, Some(written.board));
+        while let Some(waiting) = self
+            .unanswered
+            .pop_front_if(|waiting| waiting.number <= written.number)
+        {
+            let error = written.result.as_ref().err().map(not_durable);
+            let _ = waiting.reply.send(ChangeReply {
+                error,
+                ..waiting.answer
+            });
+        }
+    }
+
+    /// Makes `next` true in the kernel by one store and keeps it. Returns after the barrier.
+    ///
+    /// Orders to cut a color's flows are taken back before it can become active again, and given
+    /// when no fresh flow comes to it any more.
+    fn switch_to(&mut self, mut next: Switchboard) -> Result<Replaced, ApiError> {
+        let mut lasting = cut_orders(&self.board, &self.ids);
+        let wanted = cut_orders(&next, &self.ids);
+        lasting.retain(|color, _| wanted.contains_key(color));
+        // A pause begins before the barrier and so holds when it has passed.
+        let pauses = pauses(&next, &self.ids, &self.config);
+        let switched = self
+            .path
+            .set_orders(&lasting, &pauses)
+            .and_then(|()| self.path.switch(&encode(&next, &self.ids)));
+        if switched.is_ok() {
+            next.barrier_passed(clock::now());
+            self.board = next;
+        }
+        // Those of the state that holds now, whichever it is.
+        if let Err(error) = self.set_orders() {
+            tracing::error!(%error, "what is left at the drains' deadlines would not be cut");
+        }
+        let replaced = switched.map_err(|error| data_path(&error))?;
+        self.set_idle_timeouts();
+        self.collector.pace(self.board.is_draining());
+        Ok(replaced)
+    }
+
+    fn set_orders(&mut self) -> Result<(), DataPathError> {
+        let pauses = pauses(&self.board, &self.ids, &self.config);
+        let cuts = cut_orders(&self.board, &self.ids);
+        self.path.set_orders(&cuts, &pauses)
+    }
+
+    /// Sets the idle timeouts of all services, as their drains want them.
+    fn set_idle_timeouts(&mut self) {
+        for service in &self.config.services {
+            let (Some(&id), Some(state)) = (
+                self.ids.get(&service.name),
+                self.board.services.get(&service.name),
+            ) else {
+                continue;
+            };
+            let udp_ms = udp_idle_ms(service, state);
+            if let Err(error) = self.path.set_idle(id, service, udp_ms) {
+                tracing::error!(%error, service = service.name, "idle timeouts are not set");
+            }
+        }
+    }
+
+    fn take_scan(&mut self, scanned: Scanned) {
+        self.reattach();
+        tracing::debug!(
+            took = ?(scanned.scan.ended_at - scanned.scan.began_at),
+            expired_flows = scanned.scan.expired_flows,
+            "scanned"
+        );
+        let seen = Observed {
+            scan: &scanned.scan,
+            began_boot_ms: scanned.began_boot_ms,
+            ids: &self.ids,
+            counters: &self.counters,
+        };
+        let mut next = self.board.clone();
+        let ended = next.observe(&seen, clock::now());
+        if ended.is_empty() {
+            self.board = next;
+        } else {
+            self.end_drains(next, &ended);
+        }
+        if self.is_unsaved {
+            self.writer.write(&self.board);
+        }
+        self.publish(Some(scanned.scan), None);
+        for waiting in scanned.waiting {
+            let _ = waiting.send(());
+        }
+    }
+
+    fn end_drains(&mut self, next: Switchboard, ended: &[DrainEnded]) {
+        if let Err(error) = self.switch_to(next) {
+            tracing::error!(%error, "drains have ended, but the base color is not set; the next scan tries again");
+            return;
+        }
+        self.writer.write(&self.board);
+        for drain in ended {
+            tracing::info!(
+                service = drain.service,
+                color = drain.color.name(),
+                flows_left = drain.end.flows_left,
+                flows_reset = drain.end.cuts.reset(),
+                flows_moved = drain.end.cuts.moved,
+                "drain ended"
+            );
+        }
+    }
+
+    fn take_interfaces(&mut self, now: Interfaces) {
+        // First what the program must know, then the program.
+        interfaces::tell(&mut self.path, &self.config, &self.interfaces, &now);
+        self.interfaces = Arc::new(now);
+        self.reattach();
+        self.publish(None, None);
+    }
+
+    fn reattach(&mut self) {
+        for (interface, result) in self.path.reattach(&self.config.agent) {
+            match result {
+                Ok(Attached::Now(mode)) => {
+                    tracing::warn!(
+                        interface,
+                        mode = mode.name(),
+                        "interface came back, attached again"
+                    );
+                }
+                Ok(Attached::Already) => {}
+                Err(error) => {
+                    tracing::error!(interface, %error, "interface came back, not attached");
+                }
+            }
+        }
+    }
+
+    /// Shows readers the newest state that the disk has answered for: `answered` is it, until they see a
+    /// newer one.
+    fn publish(&self, scan: Option<Scan>, answered: Option<Switchboard>) {
+        self.view.send_modify(|view| {
+            let scan = scan.map(Arc::new).or_else(|| view.scan.clone());
+            let is_settled = self.written == self.writer.newest();
+            let board = if is_settled {
+                self.board.clone()
+            } else {
+                answered.unwrap_or_else(|| view.board.clone())
+            };
+            *view = Arc::new(View {
+                board,
+                is_settled,
+                scan,
+                interfaces: self.interfaces.clone(),
+                at: clock::now(),
+                ..View::clone(view)
+            });
+        });
+    }
+}

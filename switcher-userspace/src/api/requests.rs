@@ -1,0 +1,234 @@
+//! The bodies of the changing verbs: each is one flat JSON object, and an unknown field is an error.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use switcher_common::service::Color;
+
+use crate::switching::AtDeadline;
+
+/// What every changing verb may be told beside its own fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Services that are changed by one store.
+    pub services: Vec<String>,
+    /// Refuse with a conflict unless every service has this active color.
+    pub expect_active: Option<Color>,
+    /// Refuse with a conflict unless every service's newest change has this generation.
+    pub if_generation: Option<u64>,
+    /// Check everything, change nothing.
+    pub dry_run: bool,
+    /// Why, for the log.
+    pub reason: Option<String>,
+}
+
+/// The body of one changing verb.
+pub trait Body: Serialize + for<'de> Deserialize<'de> + Clone + Into<ChangeRequest> + Send {
+    /// The verb, which is also the last part of its path.
+    const VERB: &'static str;
+
+    /// What it has in common with all others.
+    fn terms(&self) -> Terms;
+}
+
+/// Defines the bodies, each with the fields of [`Terms`] and its own, and an enum of all of them.
+macro_rules! bodies {
+    ($($(#[$doc:meta])* $name:ident($variant:ident, $verb:literal) {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+    })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields)]
+            pub struct $name {
+                /// Services that are changed by one store.
+                pub services: Vec<String>,
+                /// Refuse with a conflict unless every service has this active color.
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub expect_active: Option<Color>,
+                /// Refuse with a conflict unless every service's newest change has this generation.
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub if_generation: Option<u64>,
+                /// Check everything, change nothing.
+                #[serde(default)]
+                pub dry_run: bool,
+                /// Why, for the log.
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub reason: Option<String>,
+                $(
+                    $(#[$field_doc])*
+                    pub $field: $type,
+                )*
+            }
+
+            impl Body for $name {
+                const VERB: &'static str = $verb;
+
+                fn terms(&self) -> Terms {
+                    Terms {
+                        services: self.services.clone(),
+                        expect_active: self.expect_active,
+                        if_generation: self.if_generation,
+                        dry_run: self.dry_run,
+                        reason: self.reason.clone(),
+                    }
+                }
+            }
+
+            impl From<$name> for ChangeRequest {
+                fn from(body: $name) -> Self {
+                    Self::$variant(body)
+                }
+            }
+        )*
+
+        /// Any change that the agent may be asked for.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum ChangeRequest {
+            $(
+                $(#[$doc])*
+                $variant($name),
+            )*
+        }
+
+        impl ChangeRequest {
+            /// The verb.
+            #[must_use]
+            pub const fn verb(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $name::VERB,)*
+                }
+            }
+
+            /// What it has in common with all others.
+            #[must_use]
+            pub fn terms(&self) -> Terms {
+                match self {
+                    $(Self::$variant(body) => body.terms(),)*
+                }
+            }
+        }
+    };
+}
+
+bodies! {
+    /// `POST /v1/flip`
+    FlipRequest(Flip, "flip") {
+        /// The new active color; absent: the standby of each service.
+        #[serde(default)]
+        to: Option<Color>,
+        /// Longest drain in milliseconds; absent: as configured.
+        #[serde(default)]
+        drain_timeout_ms: Option<u64>,
+        /// What happens then to the flows that are left; absent: as configured.
+        #[serde(default)]
+        at_deadline: Option<AtDeadline>,
+        /// The flip is taken back unless it is confirmed within so many milliseconds.
+        #[serde(default)]
+        confirm_within_ms: Option<u64>,
+        /// Flip also to a color without enough eligible backends (G6).
+        #[serde(default)]
+        force: bool,
+    }
+    /// `POST /v1/rollback`
+    RollbackRequest(Rollback, "rollback") {
+        /// Longest drain in milliseconds; absent: as configured.
+        #[serde(default)]
+        drain_timeout_ms: Option<u64>,
+        /// What happens then to the flows that are left; absent: as configured.
+        #[serde(default)]
+        at_deadline: Option<AtDeadline>,
+        /// Roll back also to a color without enough eligible backends (G6).
+        #[serde(default)]
+        force: bool,
+    }
+    /// `POST /v1/confirm`
+    ConfirmRequest(Confirm, "confirm") {
+    }
+    /// `POST /v1/split`
+    SplitRequest(Split, "split") {
+        /// Share of the clients, in percent, whose fresh flows go to the standby.
+        standby_percent: u8,
+    }
+    /// `POST /v1/promote`
+    PromoteRequest(Promote, "promote") {
+        /// Longest drain in milliseconds; absent: as configured.
+        #[serde(default)]
+        drain_timeout_ms: Option<u64>,
+        /// What happens then to the flows that are left; absent: as configured.
+        #[serde(default)]
+        at_deadline: Option<AtDeadline>,
+        /// Promote also a standby without enough eligible backends (G6).
+        #[serde(default)]
+        force: bool,
+    }
+    /// `POST /v1/abort`
+    AbortRequest(Abort, "abort") {
+        /// Longest drain of the standby in milliseconds; absent: as configured.
+        #[serde(default)]
+        drain_timeout_ms: Option<u64>,
+        /// What happens then to the flows that are left; absent: as configured.
+        #[serde(default)]
+        at_deadline: Option<AtDeadline>,
+    }
+    /// `POST /v1/pause`
+    PauseRequest(Pause, "pause") {
+        /// One listener of the one service alone; absent: all.
+        #[serde(default)]
+        listener: Option<String>,
+        /// Longest time in milliseconds; absent: 5 000.
+        #[serde(default)]
+        max_ms: Option<u64>,
+        /// Drop every packet, in both directions.
+        #[serde(default)]
+        hard: bool,
+    }
+    /// `POST /v1/resume`
+    ResumeRequest(Resume, "resume") {
+        /// One listener of the one service alone; absent: all.
+        #[serde(default)]
+        listener: Option<String>,
+    }
+    /// `POST /v1/extend-drain`
+    ExtendDrainRequest(ExtendDrain, "extend-drain") {
+        /// By so many milliseconds.
+        by_ms: u64,
+    }
+    /// `POST /v1/finish-drain`
+    FinishDrainRequest(FinishDrain, "finish-drain") {
+        /// What happens to the flows that are left.
+        at_deadline: AtDeadline,
+    }
+    /// `POST /v1/drain-backend`
+    DrainBackendRequest(DrainBackend, "drain-backend") {
+        /// Address and port, as configured.
+        backend: Endpoint,
+        /// Also when the active color cannot serve without it (G6).
+        #[serde(default)]
+        force: bool,
+    }
+    /// `POST /v1/resume-backend`
+    ResumeBackendRequest(ResumeBackend, "resume-backend") {
+        /// Address and port, as configured.
+        backend: Endpoint,
+    }
+}
+
+/// A backend as a request names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// The color that it serves.
+    pub color: Color,
+    /// Its address and port.
+    pub address: SocketAddr,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            color: Color::Blue,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        }
+    }
+}
