@@ -134,7 +134,7 @@ reasons! {
 
     /// More flows began on this CPU than the cap allows.
     40 InsertRate Drop "insert_rate_exceeded";
-    /// From an address that no client has, or from one of our own VIPs.
+    /// From an address that no client has, or from one of our own: a VIP's, or the node's.
     41 MartianSource Drop "martian_source";
     /// From a backend that is the only one to send it to.
     42 SourceIsBackend Drop "source_is_backend";

@@ -67,6 +67,10 @@ pub(crate) static FILTER: Array<u64, { FILTER_WORDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: Array<InterfaceRecord, 16> = Array::new();
 
+/// The node's own addresses, under [`ListenerKey::any_of`]. Only that they are there matters.
+#[btf_map]
+pub(crate) static NODE_ADDRESSES: HashMap<ListenerKey, u32, 16> = HashMap::new();
+
 /// IPv4 flows whose backend has answered.
 #[btf_map]
 pub(crate) static ESTABLISHED4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 16> = HashMap::new();

@@ -13,7 +13,7 @@ use crate::{
     count,
     cut::is_held,
     flow::table::record,
-    maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, SWITCH, Tables},
+    maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, NODE_ADDRESSES, SWITCH, Tables},
     work::Work,
 };
 
@@ -79,10 +79,18 @@ pub(crate) fn takes_fresh_flows<A: Address>(entry: &FlowEntry<A>) -> bool {
     entry.color() == fresh || is_shared
 }
 
-/// Whether no client has `address`: nobody has it, or it is one of ours.
+/// Whether no client has `address`: nobody has it, or it is one of ours. What the node itself sends does
+/// not come in here.
 #[inline(always)]
 pub(crate) fn is_martian<A: Address>(address: &A) -> bool {
-    address.is_martian() || is_vip(address)
+    address.is_martian() || is_vip(address) || is_of_node(address)
+}
+
+/// Whether the node itself has `address`.
+#[inline(always)]
+fn is_of_node<A: Address>(address: &A) -> bool {
+    let key = ListenerKey::any_of(address.wide(), A::AF);
+    NODE_ADDRESSES.get_ptr(&key).is_some()
 }
 
 /// Whether `address` is some listener's.

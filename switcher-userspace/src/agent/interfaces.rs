@@ -56,6 +56,15 @@ pub(super) fn tell(path: &mut DataPath, config: &Config, before: &Interfaces, no
         Ok(beyond) => log_beyond(config, &beyond, before, now),
         Err(error) => tracing::error!(%error, "the program does not know the node's interfaces"),
     }
+    match path.set_node_addresses(now.addresses()) {
+        Ok(0) => {}
+        Ok(beyond) => tracing::warn!(
+            beyond,
+            "the node has more addresses than the program can be told of; packets with these as a forged source \
+             begin flows, and may meet the node's own connections to backends"
+        ),
+        Err(error) => tracing::error!(%error, "the program does not know the node's addresses"),
+    }
     for name in &config.agent.interfaces {
         log_change(
             name,

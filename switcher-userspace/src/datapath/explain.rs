@@ -177,6 +177,7 @@ pub struct Tried {
 /// Handles on the maps that a packet is looked up in.
 pub struct Explainer {
     listeners: HashMap<MapData, ListenerKey, u32>,
+    node_addresses: HashMap<MapData, ListenerKey, u32>,
     endpoints: HashMap<MapData, ListenerKey, EndpointEditions>,
     config: Current<ListenerRecord>,
     switch: Current<ServiceSwitch>,
@@ -200,6 +201,7 @@ impl Explainer {
     pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
         Ok(Self {
             listeners: pins.open("LISTENERS")?,
+            node_addresses: pins.open("NODE_ADDRESSES")?,
             endpoints: pins.open("ENDPOINTS")?,
             config: Current::config(pins)?,
             switch: Current::switch(pins)?,

@@ -12,6 +12,7 @@ use switcher_common::{LAYOUT_VERSION, scan::SCAN_COUNTERS_PER_SERVICE, service::
 use super::{
     bpf, double,
     error::{Attempt as _, DataPathError},
+    node_addresses,
     pins::PinDir,
 };
 use crate::config::Limits;
@@ -26,7 +27,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 36] = [
+const PROGRAM_MAPS: [&str; 37] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -37,6 +38,7 @@ const PROGRAM_MAPS: [&str; 36] = [
     "CUTS",
     "FILTER",
     "INTERFACES",
+    "NODE_ADDRESSES",
     "ESTABLISHED4",
     "ESTABLISHED6",
     "UNANSWERED4",
@@ -193,6 +195,7 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("RING4", ring)
         .map_max_entries("RING6", ring)
         .map_max_entries("INTERFACES", limits.interfaces)
+        .map_max_entries("NODE_ADDRESSES", node_addresses::MOST)
         .map_max_entries("SCAN_BACKENDS", limits.backends + 1)
         .map_max_entries("ESTABLISHED4", entries(limits.flows))
         .map_max_entries("ESTABLISHED6", entries(limits.flows))

@@ -14,6 +14,7 @@ mod interfaces;
 mod links;
 mod load;
 mod maglev;
+mod node_addresses;
 mod pins;
 mod program;
 mod program_log;
@@ -45,7 +46,10 @@ pub use program_log::ProgramLog;
 pub use scan::{CutCount, Scan, Scanner};
 pub use tracer::{LiveTracer, Tracer};
 
-use self::{double::Doubled, interfaces::InterfaceTable, load::Meta, pins::PinDir, tables::Tables};
+use self::{
+    double::Doubled, interfaces::InterfaceTable, load::Meta, node_addresses::NodeAddresses,
+    pins::PinDir, tables::Tables,
+};
 use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};
 
 /// A pause of a service, or of one of its listeners.
@@ -69,6 +73,7 @@ pub struct DataPath {
     switch: Doubled<ServiceSwitch>,
     tables: Tables,
     interfaces: InterfaceTable,
+    addresses: NodeAddresses,
     adopted: bool,
 }
 
@@ -91,6 +96,7 @@ impl DataPath {
             switch: Doubled::switch(&pins)?,
             tables,
             interfaces: InterfaceTable::open(&pins)?,
+            addresses: NodeAddresses::open(&pins)?,
             limits: config.limits,
             pins,
             ebpf,
@@ -108,6 +114,15 @@ impl DataPath {
     /// Kernels may refuse it, which harms nothing else; called before [`Self::counters`].
     pub fn count_send_errors(&mut self) -> Result<(), DataPathError> {
         send_errors::attach(&mut self.ebpf, &self.pins)
+    }
+
+    /// Tells the program of the node's own addresses, from which no client sends. Returns how many are
+    /// beyond what it can be told of.
+    pub fn set_node_addresses(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<usize, DataPathError> {
+        self.addresses.set(addresses.into_iter())
     }
 
     /// Tells the program of the node's interfaces, by index, and that all others are plain. Returns

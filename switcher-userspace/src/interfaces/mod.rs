@@ -4,19 +4,25 @@
 mod records;
 mod watch;
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use switcher_common::interface::{InterfaceRecord, flags};
 
 pub(crate) use self::watch::watch;
-use crate::netlink::{Netlink, events::Events, link, netdev::Netdev};
+use crate::netlink::{Netlink, address, events::Events, link, netdev::Netdev};
 
 /// What was read about the interfaces of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interfaces {
     /// By index.
     by_index: BTreeMap<u32, Known>,
+    /// Of all of them.
+    addresses: BTreeSet<IpAddr>,
     /// Whether the kernel tells which interfaces take redirected frames.
     features_known: bool,
 }
@@ -31,6 +37,11 @@ impl Interfaces {
     /// What the program is told of each interface, by index.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {
         self.by_index.iter().map(|(index, it)| (*index, it.record))
+    }
+
+    /// The node's own addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied()
     }
 
     /// The name of an interface.
@@ -66,7 +77,10 @@ impl Reader {
     /// Word of changes; subscribed to before the first reading, nothing is missed.
     pub(crate) fn subscribe(&self) -> io::Result<Vec<Events>> {
         let features = self.netdev.as_ref().map(Netdev::subscribe).transpose()?;
-        Ok(features.into_iter().chain([link::subscribe()?]).collect())
+        let links = [link::subscribe()?]
+            .into_iter()
+            .chain(address::subscribe()?);
+        Ok(features.into_iter().chain(links).collect())
     }
 
     /// Whether the kernel tells which interfaces take redirected frames.
@@ -86,6 +100,7 @@ impl Reader {
             (link.index, Known { name, record })
         };
         Ok(Interfaces {
+            addresses: address::all(&mut self.route)?,
             by_index: links.iter().map(known).collect(),
             features_known: features.is_some(),
         })

@@ -4,6 +4,7 @@
 //! Blocking on purpose: the kernel answers at once, and the socket belongs to the network
 //! namespace of the thread that opens it, which an executor could change between two awaits.
 
+pub(crate) mod address;
 pub(crate) mod events;
 pub(crate) mod generic;
 pub(crate) mod link;

@@ -168,6 +168,7 @@ fn links(lab: &Lab) -> Result<Routes> {
         });
         for (family, ip) in [(Family::V4, Ip::V4), (Family::V6, Ip::V6)] {
             let own = link.node_address(family);
+            routes.own.insert(own);
             routes.prefixes.extend(own_network(id, ip, own));
             if ip == Ip::V4 || name != NOT_FORWARDING {
                 routes.prefixes.push(local(last_or_first(own)));

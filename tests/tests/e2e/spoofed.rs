@@ -229,3 +229,46 @@ fn a_spoofed_reply_of_no_flow_is_dropped_and_begins_none() -> Result<()> {
     }
     Ok(())
 }
+
+/// Gives the node one more address.
+fn add_address(lab: &Lab, address: IpAddr) -> Result<()> {
+    let index = lab.node().interface("b")?.index;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let added = lab.node().block_on(async move {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let request = handle.address().add(index, address, bits);
+        request.execute().await.map_err(anyhow::Error::from)
+    });
+    added.with_context(|| format!("giving the node {address}"))
+}
+
+#[test]
+fn packets_in_the_nodes_own_name_begin_no_flow_whose_replies_would_meet_its_own_connections()
+-> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, _backends) = crate::lab()?;
+    let service = LabService::datagram(2);
+    let node = Node::start(&lab, std::slice::from_ref(&service))?;
+    let (attacker, pins) = (Attacker::on(&lab)?, Pins::open(&lab)?);
+    for family in Family::ALL {
+        let vip = service.target(&lab, family);
+        let link = lab.topology().links.iter().find(|it| it.host == "blue");
+        let link = link.context("no link to blue")?;
+        let own = SocketAddr::new(link.node_address(family), PORT);
+        attacker.0.send(&datagram(own, vip, b"?")?)?;
+        ensure!(
+            pins.of(Tuple::udp(own, vip))?.is_none(),
+            "{family:?}: a flow"
+        );
+        // An address that the node gets while the agent runs.
+        let late = SocketAddr::new(nowhere(family, 7), PORT);
+        add_address(&lab, late.ip())?;
+        let before = node.packets("martian_source")?;
+        node.wait_until("the new address is known", |_| {
+            let sent = datagram(late, vip, b"?").and_then(|it| attacker.0.send(&it));
+            sent.is_ok() && node.packets("martian_source").is_ok_and(|now| now > before)
+        })?;
+    }
+    Ok(())
+}

@@ -37,6 +37,7 @@ mod regressions;
 mod replies;
 mod rewriting;
 mod scale;
+mod sources;
 mod split;
 mod switching;
 mod tables;

@@ -63,6 +63,14 @@ impl Explainer {
         Ok(marks.is_vip(self.edition()?))
     }
 
+    /// Whether no client has `address`.
+    fn is_martian<A: Address>(&self, address: &A) -> Result<bool, DataPathError> {
+        let any = ListenerKey::any_of(address.wide(), A::AF);
+        let of_node = found(self.node_addresses.get(&any, 0));
+        let of_node = of_node.attempt("looking an address of the node up")?;
+        Ok(address.is_martian() || of_node.is_some() || self.is_vip(address)?)
+    }
+
     /// Which edition of VIPs and endpoints counts.
     fn edition(&self) -> Result<Edition, DataPathError> {
         let record = self.config.get(NO_LISTENER)?;
@@ -207,7 +215,7 @@ where
         let Some((record, switch, found)) = self.listener else {
             return self.reply(begins);
         };
-        if self.key.src.is_martian() || self.maps.is_vip(&self.key.src)? {
+        if self.maps.is_martian(&self.key.src)? {
             return Ok(dropped(Reason::MartianSource));
         }
         let color = select::color(&record, &switch, &self.key.src, begins);

@@ -75,6 +75,7 @@ impl Rig {
         // Attached, so that frames can come in by the interfaces, but not enabled: what else goes
         // on in the lab is not counted.
         path.attach(&config.agent)?;
+        path.set_node_addresses(routes.own.iter().copied())?;
         let limits = config.agent.limits;
         let sizes = Sizes {
             services: limits.services,

@@ -263,8 +263,16 @@ impl Generator {
     }
 
     fn martian(&mut self, ip: Ip) -> IpAddr {
-        let which = self.rng.usize(..6);
-        let vip = world::vip(ip, self.rng.u8(..world::VIPS));
+        let which = self.rng.usize(..7);
+        let ours = if which == 6 {
+            at(
+                ip,
+                [world::CLIENT, world::CLIENT2, world::BLUE][self.rng.usize(..3)],
+                1,
+            )
+        } else {
+            world::vip(ip, self.rng.u8(..world::VIPS))
+        };
         match ip {
             Ip::V4 => {
                 let all: [IpAddr; 5] = [
@@ -274,7 +282,7 @@ impl Generator {
                     Ipv4Addr::new(224, 0, 0, 1).into(),
                     Ipv4Addr::new(240, 1, 2, 3).into(),
                 ];
-                all.get(which).copied().unwrap_or(vip)
+                all.get(which).copied().unwrap_or(ours)
             }
             Ip::V6 => {
                 let all: [IpAddr; 4] = [
@@ -283,7 +291,7 @@ impl Generator {
                     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
                     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 5).into(),
                 ];
-                all.get(which).copied().unwrap_or(vip)
+                all.get(which).copied().unwrap_or(ours)
             }
         }
     }

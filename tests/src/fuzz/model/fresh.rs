@@ -84,7 +84,7 @@ impl Model {
             IpAddr::V4(it) => matches!(it.octets()[0], 0 | 127 | 224..),
             IpAddr::V6(it) => it.is_unspecified() || it.is_loopback() || it.is_multicast(),
         };
-        is_nobody || self.is_vip(address)
+        is_nobody || self.is_vip(address) || self.routes.own.contains(&address)
     }
 
     /// The slot's backend, or one further along its ring.

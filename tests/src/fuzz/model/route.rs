@@ -1,7 +1,7 @@
 //! Where the lab's node sends packets: the lab's routes as data, and what the kernel answers to a
 //! look-up in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// Place of an interface in [`Routes::interfaces`].
@@ -75,6 +75,8 @@ pub enum Target {
 pub struct Routes {
     /// The node's interfaces.
     pub interfaces: Vec<Interface>,
+    /// The node's own addresses, VIPs left out.
+    pub own: HashSet<IpAddr>,
     /// Prefixes with their lengths in bits.
     pub prefixes: Vec<(IpAddr, u8, Target)>,
     /// Ethernet addresses of resolved neighbours.
