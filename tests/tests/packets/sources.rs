@@ -42,19 +42,19 @@ fn a_packet_to_a_listener_in_the_nodes_own_name_begins_no_flow() -> Result<()> {
                 let packet = from_node(rig, kind);
                 let what = format!("{kind:?}, told {families:?}");
                 let (from, to, protocol) = (packet.from, packet.to, packet.protocol);
-                let explained = explainer.explain(&Question { protocol, from, to })?;
+                let answer = explainer.explain(&Question { protocol, from, to })?;
                 if families.contains(&kind.family) {
                     let dropped = Expected::untouched(Reason::MartianSource);
                     rig.expect(&what, &packet, &dropped)?;
                     ensure!(
                         matches!(
-                            explained.begins,
+                            answer.begins,
                             Way::Drop {
                                 reason: Reason::MartianSource,
                                 ..
                             }
                         ),
-                        "{what}: {explained:?}"
+                        "{what}: {answer:?}"
                     );
                     ensure!(rig.flows.of(&packet)?.is_none(), "{what}: a flow");
                 } else {
