@@ -151,10 +151,20 @@ pub(super) fn no_verb() -> Answer {
     .into()
 }
 
-/// Verbs whose answers tell whether something changed.
-const CHANGING: [&str; 10] = [
-    "flip", "rollback", "confirm", "split", "promote", "abort", "pause", "resume", "backend",
+/// Verbs whose answers tell whether something changed, and options that make another verb one of them.
+const CHANGING: [&str; 12] = [
+    "flip",
+    "rollback",
+    "confirm",
+    "split",
+    "promote",
+    "abort",
+    "pause",
+    "resume",
+    "backend",
     "detach",
+    "--extend",
+    "--finish-now",
 ];
 
 /// Shows what clap has to say instead of a parsed command line: help, or what is wrong with it.
@@ -177,7 +187,11 @@ pub(super) fn refuse(
     let finding = rendered.split("\n\n").next().unwrap_or(&rendered);
     let message = finding.trim_start_matches("error: ").trim();
     let error = ApiError::new(ErrorCode::Usage, message, "see `switcher --help`");
-    let is_changing = |word: &OsStr| CHANGING.iter().any(|verb| word == *verb);
+    let is_changing = |word: &OsStr| {
+        let word = word.to_string_lossy();
+        let name = word.split('=').next().unwrap_or_default();
+        CHANGING.contains(&name)
+    };
     let changing = before_dashes(command_line).any(is_changing);
     let answer = if changing {
         Answer::from(ChangeFailure::from(error))

@@ -11,4 +11,5 @@ mod http;
 mod routes;
 mod socket;
 mod trace;
+mod verbs;
 mod waiting;
