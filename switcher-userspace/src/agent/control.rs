@@ -13,6 +13,7 @@ use super::{
     collector::Collector,
     core::{Asked, Command, data_path},
     explain::explain,
+    statuses::Statuses,
     trace::Subscription,
     view::View,
 };
@@ -24,7 +25,7 @@ use crate::{
         trace::{TraceFeed, TraceRequest},
         types::{ApiError, ChangeReply, DrainStatus, ErrorCode, StatusReply, VersionReply},
     },
-    datapath::{Counters, Explainer},
+    datapath::Explainer,
 };
 
 /// A scan that is not older serves a status as it is.
@@ -35,7 +36,7 @@ pub(super) struct AgentControl {
     pub(super) core: mpsc::Sender<Command>,
     pub(super) collector: Collector,
     pub(super) view: watch::Receiver<Arc<View>>,
-    pub(super) counters: Counters,
+    pub(super) statuses: Arc<Statuses>,
     pub(super) explainer: Explainer,
     pub(super) subscribe: mpsc::Sender<Subscription>,
 }
@@ -85,8 +86,7 @@ impl Control for AgentControl {
 
     async fn status(&self) -> Result<StatusReply, ApiError> {
         let view = self.scanned().await;
-        view.status(&self.counters)
-            .map_err(|error| data_path(&error))
+        self.statuses.now(&view).map_err(|error| data_path(&error))
     }
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
@@ -138,22 +138,19 @@ impl Control for AgentControl {
         Ok(self.scanned().await.drain(service))
     }
 
-    fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError> {
-        self.known(service)?;
+    fn watch_status(
+        &self,
+        services: Option<&[String]>,
+    ) -> Result<watch::Receiver<StatusReply>, ApiError> {
+        for service in services.into_iter().flatten() {
+            self.known(service)?;
+        }
         let mut views = self.view.clone();
-        let first = views.borrow_and_update().drain(service);
-        let (sender, receiver) = watch::channel(first);
-        let service = service.to_owned();
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = sender.closed() => return,
-                    changed = views.changed() => if changed.is_err() { return },
-                }
-                let status = views.borrow_and_update().drain(&service);
-                sender.send_replace(status);
-            }
-        });
+        let view = views.borrow_and_update().clone();
+        let first = self.statuses.told(&view, services);
+        let (reader, receiver) = watch::channel(first.map_err(|error| data_path(&error))?);
+        let services = services.map(<[String]>::to_vec);
+        tokio::spawn(self.statuses.clone().tell(services, views, reader));
         Ok(receiver)
     }
 }

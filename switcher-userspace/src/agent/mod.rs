@@ -15,6 +15,7 @@ mod interfaces;
 mod resetter;
 mod start;
 mod state_file;
+mod statuses;
 mod trace;
 mod view;
 mod writer;
@@ -30,7 +31,7 @@ use tokio::{
 };
 
 pub use self::detach::detach;
-use self::{control::AgentControl, core::Command, start::Started};
+use self::{control::AgentControl, core::Command, start::Started, statuses::Statuses};
 use crate::{
     api::{
         server::{self, ApiSocket},
@@ -161,7 +162,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         subscribe,
         collector,
         view,
-        counters,
+        statuses: Arc::new(Statuses::new(counters)),
         explainer,
     });
     tracing::info!(socket = %socket.path().display(), "serving");

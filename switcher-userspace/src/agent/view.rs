@@ -40,13 +40,36 @@ pub(super) struct View {
     pub(super) adopted: bool,
 }
 
+/// What a status says of the node rather than of services.
+#[derive(Clone)]
+pub(super) struct NodeStatus {
+    interfaces: Vec<InterfaceStatus>,
+    verdicts: Vec<VerdictCount>,
+    send_errors: Option<SendErrorStatus>,
+}
+
 impl View {
-    /// The answer to `GET /v1/status`.
-    pub(super) fn status(&self, counters: &Counters) -> Result<StatusReply, DataPathError> {
+    /// What there is to say of the node.
+    pub(super) fn node(&self, counters: &Counters) -> Result<NodeStatus, DataPathError> {
+        Ok(NodeStatus {
+            interfaces: self.interfaces(),
+            verdicts: verdicts(counters)?,
+            send_errors: send_errors(counters)?,
+        })
+    }
+
+    /// The status of the services named in `only`, or of all.
+    pub(super) fn status(
+        &self,
+        only: Option<&[String]>,
+        counters: &Counters,
+        node: NodeStatus,
+    ) -> Result<StatusReply, DataPathError> {
         let services = self
             .config
             .services
             .iter()
+            .filter(|service| only.is_none_or(|only| only.contains(&service.name)))
             .filter_map(|service| self.service(service, counters).transpose())
             .collect::<Result<_, _>>()?;
         Ok(StatusReply {
@@ -58,9 +81,9 @@ impl View {
             },
             generation: self.board.generation,
             services,
-            interfaces: self.interfaces(),
-            verdicts: verdicts(counters)?,
-            send_errors: send_errors(counters)?,
+            interfaces: node.interfaces,
+            verdicts: node.verdicts,
+            send_errors: node.send_errors,
             tables: self.tables(),
         })
     }

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
 
-pub use self::watch::{DrainWatch, TraceWatch};
+pub use self::watch::{StatusWatch, TraceWatch};
 use super::{
     explain::{ExplainQuestion, Explanation},
     requests::Body,
@@ -95,16 +95,12 @@ impl Client {
         self.get::<DrainReply>(&path).await.map(|reply| reply.drain)
     }
 
-    /// Follows the drain of `service` until it has ended.
-    pub async fn watch_drain(&self, service: &str) -> Result<DrainWatch, ApiError> {
-        let path = format!("/v1/drain/{}/watch", escape(service));
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
-        if response.status().is_success() {
-            Ok(DrainWatch::new(response.into_body(), &self.socket))
-        } else {
-            let body = self.read(response).await?;
-            Err(self.failure(&body))
-        }
+    /// Follows the status of `services`, or of all.
+    pub async fn watch_status(&self, services: Option<&[String]>) -> Result<StatusWatch, ApiError> {
+        let query = services.map(|names| format!("?services={}", escape(&names.join(","))));
+        let path = format!("/v1/status/watch{}", query.unwrap_or_default());
+        let body = self.stream(&path).await?;
+        Ok(StatusWatch::new(body, &self.socket))
     }
 
     /// Follows the packets that `request` asks for.
@@ -117,9 +113,15 @@ impl Client {
             .map(|(name, value)| format!("{name}={}", escape(&value)))
             .collect();
         let path = format!("/v1/trace?{}", query.join("&"));
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
+        let body = self.stream(&path).await?;
+        Ok(TraceWatch::new(body, &self.socket))
+    }
+
+    /// The body of an answer that goes on.
+    async fn stream(&self, path: &str) -> Result<Incoming, ApiError> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
         if response.status().is_success() {
-            Ok(TraceWatch::new(response.into_body(), &self.socket))
+            Ok(response.into_body())
         } else {
             let body = self.read(response).await?;
             Err(self.failure(&body))

@@ -16,10 +16,11 @@ mod stop;
 mod stream;
 pub mod trace;
 pub mod types;
+mod watch;
 
 use std::{fmt, future::Future, time::Duration};
 
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 
 use self::{
     explain::{ExplainQuestion, Explanation},
@@ -63,9 +64,10 @@ pub trait Control: Send + Sync + 'static {
         service: &str,
     ) -> impl Future<Output = Result<Option<DrainStatus>, ApiError>> + Send;
 
-    /// The same as a channel that tells each change. A flip's drain must be in it before
+    /// The status as far as it is known without looking, as a channel that tells each change: of
+    /// `services`, or of all. What a change did, such as its drain, must be in it before
     /// [`Control::change`] returns, so that a client that flips and then watches finds it.
-    fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError>;
+    fn watch_status(&self, services: Option<&[String]>) -> Result<Receiver<StatusReply>, ApiError>;
 }
 
 /// Who is on the other side of a connection, as the kernel says (`SO_PEERCRED`).
@@ -91,7 +93,7 @@ impl fmt::Display for Peer {
 
 /// Longest time from a complete request to its answer.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
-/// A drain's watcher hears something at least this often, so that a dead agent is noticed.
+/// A watcher hears something at least this often, so that a dead agent is noticed.
 pub const WATCH_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Largest body of a request in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, convert::Infallible, future::Future, sync::Arc,
 
 use axum::{
     Extension, Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
@@ -16,16 +16,15 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use futures_util::stream;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    time::{sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
 };
 
 use super::{
-    ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, WATCH_HEARTBEAT, check,
+    ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, check,
     explain::ExplainQuestion,
     requests::{
         self, AbortRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest, ExtendDrainRequest,
@@ -34,13 +33,14 @@ use super::{
     },
     stop::Stop,
     stream::trace,
-    types::{ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure},
+    types::{ApiError, ChangeFailure, ChangeReply, DrainReply, ErrorCode, Failure},
+    watch::watch_status,
 };
 
 /// Longest time for a request's body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// Watchers have no deadline, so they may hold only half of the connections.
-const MAX_WATCHERS: usize = 128;
+pub(super) const MAX_WATCHERS: usize = 128;
 
 /// What the handlers share.
 pub(super) struct Shared<C> {
@@ -69,6 +69,11 @@ impl<C> Shared<C> {
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
+
+    /// A watcher's place; `None`: all are taken.
+    pub(super) fn watcher(&self) -> Option<OwnedSemaphorePermit> {
+        self.watchers.clone().try_acquire_owned().ok()
+    }
 }
 
 /// What a handler gets of the server.
@@ -80,11 +85,11 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
     Router::new()
         .route("/v1/version", get(version::<C>))
         .route("/v1/status", get(status::<C>))
+        .route("/v1/status/watch", get(watch_status::<C>))
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
         .merge(changes::<C>())
         .route("/v1/drain/{service}", get(drain::<C>))
-        .route("/v1/drain/{service}/watch", get(watch_drain::<C>))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::new(shared))
@@ -252,85 +257,11 @@ async fn read_change<B: requests::Body>(body: Body) -> Result<B, ApiError> {
     serde_json::from_slice(&body).map_err(|error| refused(error.to_string()))
 }
 
-async fn watch_drain<C: Control>(State(server): Server<C>, service: Service) -> Response {
-    let drains = match name(service).and_then(|service| server.control.watch_drain(&service)) {
-        Ok(drains) => drains,
-        Err(error) => return answer::<()>(Err(error)),
-    };
-    let Ok(slot) = server.watchers.clone().try_acquire_owned() else {
-        return answer::<()>(Err(ApiError::new(
-            ErrorCode::Refused,
-            format!(
-                "cannot watch the drain: {MAX_WATCHERS} watchers are connected, the most that are served"
-            ),
-            "try again when one has left, or ask for the drain's state without watching it",
-        )));
-    };
-    let watcher = Watcher {
-        drains,
-        stop: server.stop.clone(),
-        next: Next::Now,
-        _slot: slot,
-    };
-    let lines = stream::unfold(watcher, Watcher::next_line);
-    typed(
-        StatusCode::OK,
-        "application/x-ndjson",
-        Body::from_stream(lines),
-    )
-}
-
-/// One client that watches a drain. It is asked for a line only when the client has taken the one
-/// before, so a slow client misses states in between, never the newest.
-struct Watcher {
-    drains: watch::Receiver<Option<DrainStatus>>,
-    stop: Stop,
-    next: Next,
-    _slot: OwnedSemaphorePermit,
-}
-
-#[derive(Clone, Copy)]
-enum Next {
-    Now,
-    OnChange,
-    Never,
-}
-
-impl Watcher {
-    async fn next_line(mut self) -> Option<(Result<Bytes, serde_json::Error>, Self)> {
-        match self.next {
-            Next::Now => {}
-            Next::OnChange => self.changed().await?,
-            Next::Never => return None,
-        }
-        let drain = self.drains.borrow_and_update().clone()?;
-        self.next = if drain.ended.is_some() {
-            Next::Never
-        } else {
-            Next::OnChange
-        };
-        let line = serde_json::to_vec(&drain).map(|mut line| {
-            line.push(b'\n');
-            line.into()
-        });
-        Some((line, self))
-    }
-
-    /// Waits for something to say; `None`: the agent stops.
-    async fn changed(&mut self) -> Option<()> {
-        tokio::select! {
-            changed = self.drains.changed() => changed.ok(),
-            () = self.stop.requested() => None,
-            () = sleep(WATCH_HEARTBEAT) => Some(()),
-        }
-    }
-}
-
 async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "read with /v1/version, /v1/status, /v1/explain, /v1/trace, /v1/drain/SERVICE or /v1/drain/SERVICE/watch; change with /v1/VERB",
+        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace or /v1/drain/SERVICE; change with /v1/VERB",
     )))
 }
 

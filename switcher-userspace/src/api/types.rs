@@ -165,14 +165,14 @@ pub struct VersionReply {
     pub layout: u32,
 }
 
-/// `GET /v1/status`
+/// `GET /v1/status`, and each line of `GET /v1/status/watch?services=web,api`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusReply {
     /// The agent.
     pub agent: AgentStatus,
     /// Newest committed change of the node.
     pub generation: u64,
-    /// All services, by name.
+    /// All services, by name, or those that were asked for.
     pub services: Vec<ServiceStatus>,
     /// Where the program is attached.
     pub interfaces: Vec<InterfaceStatus>,
@@ -375,7 +375,7 @@ pub struct DrainReply {
     pub drain: Option<DrainStatus>,
 }
 
-/// A drain: in [`StatusReply`], [`DrainReply`], and each line of `GET /v1/drain/{service}/watch`.
+/// A drain: in [`ServiceStatus`] and [`DrainReply`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrainStatus {
     /// The service.

@@ -22,7 +22,9 @@ use super::{
     pause::{PauseArgs, ResumeArgs},
     rollback::{ConfirmArgs, RollbackArgs},
     split::{AbortArgs, PromoteArgs, SplitArgs},
+    status::StatusArgs,
     trace::TraceArgs,
+    wait::WaitArgs,
 };
 use crate::{
     api::types::{ApiError, ChangeFailure, ErrorCode},
@@ -63,7 +65,9 @@ pub(super) enum Verb {
     /// Take the data path off the node, also without an agent
     Detach(DetachArgs),
     /// Show services, flows, drains, backends and what was dropped
-    Status,
+    Status(StatusArgs),
+    /// Wait until services are as wanted
+    Wait(WaitArgs),
     /// Change the active color of one service, or of several at once
     Flip(FlipArgs),
     /// Undo the newest flip or promotion of one service, or of several at once

@@ -10,7 +10,8 @@ use super::{
     Console,
     answer::Answer,
     arguments::{at_deadline, color},
-    progress, wait,
+    until::Condition,
+    wait,
 };
 use crate::{
     api::{
@@ -134,10 +135,11 @@ async fn told_with_drains(
         "{}; waiting for the drain to end",
         headline(&change, words)
     ));
-    let waited = wait::for_drains(client, services, None, console).await;
-    let drains: BTreeMap<_, _> = services.iter().cloned().zip(waited.drains).collect();
-    let known = drains.iter().filter(|(_, drain)| drain.is_some());
-    lines.extend(known.map(|(service, drain)| progress::line(service, drain.as_ref())));
+    let waited = wait::until(client, services, &[Condition::Drained], None, console).await;
+    lines.extend(wait::lines(&waited, services));
+    let drains = services.iter();
+    let drains = drains.map(|service| (service.clone(), waited.drain(service)));
+    let drains = drains.collect();
     change.error = waited.error;
     let error = change.error.clone();
     let changed = Changed {

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, ErrorKind, IsTerminal as _, Write};
 
+use rustix::termios::tcgetwinsize;
+
 use crate::api::types::ErrorCode;
 
 /// Where a command reads and writes; the process's streams, or a test's.
@@ -13,6 +15,8 @@ pub struct Console<'a> {
     pub(super) interactive: bool,
     /// Standard error is a terminal, so a line on it can be drawn again.
     pub(super) live: bool,
+    /// Standard output is a terminal.
+    screen: bool,
 }
 
 impl<'a> Console<'a> {
@@ -30,6 +34,7 @@ impl<'a> Console<'a> {
             err,
             interactive,
             live,
+            screen: io::stdout().is_terminal(),
         }
     }
 
@@ -46,6 +51,7 @@ impl<'a> Console<'a> {
             err,
             interactive: terminal,
             live: terminal,
+            screen: terminal,
         }
     }
 
@@ -77,6 +83,19 @@ impl<'a> Console<'a> {
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out, "{text}")?;
         self.out.flush()
+    }
+
+    /// Rows and columns of standard output, if it is a terminal: as they are now.
+    pub(super) fn screen(&self) -> Option<(usize, usize)> {
+        if !self.screen {
+            return None;
+        }
+        let size = tcgetwinsize(io::stdout()).ok();
+        // Terminals that do not know their size say 0.
+        let size = size.filter(|size| size.ws_row > 0 && size.ws_col > 0);
+        Some(size.map_or((usize::MAX, usize::MAX), |size| {
+            (size.ws_row.into(), size.ws_col.into())
+        }))
     }
 
     /// Writes a line to standard error.

@@ -8,7 +8,9 @@ use super::{
     answer::Answer,
     arguments::at_deadline,
     change::{TermsArgs, Words, body, send_and_wait},
-    progress, wait,
+    progress,
+    until::Condition,
+    wait,
 };
 use crate::{
     api::{
@@ -84,8 +86,9 @@ pub(super) async fn run(args: &DrainArgs, client: &Client, console: &mut Console
 async fn show(args: &DrainArgs, client: &Client, console: &mut Console<'_>) -> Answer {
     let (drain, error) = if args.wait {
         let services = std::slice::from_ref(&args.service);
-        let mut waited = wait::for_drains(client, services, args.timeout, console).await;
-        (waited.drains.pop().flatten(), waited.error)
+        let drained = [Condition::Drained];
+        let waited = wait::until(client, services, &drained, args.timeout, console).await;
+        (waited.drain(&args.service), waited.error)
     } else {
         match client.drain(&args.service).await {
             Ok(drain) => (drain, None),

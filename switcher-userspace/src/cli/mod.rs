@@ -11,13 +11,16 @@ pub mod detach;
 mod drain;
 mod explain;
 mod flip;
+mod follow;
 mod pause;
 mod progress;
 mod rollback;
 mod split;
 mod status;
+mod status_watch;
 mod table;
 mod trace;
+mod until;
 mod version;
 mod wait;
 
@@ -91,7 +94,11 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
     match arguments.verb {
         Some(Verb::Agent(args)) => agent::run(&args, local),
         Some(Verb::Detach(args)) => detach::run(args, local),
-        Some(Verb::Status) => block_on(status::run(&client)),
+        Some(Verb::Status(args)) => {
+            let json = arguments.json;
+            block_on(status::run(&args, json, &client, console))
+        }
+        Some(Verb::Wait(args)) => block_on(wait::run(&args, &client, console)),
         Some(Verb::Explain(args)) => block_on(explain::run(&args, &client)),
         Some(Verb::Trace(args)) => {
             let json = arguments.json;

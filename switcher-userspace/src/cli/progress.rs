@@ -137,14 +137,18 @@ impl<'a, 'b> Progress<'a, 'b> {
         }
     }
 
-    /// Draws the live line.
-    pub(super) fn tick<'d>(&mut self, drains: impl Iterator<Item = &'d DrainStatus>) {
+    /// Draws the live line: the drains that run, or what is waited for where none does.
+    pub(super) fn tick<'d>(
+        &mut self,
+        drains: impl Iterator<Item = &'d DrainStatus>,
+        pending: &str,
+    ) {
         if !self.live() {
             return;
         }
         let running: Vec<_> = drains.filter(|drain| drain.ended.is_none()).collect();
         let text = match running.as_slice() {
-            [] => return,
+            [] => format!("waiting: {pending}"),
             [drain] => line(&drain.service, Some(drain)),
             // A line that wraps could not be drawn again: several drains are summed.
             [first, ..] => {

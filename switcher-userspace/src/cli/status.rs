@@ -1,24 +1,71 @@
 //! `switcher status`
 
+use clap::Args;
 use switcher_common::service::{Color, Protocol};
 
-use super::{answer::Answer, progress, table::Table};
+use super::{Console, answer::Answer, progress, status_watch, table::Table};
 use crate::api::{
     client::Client,
-    types::{BackendStatus, Health, ListenerStatus, ServiceStatus, StatusReply, TableStatus},
+    types::{
+        ApiError, BackendStatus, ErrorCode, Health, ListenerStatus, ServiceStatus, StatusReply,
+        TableStatus,
+    },
 };
+
+/// Arguments of `switcher status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Services to show [default: all]
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+
+    /// Show it again whenever it has changed, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
 
 /// Share of a flow table, in percent, from which on it counts as nearly full.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
-pub(super) async fn run(client: &Client) -> Answer {
-    match client.status().await {
+pub(super) async fn run(
+    args: &StatusArgs,
+    json: bool,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Answer {
+    let services = (!args.services.is_empty()).then_some(args.services.as_slice());
+    if args.watch {
+        return match status_watch::follow(services, json, client, console).await {
+            Ok(()) => Answer::silent(),
+            Err(error) => error.into(),
+        };
+    }
+    let status = client.status().await;
+    match status.and_then(|status| only(services, status)) {
         Ok(status) => Answer::new(&status, describe(&status)),
         Err(error) => error.into(),
     }
 }
 
-fn describe(status: &StatusReply) -> String {
+/// The status of the named services.
+fn only(services: Option<&[String]>, mut status: StatusReply) -> Result<StatusReply, ApiError> {
+    let Some(services) = services else {
+        return Ok(status);
+    };
+    for name in services {
+        if !status.services.iter().any(|service| service.name == *name) {
+            return Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!("there is no service `{name}`"),
+                "see the services with `switcher status`",
+            ));
+        }
+    }
+    (status.services).retain(|service| services.contains(&service.name));
+    Ok(status)
+}
+
+pub(super) fn describe(status: &StatusReply) -> String {
     let parts = [
         headline(status),
         services(&status.services),

@@ -1,15 +1,18 @@
 //! `switcher trace`
 
-use std::{io, net::IpAddr, num::NonZeroU64};
+use std::{net::IpAddr, num::NonZeroU64};
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Console, answer::Answer};
+use super::{
+    Console,
+    answer::Answer,
+    follow::{Ends, in_json, show},
+};
 use crate::api::{
     client::Client,
     trace::{Decision, DecisionFlow, TraceLine, TraceRequest},
-    types::{ApiError, ErrorCode},
+    types::ApiError,
 };
 
 /// Arguments of `switcher trace`.
@@ -47,10 +50,7 @@ async fn follow(
     client: &Client,
     console: &mut Console<'_>,
 ) -> Result<(), ApiError> {
-    let (mut interrupt, mut terminate) = (
-        caught(SignalKind::interrupt())?,
-        caught(SignalKind::terminate())?,
-    );
+    let mut ends = Ends::catch()?;
     let request = TraceRequest {
         client: args.client,
         service: args.service.clone(),
@@ -61,8 +61,7 @@ async fn follow(
     while left > 0 {
         let line = tokio::select! {
             line = trace.next() => line?,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = ends.requested() => break,
         };
         let text = match &line {
             TraceLine::Tracing => {
@@ -76,40 +75,11 @@ async fn follow(
             TraceLine::Lost { decisions } => format!("{decisions} lost"),
         };
         left -= u64::from(matches!(line, TraceLine::Decision(_)));
-        match console.line(&text) {
-            Ok(()) => {}
-            // A reader that has left (`| head`) has what it wanted.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            Err(error) => {
-                return Err(ApiError::new(
-                    ErrorCode::Internal,
-                    format!("cannot write the trace to standard output: {error}"),
-                    "mend what standard output leads to, then trace again",
-                ));
-            }
+        if show(console, &text)?.is_break() {
+            break;
         }
     }
     Ok(())
-}
-
-fn caught(kind: SignalKind) -> Result<Signal, ApiError> {
-    signal(kind).map_err(|error| {
-        ApiError::new(
-            ErrorCode::Internal,
-            format!("cannot catch the signal that ends the trace: {error}"),
-            "free file descriptors or raise their limit, then try again",
-        )
-    })
-}
-
-fn in_json(line: &TraceLine) -> Result<String, ApiError> {
-    serde_json::to_string(line).map_err(|error| {
-        ApiError::new(
-            ErrorCode::Internal,
-            format!("cannot write a packet as JSON: {error}"),
-            "report this defect",
-        )
-    })
 }
 
 /// One line: time, interface, stage, verdict, reason, from → to, and whose it is.

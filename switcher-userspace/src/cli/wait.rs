@@ -1,21 +1,24 @@
-//! Waiting for drains to end.
+//! Waiting for services: the one way of `wait`, `drain --wait` and every change with `--wait`.
 
 use std::{future, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{Instant, Interval, interval, sleep_until},
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
 };
+use serde::Serialize;
+use tokio::time::{Instant, Interval, interval, sleep_until};
 
 use super::{
     Console,
+    answer::Answer,
     progress::{self, Progress},
+    until::{Condition, Verdict},
 };
 use crate::{
     api::{
-        client::Client,
-        types::{ApiError, DrainStatus, ErrorCode},
+        client::{Client, StatusWatch},
+        types::{ApiError, DrainStatus, ErrorCode, ServiceStatus, StatusReply},
     },
     duration::Span,
 };
@@ -23,127 +26,216 @@ use crate::{
 /// How often the live line's clock moves.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Arguments of `switcher wait`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Conditions, all at once: active=blue or active=green; drained: no drain runs, and the newest one \
+                  left no flow (code 5 if it did); confirmed: no flip waits for its confirmation (code 4 if it was \
+                  taken back); resumed: nothing is paused."
+)]
+pub(super) struct WaitArgs {
+    /// Services that are waited for, all at once
+    #[arg(required = true, value_name = "SERVICE")]
+    services: Vec<String>,
+
+    /// What is waited for
+    #[arg(
+        long,
+        required = true,
+        value_name = "CONDITION",
+        value_delimiter = ',',
+        value_parser = condition()
+    )]
+    until: Vec<Condition>,
+
+    /// Longest time to wait; 0s looks once
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
+}
+
+fn condition() -> impl TypedValueParser<Value = Condition> {
+    PossibleValuesParser::new(Condition::ALL.map(|(name, _)| name)).map(|name| {
+        let named = Condition::ALL.into_iter().find(|(it, _)| *it == name);
+        // The parser lets only these names through.
+        named.map_or(Condition::Drained, |(_, condition)| condition)
+    })
+}
+
+#[derive(Serialize)]
+struct Shown {
+    until: Vec<&'static str>,
+    services: Vec<ServiceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ApiError>,
+}
+
+pub(super) async fn run(args: &WaitArgs, client: &Client, console: &mut Console<'_>) -> Answer {
+    let waited = until(client, &args.services, &args.until, args.timeout, console).await;
+    let until = args.until.iter().map(|condition| condition.name());
+    let shown = Shown {
+        until: until.collect(),
+        services: waited.services,
+        error: waited.error,
+    };
+    let text = match &shown.error {
+        Some(_) => String::new(),
+        None => format!("{}: {}", args.services.join(", "), shown.until.join(", ")),
+    };
+    Answer::new(&shown, text).failed(shown.error)
+}
+
 /// How waiting ended.
 pub(super) struct Waited {
-    /// Each service's newest drain, in the order of the request.
-    pub(super) drains: Vec<Option<DrainStatus>>,
-    /// Absent when every drain ended with no flow left, or none ran.
+    /// The services as they were last; none when nothing is known.
+    pub(super) services: Vec<ServiceStatus>,
+    /// Absent when all conditions hold.
     pub(super) error: Option<ApiError>,
 }
 
-enum News {
-    State(usize, DrainStatus),
-    Over(Result<(), ApiError>),
+impl Waited {
+    /// The newest drain of `service`.
+    pub(super) fn drain(&self, service: &str) -> Option<DrainStatus> {
+        let mut services = self.services.iter();
+        services.find(|it| it.name == service)?.drain.clone()
+    }
 }
 
-/// Waits until the drains of all `services` have ended, at most `limit`.
-pub(super) async fn for_drains(
+/// Waits until all `conditions` hold for all `services` at once, at most `limit`.
+pub(super) async fn until(
     client: &Client,
     services: &[String],
+    conditions: &[Condition],
     limit: Option<Span>,
     console: &mut Console<'_>,
 ) -> Waited {
     let mut waiting = Waiting {
-        services,
-        drains: vec![None; services.len()],
+        names: services,
+        conditions,
+        services: Vec::new(),
         progress: Progress::new(console),
     };
     let ended = waiting.run(client, limit).await;
     waiting.progress.clear();
-    let error = ended.err().or_else(|| waiting.not_drained());
-    let drains = waiting.drains;
-    Waited { drains, error }
+    Waited {
+        services: waiting.services,
+        error: ended.err(),
+    }
 }
 
 struct Waiting<'a, 'b> {
-    services: &'a [String],
-    drains: Vec<Option<DrainStatus>>,
+    names: &'a [String],
+    conditions: &'a [Condition],
+    /// As told last.
+    services: Vec<ServiceStatus>,
     progress: Progress<'a, 'b>,
 }
 
 impl Waiting<'_, '_> {
     async fn run(&mut self, client: &Client, limit: Option<Span>) -> Result<(), ApiError> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit.into()));
-        let (tell, mut news) = mpsc::channel(self.services.len().max(1));
-        // Aborts the watchers when it goes out of scope.
-        let mut watchers = JoinSet::new();
-        for (index, service) in self.services.iter().enumerate() {
-            watchers.spawn(watch(client.clone(), service.clone(), index, tell.clone()));
-        }
-        let mut running = self.services.len();
+        let mut watch = client.watch_status(Some(self.names)).await?;
+        // The first status comes at once, and counts however short the limit is.
+        let mut news = watch.next().await?;
         let mut ticks = self.progress.live().then(|| interval(TICK));
-        while running > 0 {
+        loop {
+            self.heard(news)?;
+            let Some(pending) = self.pending()? else {
+                return Ok(());
+            };
+            news = self
+                .next(&mut watch, deadline, &mut ticks, &pending)
+                .await?
+                .ok_or_else(|| too_long(&pending, limit))?;
+        }
+    }
+
+    /// The next status; `None`: the deadline has passed.
+    async fn next(
+        &mut self,
+        watch: &mut StatusWatch,
+        deadline: Option<Instant>,
+        ticks: &mut Option<Interval>,
+        pending: &str,
+    ) -> Result<Option<StatusReply>, ApiError> {
+        loop {
             tokio::select! {
                 biased;
-                heard = news.recv() => match heard {
-                    Some(News::State(index, drain)) => self.heard(index, drain),
-                    Some(News::Over(result)) => {
-                        result?;
-                        running -= 1;
-                    }
-                    None => break,
-                },
-                () = passed(deadline) => return Err(self.too_long(limit)),
-                () = tick(&mut ticks) => self.progress.tick(self.drains.iter().flatten()),
+                news = watch.next() => return news.map(Some),
+                () = passed(deadline) => return Ok(None),
+                () = tick(ticks) => {
+                    let drains = self.services.iter().filter_map(|it| it.drain.as_ref());
+                    self.progress.tick(drains, pending);
+                }
             }
         }
+    }
+
+    fn heard(&mut self, news: StatusReply) -> Result<(), ApiError> {
+        for name in self.names {
+            let now = news.services.iter().find(|service| service.name == *name);
+            let now = now.ok_or_else(|| gone(name))?;
+            let before = self.services.iter().find(|service| service.name == *name);
+            if let Some(drain) = now.drain.as_ref().filter(|_| self.is_about_drains()) {
+                let before = before.and_then(|before| before.drain.as_ref());
+                self.progress.changed(before, drain);
+            }
+        }
+        self.services = news.services;
         Ok(())
     }
 
-    fn heard(&mut self, index: usize, drain: DrainStatus) {
-        self.progress.changed(self.drains[index].as_ref(), &drain);
-        self.drains[index] = Some(drain);
+    fn is_about_drains(&self) -> bool {
+        self.conditions.contains(&Condition::Drained)
     }
 
-    fn too_long(&self, limit: Option<Span>) -> ApiError {
-        let waited = limit
-            .map(|limit| format!(" within {limit}"))
-            .unwrap_or_default();
-        let running: Vec<&str> = self
-            .services
-            .iter()
-            .zip(&self.drains)
-            .filter(|(_, drain)| drain.as_ref().is_none_or(|drain| drain.ended.is_none()))
-            .map(|(service, _)| service.as_str())
-            .collect();
-        ApiError::new(
-            ErrorCode::Timeout,
-            format!("the drain of {} did not end{waited}", running.join(", ")),
-            "the drain goes on: wait again with `switcher drain SERVICE --wait`",
-        )
-    }
-
-    fn not_drained(&self) -> Option<ApiError> {
-        let left: Vec<String> = self
-            .drains
-            .iter()
-            .flatten()
-            .filter(|drain| drain.flows_left.is_some_and(|left| left > 0))
-            .map(progress::left)
-            .collect();
-        (!left.is_empty()).then(|| {
-            ApiError::new(
-                ErrorCode::Timeout,
-                format!("not drained at the deadline: {}", left.join("; ")),
-                "the flip stands and the flows that are left live on; see them with `switcher status`",
-            )
-        })
+    /// What does not hold yet; `None`: all holds. An error when the rest of it never will, and nothing is
+    /// to come that may.
+    fn pending(&self) -> Result<Option<String>, ApiError> {
+        let (mut pending, mut never) = (Vec::new(), Vec::new());
+        for service in &self.services {
+            let (mut not_yet, mut failed) = (Vec::new(), Vec::new());
+            for condition in self.conditions {
+                match condition.judge(service) {
+                    Verdict::Holds => {}
+                    Verdict::NotYet(why) => not_yet.push(why),
+                    Verdict::Never(error) => failed.push(error),
+                }
+            }
+            // For this service there is nothing more to wait for.
+            if failed.is_empty() {
+                pending.extend(not_yet);
+            }
+            never.extend(failed);
+        }
+        if !pending.is_empty() {
+            return Ok(Some(pending.join("; ")));
+        }
+        let mut never = never.into_iter();
+        match never.next() {
+            None => Ok(None),
+            Some(first) => Err(never.fold(first, |all, next| ApiError {
+                message: format!("{}; {}", all.message, next.message),
+                ..all
+            })),
+        }
     }
 }
 
-/// Tells each state of one drain, then that it is over.
-async fn watch(client: Client, service: String, index: usize, tell: mpsc::Sender<News>) {
-    let followed = async {
-        let mut drain = client.watch_drain(&service).await?;
-        while let Some(state) = drain.next().await? {
-            if tell.send(News::State(index, state)).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    };
-    // Fails only when nobody waits any more.
-    let _ = tell.send(News::Over(followed.await)).await;
+fn gone(service: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is no service {service} any more"),
+        "`switcher status` lists the services",
+    )
+}
+
+fn too_long(pending: &str, limit: Option<Span>) -> ApiError {
+    let within = limit.map(|limit| format!(" within {limit}"));
+    ApiError::new(
+        ErrorCode::Timeout,
+        format!("{pending}{}", within.unwrap_or_default()),
+        "what was begun goes on: wait again, or see it with `switcher status`",
+    )
 }
 
 async fn passed(deadline: Option<Instant>) {
@@ -160,4 +252,15 @@ async fn tick(ticks: &mut Option<Interval>) {
         }
         None => future::pending().await,
     }
+}
+
+/// One line about each drain of `services` that is known.
+pub(super) fn lines<'a>(
+    waited: &'a Waited,
+    services: &'a [String],
+) -> impl Iterator<Item = String> {
+    services.iter().filter_map(|service| {
+        let drain = waited.drain(service)?;
+        Some(progress::line(service, Some(&drain)))
+    })
 }

@@ -93,6 +93,9 @@ fn without_an_agent_verbs_end_with_6_and_the_version_is_told_all_the_same() {
         "flip web --to green",
         "drain web",
         "drain web --wait",
+        "wait web --until drained",
+        "status web",
+        "status --watch",
         "explain tcp 192.0.2.1:1 198.51.100.1:80",
         "trace",
     ] {

@@ -25,8 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// A node with one service, `web`.
 pub(crate) struct Fake {
-    state: Mutex<(Color, u64)>,
-    pub(crate) drain: watch::Sender<Option<DrainStatus>>,
+    pub(crate) service: watch::Sender<ServiceStatus>,
     pub(crate) flips: Mutex<Vec<(FlipRequest, Peer)>>,
     /// Changes that are no flips.
     pub(crate) others: Mutex<Vec<ChangeRequest>>,
@@ -50,8 +49,7 @@ pub(crate) struct Traced {
 impl Default for Fake {
     fn default() -> Self {
         Self {
-            state: Mutex::new((Color::Blue, 1)),
-            drain: watch::Sender::new(None),
+            service: watch::Sender::new(web()),
             flips: Mutex::default(),
             others: Mutex::default(),
             traces: Mutex::default(),
@@ -73,22 +71,37 @@ impl Fake {
     }
 
     pub(crate) fn active(&self) -> Color {
-        self.state.lock().unwrap().0
+        self.service.borrow().active
+    }
+
+    /// Pretends that this drain runs, or was the newest.
+    pub(crate) fn set_drain(&self, drain: DrainStatus) {
+        self.service.send_modify(|web| web.drain = Some(drain));
+    }
+
+    /// Returns when somebody watches.
+    pub(crate) fn wait_for_watcher(&self) {
+        while self.service.receiver_count() == 0 {
+            thread::yield_now();
+        }
     }
 
     /// Ends the drain that runs, or pretends that one ran.
     pub(crate) fn end_drain(&self, ended: DrainEnd, flows_left: u64) {
-        self.drain.send_replace(Some(DrainStatus {
+        self.set_drain(DrainStatus {
             ended: Some(ended),
             ended_at: Some("2026-01-01T00:00:04Z".to_owned()),
             elapsed_ms: 4_100,
             flows_left: Some(flows_left),
             ..running(Some(flows_left))
-        }));
+        });
     }
 
     fn reply(&self, changed: bool, error: Option<ApiError>) -> ChangeReply {
-        let (active, generation) = *self.state.lock().unwrap();
+        let (active, generation) = {
+            let web = self.service.borrow();
+            (web.active, web.generation)
+        };
         ChangeReply {
             changed,
             generation,
@@ -121,6 +134,55 @@ pub(crate) fn running(in_flight: Option<u64>) -> DrainStatus {
     }
 }
 
+/// The service before anybody has changed anything.
+fn web() -> ServiceStatus {
+    ServiceStatus {
+        name: "web".to_owned(),
+        active: Color::Blue,
+        standby: Color::Green,
+        base: Color::Blue,
+        generation: 1,
+        newest_change: None,
+        confirm_until_at: None,
+        split_percent: 0,
+        pauses: Vec::new(),
+        in_flight: PerColor { blue: 17, green: 4 },
+        preview_flows: 0,
+        traffic: PerColor::default(),
+        drain: None,
+        listeners: Vec::new(),
+    }
+}
+
+/// The status of a node with `service` alone.
+fn status(service: ServiceStatus) -> StatusReply {
+    StatusReply {
+        agent: AgentStatus {
+            version: "9.8.7".to_owned(),
+            pid: 42,
+            started_at: "2026-01-01T00:00:00Z".to_owned(),
+            adopted: true,
+        },
+        generation: service.generation,
+        services: vec![service],
+        interfaces: vec![InterfaceStatus {
+            name: "eth0".to_owned(),
+            mode: "generic".to_owned(),
+            takes_redirects: Some(false),
+        }],
+        verdicts: vec![VerdictCount {
+            verdict: "drop".to_owned(),
+            reason: "ttl_over".to_owned(),
+            packets: 12,
+        }],
+        send_errors: Some(SendErrorStatus {
+            redirect_refused: 21,
+            ..SendErrorStatus::default()
+        }),
+        tables: TableStatus::default(),
+    }
+}
+
 fn known(service: &str) -> Result<(), ApiError> {
     if service == "web" {
         return Ok(());
@@ -141,47 +203,7 @@ impl Control for Fake {
     }
 
     async fn status(&self) -> Result<StatusReply, ApiError> {
-        let (active, generation) = *self.state.lock().unwrap();
-        Ok(StatusReply {
-            agent: AgentStatus {
-                version: "9.8.7".to_owned(),
-                pid: 42,
-                started_at: "2026-01-01T00:00:00Z".to_owned(),
-                adopted: true,
-            },
-            generation,
-            services: vec![ServiceStatus {
-                name: "web".to_owned(),
-                active,
-                standby: active.other(),
-                base: active,
-                generation,
-                newest_change: None,
-                confirm_until_at: None,
-                split_percent: 0,
-                pauses: Vec::new(),
-                in_flight: PerColor { blue: 17, green: 4 },
-                preview_flows: 0,
-                traffic: PerColor::default(),
-                drain: self.drain.borrow().clone(),
-                listeners: Vec::new(),
-            }],
-            interfaces: vec![InterfaceStatus {
-                name: "eth0".to_owned(),
-                mode: "generic".to_owned(),
-                takes_redirects: Some(false),
-            }],
-            verdicts: vec![VerdictCount {
-                verdict: "drop".to_owned(),
-                reason: "ttl_over".to_owned(),
-                packets: 12,
-            }],
-            send_errors: Some(SendErrorStatus {
-                redirect_refused: 21,
-                ..SendErrorStatus::default()
-            }),
-            tables: TableStatus::default(),
-        })
+        Ok(status(self.service.borrow().clone()))
     }
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
@@ -219,7 +241,7 @@ impl Control for Fake {
         if let Err(error) = request.services.iter().try_for_each(|name| known(name)) {
             return self.reply(false, Some(error));
         }
-        let (active, _) = *self.state.lock().unwrap();
+        let active = self.active();
         if request
             .expect_active
             .is_some_and(|expected| expected != active)
@@ -231,22 +253,38 @@ impl Control for Fake {
         if to == active {
             return self.reply(false, None);
         }
-        {
-            let mut state = self.state.lock().unwrap();
-            *state = (to, state.1 + 1);
-        }
-        self.drain.send_replace(Some(running(Some(42))));
+        self.service.send_modify(|web| {
+            (web.active, web.standby) = (to, active);
+            web.generation += 1;
+            web.drain = Some(running(Some(42)));
+        });
         self.reply(true, None)
     }
 
     async fn drain(&self, service: &str) -> Result<Option<DrainStatus>, ApiError> {
         known(service)?;
-        Ok(self.drain.borrow().clone())
+        Ok(self.service.borrow().drain.clone())
     }
 
-    fn watch_drain(&self, service: &str) -> Result<watch::Receiver<Option<DrainStatus>>, ApiError> {
-        known(service)?;
-        Ok(self.drain.subscribe())
+    fn watch_status(
+        &self,
+        services: Option<&[String]>,
+    ) -> Result<watch::Receiver<StatusReply>, ApiError> {
+        let mut names = services.into_iter().flatten();
+        names.try_for_each(|name| known(name))?;
+        let mut service = self.service.subscribe();
+        let first = status(service.borrow_and_update().clone());
+        let (reader, receiver) = watch::channel(first);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = reader.closed() => return,
+                    changed = service.changed() => if changed.is_err() { return },
+                }
+                reader.send_replace(status(service.borrow_and_update().clone()));
+            }
+        });
+        Ok(receiver)
     }
 }
 

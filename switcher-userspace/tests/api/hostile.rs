@@ -126,27 +126,29 @@ async fn a_watcher_that_never_reads_is_dropped_and_disturbs_nobody() {
         service,
         ..running(Some(1))
     };
-    fake.drain.send_replace(Some(long));
+    fake.set_drain(long);
     let mut stream = UnixStream::connect(client.socket()).await.unwrap();
-    let head = b"GET /v1/drain/web/watch HTTP/1.1\r\nhost: x\r\n\r\n";
+    let head = b"GET /v1/status/watch HTTP/1.1\r\nhost: x\r\n\r\n";
     stream.write_all(head).await.unwrap();
     stream.readable().await.unwrap();
-    assert_eq!(fake.drain.receiver_count(), 1);
+    assert_eq!(fake.service.receiver_count(), 1);
     assert!(client.version().await.is_ok());
     // Ready when the server has given up the last watcher.
-    let given_up = timeout(Duration::from_mins(2), fake.drain.closed()).await;
+    let given_up = timeout(Duration::from_mins(2), fake.service.closed()).await;
     assert!(given_up.is_ok());
     assert!(client.version().await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_drain_is_told_again() {
+async fn a_quiet_status_is_told_again() {
     let directory = TempDir::new().unwrap();
     let (fake, client) = serve(&directory).await;
-    fake.drain.send_replace(Some(running(Some(1))));
-    let mut watch = client.watch_drain("web").await.unwrap();
+    fake.set_drain(running(Some(1)));
+    let web = ["web".to_owned()];
+    let mut watch = client.watch_status(Some(&web)).await.unwrap();
     for _ in 0..10 {
-        assert_eq!(watch.next().await, Ok(Some(running(Some(1)))));
+        let status = watch.next().await.unwrap();
+        assert_eq!(status.services[0].drain, Some(running(Some(1))));
     }
 }
 
@@ -167,9 +169,9 @@ async fn a_flip_that_takes_too_long_is_answered_and_goes_on() {
         (ErrorCode::Timeout, None)
     );
     assert!(began.elapsed() >= ANSWER_DEADLINE);
-    let mut drains = fake.watch_drain("web").unwrap();
+    let mut changes = fake.watch_status(None).unwrap();
     fake.go_on.notify_one();
-    drains.changed().await.unwrap();
+    changes.changed().await.unwrap();
     assert_eq!(fake.active(), Color::Green);
 }
 

@@ -4,11 +4,7 @@ use std::{io::Write as _, os::unix::net::UnixStream};
 
 use serde_json::json;
 use switcher_common::service::Color;
-use switcher_userspace::api::{
-    client::Client,
-    requests::FlipRequest,
-    types::{DrainEnd, ErrorCode},
-};
+use switcher_userspace::api::{client::Client, requests::FlipRequest, types::ErrorCode};
 
 use crate::{
     fake::{Served, running},
@@ -69,34 +65,28 @@ async fn a_changing_verb_knows_who_asked() {
 }
 
 #[tokio::test]
-async fn a_watcher_sees_changes_until_the_drain_has_ended() {
+async fn a_watcher_sees_the_status_and_each_change_of_it() {
     let served = Served::start();
-    served.fake.drain.send_replace(Some(running(None)));
+    served.fake.set_drain(running(None));
     let client = Client::new(&served.socket());
-    let mut watch = client.watch_drain("web").await.unwrap();
-    assert_eq!(watch.next().await, Ok(Some(running(None))));
-    served.fake.drain.send_replace(Some(running(Some(7))));
-    assert_eq!(watch.next().await, Ok(Some(running(Some(7)))));
-    served.fake.end_drain(DrainEnd::Drained, 0);
-    let last = watch.next().await.unwrap().unwrap();
-    assert_eq!(last.ended, Some(DrainEnd::Drained));
-    assert_eq!(watch.next().await, Ok(None));
-}
-
-#[tokio::test]
-async fn watching_without_a_drain_ends_at_once() {
-    let served = Served::start();
-    let client = Client::new(&served.socket());
-    let mut watch = client.watch_drain("web").await.unwrap();
-    assert_eq!(watch.next().await, Ok(None));
+    for services in [None, Some(&["web".to_owned()][..])] {
+        let mut watch = client.watch_status(services).await.unwrap();
+        let first = watch.next().await.unwrap();
+        assert_eq!(first, client.status().await.unwrap());
+        for in_flight in [7, 6] {
+            served.fake.set_drain(running(Some(in_flight)));
+            let drain = watch.next().await.unwrap().services[0].drain.clone();
+            assert_eq!(drain, Some(running(Some(in_flight))));
+        }
+        served.fake.set_drain(running(None));
+    }
 }
 
 #[tokio::test]
 async fn a_watcher_is_told_when_the_agent_stops() {
     let mut served = Served::start();
-    served.fake.drain.send_replace(Some(running(None)));
     let client = Client::new(&served.socket());
-    let mut watch = client.watch_drain("web").await.unwrap();
+    let mut watch = client.watch_status(None).await.unwrap();
     watch.next().await.unwrap();
     let stopping = tokio::task::spawn_blocking(move || served.stop());
     let error = watch.next().await.unwrap_err();
@@ -113,7 +103,8 @@ async fn an_unknown_service_is_not_found_whatever_its_name() {
     for name in ["nope", "a/b", "web/watch", "ü", "%", "..", " "] {
         let error = client.drain(name).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::NotFound, "{name}: {error}");
-        let error = client.watch_drain(name).await.unwrap_err();
+        let names = ["web".to_owned(), (*name).to_owned()];
+        let error = client.watch_status(Some(&names)).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::NotFound, "{name}: {error}");
     }
 }
@@ -149,7 +140,15 @@ fn bad_requests_are_told_why() {
         ("GET", "/v1/nothing", b"", 404, "not_found"),
         ("GET", "/", b"", 404, "not_found"),
         ("GET", "/v1/drain/nope", b"", 404, "not_found"),
-        ("GET", "/v1/drain/nope/watch", b"", 404, "not_found"),
+        (
+            "GET",
+            "/v1/status/watch?services=web,nope",
+            b"",
+            404,
+            "not_found",
+        ),
+        ("GET", "/v1/status/watch?services=", b"", 404, "not_found"),
+        ("GET", "/v1/status/watch?service=web", b"", 400, "usage"),
         ("GET", "/v1/drain/%FF", b"", 400, "usage"),
         ("GET", "/v1/flip", b"", 405, "usage"),
         ("DELETE", "/v1/status", b"", 405, "usage"),
@@ -229,9 +228,9 @@ fn a_flip_goes_on_when_its_client_leaves() {
     stream.write_all(body).unwrap();
     runtime.block_on(served.fake.began.notified());
     drop(stream);
-    let mut drains = served.fake.drain.subscribe();
+    let mut changes = served.fake.service.subscribe();
     served.fake.go_on.notify_one();
-    runtime.block_on(drains.changed()).unwrap();
+    runtime.block_on(changes.changed()).unwrap();
     assert_eq!(served.fake.active(), Color::Green);
 }
 

@@ -100,10 +100,10 @@ async fn without_an_agent_the_client_says_how_to_start_one() {
 fn the_server_stops_in_time_beside_a_watcher_and_an_idle_client() {
     let mut served = Served::start();
     let socket = served.socket();
-    served.fake.drain.send_replace(Some(running(None)));
+    served.fake.set_drain(running(None));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = Client::new(&socket);
-    let mut watch = runtime.block_on(client.watch_drain("web")).unwrap();
+    let mut watch = runtime.block_on(client.watch_status(None)).unwrap();
     runtime.block_on(watch.next()).unwrap();
     let _idle = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     assert_eq!(request(&socket, "GET", "/v1/version", b"").0, 200);

@@ -39,6 +39,7 @@ mod spoofed;
 mod topologies;
 mod trace;
 mod verbs;
+mod waiting;
 
 use anyhow::{Result, ensure};
 use switcher_tests::{

@@ -13,8 +13,6 @@ use crate::api::{
     types::{ApiError, ErrorCode},
 };
 
-/// Longest line that is accepted; one takes some hundred bytes.
-const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Heartbeats that may be missing before the agent counts as gone.
 const MISSED_HEARTBEATS: u32 = 3;
 
@@ -25,15 +23,23 @@ pub(super) struct Lines {
     unread: Vec<u8>,
     /// What of it was read already.
     read: usize,
+    longest: usize,
     socket: PathBuf,
     next_step: &'static str,
 }
 
 impl Lines {
-    /// The lines of `body`; `next_step` is for whoever loses the agent meanwhile.
-    pub(super) fn new(body: Incoming, socket: &Path, next_step: &'static str) -> Self {
+    /// The lines of `body`, of at most `longest` bytes each; `next_step` is for whoever loses the agent
+    /// meanwhile.
+    pub(super) fn new(
+        body: Incoming,
+        longest: usize,
+        socket: &Path,
+        next_step: &'static str,
+    ) -> Self {
         Self {
             body,
+            longest,
             unread: Vec::new(),
             read: 0,
             socket: socket.to_owned(),
@@ -58,7 +64,7 @@ impl Lines {
                 None => return Ok(None),
             }
             // A whole line was taken above, so what is there is the part of one, and what just came.
-            if self.unread.len() > MAX_LINE_BYTES && !self.unread.contains(&b'\n') {
+            if self.unread.len() > self.longest && !self.unread.contains(&b'\n') {
                 return Err(self.gone("sent a line that is longer than any that it has"));
             }
         }

@@ -1,43 +1,36 @@
-//! The client's ends of answers that go on: a watched drain, a trace.
+//! The client's ends of answers that go on: a watched status, a trace.
 
 use std::path::Path;
 
 use hyper::body::Incoming;
 
-use super::lines::Lines;
+use super::{MAX_ANSWER_BYTES, lines::Lines};
 use crate::api::{
     trace::TraceLine,
-    types::{ApiError, DrainStatus},
+    types::{ApiError, StatusReply},
 };
 
-/// A drain as it proceeds.
+/// Longest line of a trace; one takes some hundred bytes.
+const MAX_PACKET_BYTES: usize = 64 * 1024;
+
+/// The status as it changes.
 #[derive(Debug)]
-pub struct DrainWatch {
+pub struct StatusWatch {
     lines: Lines,
-    ended: bool,
 }
 
-impl DrainWatch {
+impl StatusWatch {
     pub(super) fn new(body: Incoming, socket: &Path) -> Self {
-        let next_step = "the drain goes on: wait again with `switcher drain SERVICE --wait` when the \
-                         agent runs";
+        let next_step = "what was begun goes on: look again when the agent runs";
         Self {
-            lines: Lines::new(body, socket, next_step),
-            ended: true,
+            lines: Lines::new(body, MAX_ANSWER_BYTES, socket, next_step),
         }
     }
 
-    /// The drain's next state; `None` after the one in which it has ended, or at once when no
-    /// drain ran yet. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Option<DrainStatus>, ApiError> {
-        match self.lines.next::<DrainStatus>().await? {
-            Some(drain) => {
-                self.ended = drain.ended.is_some();
-                Ok(Some(drain))
-            }
-            None if self.ended => Ok(None),
-            None => Err(self.lines.gone("stopped while the drain was watched")),
-        }
+    /// The next status, the first one at once. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<StatusReply, ApiError> {
+        let line = self.lines.next().await?;
+        line.ok_or_else(|| self.lines.gone("stopped while its status was watched"))
     }
 }
 
@@ -51,7 +44,7 @@ impl TraceWatch {
     pub(super) fn new(body: Incoming, socket: &Path) -> Self {
         let next_step = "trace again when the agent runs";
         Self {
-            lines: Lines::new(body, socket, next_step),
+            lines: Lines::new(body, MAX_PACKET_BYTES, socket, next_step),
         }
     }
 
