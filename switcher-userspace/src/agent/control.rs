@@ -13,6 +13,7 @@ use super::{
     collector::Collector,
     core::{Asked, Command, data_path},
     explain::explain,
+    history::History,
     statuses::Statuses,
     trace::Subscription,
     view::View,
@@ -20,7 +21,9 @@ use super::{
 use crate::{
     api::{
         Control, Peer,
+        events::EventFeed,
         explain::{ExplainQuestion, Explanation},
+        history::{HistoryQuery, HistoryReply, MAX_ENTRIES},
         requests::ChangeRequest,
         trace::{TraceFeed, TraceRequest},
         types::{ApiError, ChangeReply, DrainStatus, ErrorCode, StatusReply, VersionReply},
@@ -35,6 +38,7 @@ const FRESH_SCAN: Duration = Duration::from_millis(200);
 pub(super) struct AgentControl {
     pub(super) core: mpsc::Sender<Command>,
     pub(super) collector: Collector,
+    pub(super) history: Arc<History>,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) statuses: Arc<Statuses>,
     pub(super) explainer: Explainer,
@@ -91,6 +95,25 @@ impl Control for AgentControl {
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
         explain(&self.explainer, &self.current(), question)
+    }
+
+    fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError> {
+        if let Some(service) = &question.service
+            && self.history.newest(Some(service.as_str()), 1).is_empty()
+        {
+            // A removed service has a history still.
+            self.known(service)?;
+        }
+        let limit = question.limit.unwrap_or(MAX_ENTRIES);
+        Ok(HistoryReply {
+            entries: self.history.newest(question.service.as_deref(), limit),
+        })
+    }
+
+    fn events(&self, after: Option<u64>) -> EventFeed {
+        let after = after.unwrap_or_else(|| self.history.next_number().saturating_sub(1));
+        let history = self.history.clone();
+        EventFeed::new(after, move |after| history.follow(after))
     }
 
     async fn trace(&self, request: TraceRequest) -> Result<TraceFeed, ApiError> {

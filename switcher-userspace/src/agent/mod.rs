@@ -11,6 +11,7 @@ mod core;
 mod detach;
 mod explain;
 mod gate;
+mod history;
 mod interfaces;
 mod resetter;
 mod start;
@@ -123,6 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let Started {
         core,
         collector,
+        history,
         view,
         counters,
         explainer,
@@ -161,6 +163,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         core: commands.clone(),
         subscribe,
         collector,
+        history,
         view,
         statuses: Arc::new(Statuses::new(counters)),
         explainer,

@@ -16,14 +16,15 @@ use super::{
     clock,
     collector::Collector,
     core::{
-        Command, Core, Observed, cut_orders, data_path, drained_backends, encode, pauses,
+        Command, Core, Observed, Recorded, cut_orders, data_path, drained_backends, encode, pauses,
         udp_idle_ms,
     },
+    history::{History, HistoryFile},
     interfaces,
     resetter::Resetter,
     state_file::StateFile,
     view::View,
-    writer::Writer,
+    writer::{Log, Writer},
 };
 use crate::{
     api::types::{ApiError, ErrorCode},
@@ -40,6 +41,7 @@ use crate::{
 pub(super) struct Started {
     pub(super) core: Core,
     pub(super) collector: Collector,
+    pub(super) history: Arc<History>,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) counters: Counters,
     pub(super) explainer: Explainer,
@@ -76,7 +78,9 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
     };
     let highest = ready.ids.values().copied().max().unwrap_or(0);
     let core_counters = path.counters().map_err(|error| data_path(&error))?;
-    let writer = Writer::start(file, commands.clone())?;
+    let (history_file, entries) = HistoryFile::open(&config.agent.state_dir);
+    let history = Arc::new(History::new(entries.clone()));
+    let writer = Writer::start(file, Log::new(history_file, entries), commands.clone())?;
     watched.start(commands.clone())?;
     let collector = Collector::start(ready.scanner, highest, commands)?;
     collector.pace(ready.board.is_draining());
@@ -104,10 +108,14 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         unanswered: VecDeque::new(),
         written: 0,
         is_unsaved: false,
+        next_entry: history.next_number(),
+        history: history.clone(),
+        recorded: Recorded::default(),
     };
     Ok(Started {
         core,
         collector,
+        history,
         view: published,
         counters: ready.counters,
         explainer: ready.explainer,

@@ -199,7 +199,7 @@ fn pause(pause: &Pause) -> PauseStatus {
     }
 }
 
-fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus {
+pub(super) fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus {
     let until = drain.ended.map_or(at, |end| end.at);
     DrainStatus {
         service: service.to_owned(),

@@ -2,10 +2,16 @@
 //!
 //! When several states wait, only the newest is written; it holds all the others.
 
-use std::{io, sync::mpsc, thread, time::Duration};
+use std::{collections::VecDeque, io, sync::mpsc, thread, time::Duration};
 
-use super::{core::Command, state_file::StateFile};
-use crate::{api::types::ApiError, switching::Switchboard};
+use super::{core::Command, history::HistoryFile, state_file::StateFile};
+use crate::{
+    api::{
+        history::{HistoryEntry, MAX_ENTRIES},
+        types::ApiError,
+    },
+    switching::Switchboard,
+};
 
 /// How long a stopping agent waits for the disk.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -14,6 +20,50 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 struct Order {
     number: u64,
     board: Switchboard,
+    /// What has led to it.
+    entries: Vec<HistoryEntry>,
+}
+
+/// The history on its way to disk.
+pub(super) struct Log {
+    file: HistoryFile,
+    /// The newest entries.
+    kept: VecDeque<HistoryEntry>,
+    /// Those that are not on disk.
+    unwritten: Vec<HistoryEntry>,
+}
+
+impl Log {
+    /// The log of `file`, which has `entries`.
+    pub(super) fn new(file: HistoryFile, entries: Vec<HistoryEntry>) -> Self {
+        Self {
+            file,
+            kept: entries.into(),
+            unwritten: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, entries: Vec<HistoryEntry>) {
+        self.kept.extend(entries.iter().cloned());
+        self.kept
+            .drain(..self.kept.len().saturating_sub(MAX_ENTRIES));
+        self.unwritten.extend(entries);
+        let too_many = self.unwritten.len().saturating_sub(MAX_ENTRIES);
+        self.unwritten.drain(..too_many);
+    }
+
+    /// The history is no promise: a disk that refuses it holds up no answer.
+    fn write(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        match self.file.append(&self.unwritten, &self.kept) {
+            Ok(()) => self.unwritten.clear(),
+            Err(error) => {
+                tracing::error!(%error, "the history is not on disk; it is tried again with the next change");
+            }
+        }
+    }
 }
 
 /// The disk's word on all states up to a number.
@@ -38,6 +88,7 @@ impl Writer {
     /// Starts the thread. It ends when the core does.
     pub(super) fn start(
         file: StateFile,
+        mut log: Log,
         core: tokio::sync::mpsc::Sender<Command>,
     ) -> io::Result<Self> {
         let (orders, received) = mpsc::channel::<Order>();
@@ -46,11 +97,22 @@ impl Writer {
             .name("writer".to_owned())
             .spawn(move || {
                 let _until_the_end = until_the_end;
-                while let Ok(first) = received.recv() {
-                    let newest = received.try_iter().last().unwrap_or(first);
+                while let Ok(mut newest) = received.recv() {
+                    log.add(newest.entries);
+                    for order in received.try_iter() {
+                        log.add(order.entries);
+                        newest = Order {
+                            entries: Vec::new(),
+                            ..order
+                        };
+                    }
+                    let result = file.write(&newest.board);
+                    if result.is_ok() {
+                        log.write();
+                    }
                     let written = Written {
                         number: newest.number,
-                        result: file.write(&newest.board),
+                        result,
                         board: newest.board,
                     };
                     if core.blocking_send(Command::Written(written)).is_err() {
@@ -69,11 +131,12 @@ impl Writer {
     ///
     /// The queue has no bound of its own: each entry belongs to a request that waits for its answer,
     /// and the API bounds those.
-    pub(super) fn write(&mut self, board: &Switchboard) -> u64 {
+    pub(super) fn write(&mut self, board: &Switchboard, entries: &[HistoryEntry]) -> u64 {
         self.newest += 1;
         let order = Order {
             number: self.newest,
             board: board.clone(),
+            entries: entries.to_vec(),
         };
         // The thread lives as long as the core takes its commands.
         let _ = self.orders.send(order);

@@ -23,6 +23,7 @@ use tokio::{net::UnixStream, time::timeout};
 pub use self::watch::{StatusWatch, TraceWatch};
 use super::{
     explain::{ExplainQuestion, Explanation},
+    history::{HistoryQuery, HistoryReply},
     requests::Body,
     trace::TraceRequest,
     types::{
@@ -87,6 +88,15 @@ impl Client {
             escape(&question.vip.to_string())
         );
         self.get(&path).await
+    }
+
+    /// What has changed, the newest first.
+    pub async fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError> {
+        let service = question.service.as_deref();
+        let service = service.map(|name| format!("service={}", escape(name)));
+        let limit = question.limit.map(|limit| format!("limit={limit}"));
+        let query: Vec<String> = service.into_iter().chain(limit).collect();
+        self.get(&format!("/v1/history?{}", query.join("&"))).await
     }
 
     /// The drain of `service` that runs, or the newest one that ended.

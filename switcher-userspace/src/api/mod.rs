@@ -5,7 +5,9 @@
 
 pub mod check;
 pub mod client;
+pub mod events;
 pub mod explain;
+pub mod history;
 pub mod instant;
 pub mod requests;
 mod routes;
@@ -23,7 +25,9 @@ use std::{fmt, future::Future, time::Duration};
 use tokio::sync::watch::Receiver;
 
 use self::{
+    events::EventFeed,
     explain::{ExplainQuestion, Explanation},
+    history::{HistoryQuery, HistoryReply},
     requests::ChangeRequest,
     trace::{TraceFeed, TraceRequest},
     types::{ApiError, ChangeReply, DrainStatus, StatusReply, VersionReply},
@@ -43,6 +47,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// Where packets of a 5-tuple would go now; changes nothing. A handful of system calls.
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError>;
+
+    /// What has changed.
+    fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError>;
+
+    /// What changes from now on, or since the entry of a number.
+    fn events(&self, after: Option<u64>) -> EventFeed;
 
     /// Begins to tell of packets; ready when the program does so. Ends when the feed is dropped.
     fn trace(

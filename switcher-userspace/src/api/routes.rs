@@ -25,7 +25,9 @@ use tokio::{
 
 use super::{
     ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, check,
+    events::events,
     explain::ExplainQuestion,
+    history::HistoryQuery,
     requests::{
         self, AbortRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest, ExtendDrainRequest,
         FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest, ResumeBackendRequest,
@@ -40,7 +42,7 @@ use super::{
 /// Longest time for a request's body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// Watchers have no deadline, so they may hold only half of the connections.
-pub(super) const MAX_WATCHERS: usize = 128;
+const MAX_WATCHERS: usize = 128;
 
 /// What the handlers share.
 pub(super) struct Shared<C> {
@@ -70,9 +72,17 @@ impl<C> Shared<C> {
         self.stop.clone()
     }
 
-    /// A watcher's place; `None`: all are taken.
-    pub(super) fn watcher(&self) -> Option<OwnedSemaphorePermit> {
-        self.watchers.clone().try_acquire_owned().ok()
+    /// A watcher's place, until it is dropped.
+    pub(super) fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.watchers.clone().try_acquire_owned().map_err(|_| {
+            ApiError::new(
+                ErrorCode::Refused,
+                format!(
+                    "cannot watch: {MAX_WATCHERS} watchers are connected, the most that are served"
+                ),
+                "try again when one has left, or ask for the state without watching it",
+            )
+        })
     }
 }
 
@@ -88,6 +98,8 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/status/watch", get(watch_status::<C>))
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
+        .route("/v1/history", get(history::<C>))
+        .route("/v1/events", get(events::<C>))
         .merge(changes::<C>())
         .route("/v1/drain/{service}", get(drain::<C>))
         .fallback(unknown_route)
@@ -155,6 +167,13 @@ async fn explain<C: Control>(
         server.control.explain(&question)
     });
     answer(explained)
+}
+
+async fn history<C: Control>(
+    State(server): Server<C>,
+    question: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Response {
+    answer(query(question).and_then(|question| server.control.history(&question)))
 }
 
 async fn change<C: Control, B: requests::Body + 'static>(
@@ -261,7 +280,7 @@ async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace or /v1/drain/SERVICE; change with /v1/VERB",
+        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace, /v1/history, /v1/events or /v1/drain/SERVICE; change with /v1/VERB",
     )))
 }
 

@@ -17,9 +17,9 @@ use tokio::{
 
 use super::{
     Control, WATCH_HEARTBEAT,
-    routes::{MAX_WATCHERS, Shared, answer, query, typed},
+    routes::{Shared, answer, query, typed},
     stop::Stop,
-    types::{ApiError, ErrorCode, StatusReply},
+    types::{ApiError, StatusReply},
 };
 
 /// `?services=web,api`: no name has a comma.
@@ -53,15 +53,7 @@ fn watcher<C: Control>(
     let services: Option<Vec<String>> = query(asked)?
         .services
         .map(|names| names.split(',').map(str::to_owned).collect());
-    let slot = server.watcher().ok_or_else(|| {
-        ApiError::new(
-            ErrorCode::Refused,
-            format!(
-                "cannot watch the status: {MAX_WATCHERS} watchers are connected, the most that are served"
-            ),
-            "try again when one has left, or ask for the status without watching it",
-        )
-    })?;
+    let slot = server.watcher()?;
     Ok(Watcher {
         statuses: server.control().watch_status(services.as_deref())?,
         stop: server.stop(),

@@ -16,9 +16,11 @@ use super::{
     AgentArgs, Console, DetachArgs,
     answer::Answer,
     backend::BackendArgs,
+    deploy::DeployArgs,
     drain::DrainArgs,
     explain::ExplainArgs,
     flip::FlipArgs,
+    history::HistoryArgs,
     pause::{PauseArgs, ResumeArgs},
     rollback::{ConfirmArgs, RollbackArgs},
     split::{AbortArgs, PromoteArgs, SplitArgs},
@@ -86,6 +88,10 @@ pub(super) enum Verb {
     Resume(ResumeArgs),
     /// Give a backend no fresh flows, or give it some again
     Backend(BackendArgs),
+    /// Carry out a whole release: update the standby, try it, flip, drain
+    Deploy(DeployArgs),
+    /// Show what has changed, when, and who asked for it
+    History(HistoryArgs),
     /// Show where a packet would go now, and why; changes nothing
     Explain(ExplainArgs),
     /// Show packets and what is decided about them, live
@@ -156,7 +162,8 @@ pub(super) fn no_verb() -> Answer {
 }
 
 /// Verbs whose answers tell whether something changed, and options that make another verb one of them.
-const CHANGING: [&str; 12] = [
+const CHANGING: [&str; 13] = [
+    "deploy",
     "flip",
     "rollback",
     "confirm",

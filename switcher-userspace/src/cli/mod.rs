@@ -7,11 +7,14 @@ mod arguments;
 mod backend;
 mod change;
 mod console;
+mod deploy;
 pub mod detach;
 mod drain;
 mod explain;
 mod flip;
 mod follow;
+mod history;
+mod hook;
 mod pause;
 mod progress;
 mod rollback;
@@ -113,6 +116,8 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         Some(Verb::Pause(args)) => block_on(pause::pause(&args, &client)),
         Some(Verb::Resume(args)) => block_on(pause::resume(&args, &client)),
         Some(Verb::Backend(args)) => block_on(backend::run(&args, &client)),
+        Some(Verb::Deploy(args)) => block_on(deploy::run(&args, &client, console)),
+        Some(Verb::History(args)) => block_on(history::run(&args, &client)),
         Some(Verb::Drain(args)) => block_on(drain::run(&args, &client, console)),
         None => arguments::no_verb(),
     }

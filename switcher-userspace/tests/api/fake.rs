@@ -10,7 +10,9 @@ use std::{
 use switcher_common::service::{Color, PerColor};
 use switcher_userspace::api::{
     Control, Peer,
+    events::EventFeed,
     explain::{ExplainQuestion, Explanation},
+    history::{HistoryEntry, HistoryQuery, HistoryReply},
     requests::{ChangeRequest, FlipRequest},
     server::{self, ApiSocket},
     trace::{Decision, TraceFeed, TraceRequest},
@@ -21,12 +23,14 @@ use switcher_userspace::api::{
 };
 use switcher_userspace::switching::AtDeadline;
 use tempfile::TempDir;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 /// A node with one service, `web`.
 pub(crate) struct Fake {
     pub(crate) service: watch::Sender<ServiceStatus>,
     pub(crate) flips: Mutex<Vec<(FlipRequest, Peer)>>,
+    pub(crate) history: Arc<Mutex<Vec<HistoryEntry>>>,
+    pub(crate) events: broadcast::Sender<Arc<HistoryEntry>>,
     /// Changes that are no flips.
     pub(crate) others: Mutex<Vec<ChangeRequest>>,
     /// Who traces, and what is told to whom.
@@ -52,6 +56,8 @@ impl Default for Fake {
             service: watch::Sender::new(web()),
             flips: Mutex::default(),
             others: Mutex::default(),
+            history: Arc::default(),
+            events: broadcast::channel(4).0,
             traces: Mutex::default(),
             began: Notify::new(),
             go_on: Notify::new(),
@@ -223,6 +229,30 @@ impl Control for Fake {
             left: left.clone(),
         });
         Ok(TraceFeed::new(queue, lost, left))
+    }
+
+    fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError> {
+        let entries = self.history.lock().unwrap();
+        let limit = question.limit.unwrap_or(usize::MAX);
+        Ok(HistoryReply {
+            entries: entries.iter().rev().take(limit).cloned().collect(),
+        })
+    }
+
+    fn events(&self, after: Option<u64>) -> EventFeed {
+        let newest = self
+            .history
+            .lock()
+            .unwrap()
+            .last()
+            .map_or(0, |it| it.number);
+        let (history, events) = (self.history.clone(), self.events.clone());
+        EventFeed::new(after.unwrap_or(newest), move |after| {
+            let follows = events.subscribe();
+            let entries = history.lock().unwrap();
+            let later = entries.iter().filter(|entry| entry.number > after);
+            (later.cloned().map(Arc::new).collect(), follows)
+        })
     }
 
     async fn change(&self, request: ChangeRequest, peer: Peer) -> ChangeReply {

@@ -6,6 +6,7 @@ mod cli;
 mod command;
 mod explain;
 mod fake;
+mod history;
 mod hostile;
 mod http;
 mod routes;

@@ -12,6 +12,7 @@ use super::{
     Core, Unanswered,
     encode::{cut_by_packets, drained_backends},
     errors::{data_path, refused},
+    record::{Deed, what},
 };
 use crate::{
     agent::{clock, gate::ConfiguredGate},
@@ -77,6 +78,13 @@ impl Core {
             let _ = self.try_change(&asked.request, &terms, asked.peer, asked.arrived, busy);
             return;
         }
+        let deed = Deed {
+            what: what(&asked.request),
+            services: terms.services.clone(),
+            by: Some(asked.peer.into()),
+            reason: terms.reason.clone(),
+            from_generation: self.board.generation,
+        };
         let answer = self
             .try_change(&asked.request, &terms, asked.peer, asked.arrived, busy)
             .unwrap_or_else(|error| ChangeReply {
@@ -90,7 +98,8 @@ impl Core {
             let _ = asked.reply.send(answer);
             return;
         }
-        let number = self.writer.write(&self.board);
+        let entry = answer.changed.then(|| self.entry(deed, None));
+        let number = self.save(entry.into_iter().collect());
         self.unanswered.push_back(Unanswered {
             number,
             answer,

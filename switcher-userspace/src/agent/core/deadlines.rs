@@ -1,9 +1,13 @@
 //! What ends by itself: pauses, and flips that nobody confirmed.
 
-use super::{Core, errors::refused};
+use super::{Core, errors::refused, record::Deed};
 use crate::{
     agent::{clock, gate::ConfiguredGate},
-    switching::{Change, Conditions, Order},
+    api::{
+        history::{HistoryEntry, What},
+        types::ApiError,
+    },
+    switching::{Change, Conditions, Order, Service, Switchboard},
 };
 
 /// How long a flip that the kernel would not take back waits for the next attempt.
@@ -15,6 +19,7 @@ impl Core {
         let now = clock::now();
         let before = self.board.clone();
         self.board.end_pauses(now);
+        let mut entries = self.entries_of_pauses(&before);
         // The program has ended them by itself; their ticks would come again when ticks wrap.
         if self.board != before
             && let Err(error) = self.set_orders()
@@ -22,16 +27,48 @@ impl Core {
             tracing::error!(%error, "pauses that have ended stay in the map");
         }
         for services in self.board.unconfirmed(now).into_values() {
-            self.take_back(services);
+            entries.push(self.take_back(services));
         }
-        if self.board != before {
-            self.writer.write(&self.board);
-            self.publish(None, None);
+        self.save(entries);
+        self.publish(None, None);
+    }
+
+    /// An entry for the services whose pauses have ended by themselves.
+    fn entries_of_pauses(&mut self, before: &Switchboard) -> Vec<HistoryEntry> {
+        let has_ended = |(name, service): &(&String, &Service)| {
+            let now = self.board.services.get(*name);
+            now.is_some_and(|now| now.pauses.len() < service.pauses.len())
+        };
+        let ended = before.services.iter().filter(has_ended);
+        let services: Vec<String> = ended.map(|(name, _)| name.clone()).collect();
+        if services.is_empty() {
+            return Vec::new();
         }
+        let deed = Deed {
+            what: What::PauseEnded,
+            services,
+            by: None,
+            reason: None,
+            from_generation: self.board.generation,
+        };
+        vec![self.entry(deed, None)]
     }
 
     /// Undoes a flip that was not confirmed in time, in all its services or in none.
-    fn take_back(&mut self, services: Vec<String>) {
+    fn take_back(&mut self, services: Vec<String>) -> HistoryEntry {
+        let deed = Deed {
+            what: What::Unconfirmed,
+            services: services.clone(),
+            by: None,
+            reason: None,
+            from_generation: self.board.generation,
+        };
+        let error = self.try_to_take_back(services);
+        self.entry(deed, error)
+    }
+
+    /// Why that did not go, if it did not.
+    fn try_to_take_back(&mut self, services: Vec<String>) -> Option<ApiError> {
         let names = services.join(",");
         let gate = ConfiguredGate::new(&self.config);
         let mut order = Order {
@@ -42,15 +79,19 @@ impl Core {
         };
         match self.board.changed(&order, &gate, clock::now()) {
             Ok(next) => match self.switch_to(next) {
-                Ok(_) => tracing::warn!(
-                    services = names,
-                    generation = self.board.generation,
-                    "the flip was not confirmed in time: taken back"
-                ),
+                Ok(_) => {
+                    tracing::warn!(
+                        services = names,
+                        generation = self.board.generation,
+                        "the flip was not confirmed in time: taken back"
+                    );
+                    None
+                }
                 Err(error) => {
                     tracing::error!(services = names, %error, "the flip was not confirmed in time, and the kernel does not take it back; the next attempt follows");
                     let retry = clock::now().plus_ms(RETRY_MS);
                     self.board.postpone_confirmation(&order.services, retry);
+                    Some(error)
                 }
             },
             Err(refusal) => {
@@ -60,6 +101,7 @@ impl Core {
                 if let Ok(next) = self.board.changed(&order, &gate, clock::now()) {
                     self.board = next;
                 }
+                Some(error)
             }
         }
     }

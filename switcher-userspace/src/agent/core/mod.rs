@@ -5,6 +5,7 @@ mod change;
 mod deadlines;
 mod encode;
 mod errors;
+mod record;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,10 +24,12 @@ pub(super) use self::{
     change::Asked,
     encode::{Observed, cut_orders, drained_backends, encode, pauses, udp_idle_ms},
     errors::data_path,
+    record::Recorded,
 };
 use super::{
     clock,
     collector::{Collector, Counted, Scanned},
+    history::History,
     interfaces,
     view::View,
     writer::{Writer, Written},
@@ -75,6 +78,11 @@ pub(super) struct Core {
     pub(super) written: u64,
     /// The disk has refused the newest state; it is tried again.
     pub(super) is_unsaved: bool,
+    pub(super) history: Arc<History>,
+    /// Number of the next entry of the history.
+    pub(super) next_entry: u64,
+    /// Entries that wait for the disk.
+    pub(super) recorded: Recorded,
 }
 
 /// An answer that is given when the state that it tells of is on disk.
@@ -122,6 +130,7 @@ impl Core {
         }
         self.is_unsaved = written.result.is_err();
         self.written = written.number;
+        self.publish_entries(&written);
         self.publish(None, Some(written.board));
         while let Some(waiting) = self
             .unanswered
@@ -206,7 +215,7 @@ impl Core {
             self.end_drains(next, &ended);
         }
         if self.is_unsaved {
-            self.writer.write(&self.board);
+            self.save(Vec::new());
         }
         self.publish(Some(scanned.scan), None);
         for waiting in scanned.waiting {
@@ -219,7 +228,8 @@ impl Core {
             tracing::error!(%error, "drains have ended, but the base color is not set; the next scan tries again");
             return;
         }
-        self.writer.write(&self.board);
+        let entries = self.entries_of_drains(ended);
+        self.save(entries);
         for drain in ended {
             tracing::info!(
                 service = drain.service,
