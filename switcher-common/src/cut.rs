@@ -75,7 +75,8 @@ impl CutOrder {
     pub const fn holds(&self, is_preview: bool, begins: bool, now: u32) -> bool {
         let is_meant = self.hold == Hold::All as u8 || (begins && self.hold == Hold::Fresh as u8);
         let left = self.hold_until.wrapping_sub(now);
-        is_meant && !is_preview && left != 0 && left <= MAX_HOLD_TICKS
+        let is_over = left == 0 || left > MAX_HOLD_TICKS || cfg!(mutant = "no-pause");
+        is_meant && !is_preview && !is_over
     }
 
     /// Whether the flow of `entry` is cut at tick `now`: previews never are.

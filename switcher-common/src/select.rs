@@ -43,7 +43,7 @@ pub fn color<A: Address>(
 #[inline(always)]
 #[must_use]
 pub fn is_in_share<A: Address>(client: &A, percent: u8) -> bool {
-    slot(mix(SPLIT_SEED ^ client.digest()), 100) < u32::from(percent)
+    slot(mix(SPLIT_SEED ^ client.digest()), 100) < u32::from(percent) && !cfg!(mutant = "no-split")
 }
 
 /// Spreads the bits of `word` (the finalizer of `MurmurHash3` by Austin Appleby, public domain).

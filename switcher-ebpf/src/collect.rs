@@ -198,7 +198,7 @@ const _: () = assert!(size_of::<CutFlow>() == CUT_FLOW_LEN as usize);
 /// side that only waits. `false`: its buffer is full.
 #[inline(always)]
 fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
-    if entry.side() != Side::Forward {
+    if entry.side() != Side::Forward || cfg!(mutant = "cut-untold") {
         return true;
     }
     let (backend_next_seq, backend_acked) =

@@ -224,6 +224,41 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "explain::packets_go_where_explain_says_and_asking_changes_nothing",
     },
     // The differential test must find each of these, in every stage of a packet's way.
+    Mutant {
+        name: "cut-untold",
+        promise: "G10",
+        without: "the agent hears of no cut flow",
+        target: "e2e",
+        test: "reset::g10_both_ends_of_silent_connections_are_reset_at_the_deadline",
+    },
+    Mutant {
+        name: "no-split",
+        promise: "split",
+        without: "no client goes to the standby",
+        target: "packets",
+        test: "split::a_split_gives_the_standby_its_share_of_the_clients_and_more_is_never_less",
+    },
+    Mutant {
+        name: "no-pause",
+        promise: "pause",
+        without: "nothing is held",
+        target: "packets",
+        test: "pauses::a_pause_holds_what_begins_and_what_is_there_goes_on",
+    },
+    Mutant {
+        name: "drained-gets-flows",
+        promise: "backend drain",
+        without: "a backend that is drained by hand gets fresh flows",
+        target: "e2e",
+        test: "verbs::a_drained_backend_gets_no_fresh_flows_and_keeps_the_ones_that_it_has",
+    },
+    Mutant {
+        name: "never-taken-back",
+        promise: "confirm",
+        without: "a flip that nobody confirms stands",
+        target: "e2e",
+        test: "verbs::an_unconfirmed_flip_is_taken_back_in_all_its_services",
+    },
     fault(
         "fault-extension-length",
         "an extension header is eight bytes shorter than it says",
