@@ -87,6 +87,11 @@ fn g7_a_flood_evicts_no_established_flow_and_its_tables_stay_bounded() -> Result
             }
         }
         let established = rig.flows.entries();
+        let recorded = |rig: &Rig| -> Result<u64> {
+            let counters = rig.path.counters()?;
+            Ok(counters.traffic(1, Color::Blue)?.new_flows)
+        };
+        let before = recorded(rig)?;
         for kind in Kind::ALL {
             for number in 0..FLOOD {
                 let port = u16::try_from(5_000 + number)?;
@@ -108,7 +113,9 @@ fn g7_a_flood_evicts_no_established_flow_and_its_tables_stay_bounded() -> Result
         );
         ensure!(flood >= most / 4, "only {flood} entries: was it a flood?");
         let evicted = rig.scanner.scan(1, false, |_| {})?.evicted_entries;
-        let wanted = 2 * u64::from(FLOOD) * 4 - u64::try_from(flood)?;
+        // Not all of the flood: on a fast machine the cap of inserts drops some.
+        let flows = recorded(rig)? - before;
+        let wanted = 2 * flows - u64::try_from(flood)?;
         ensure!(
             evicted == wanted,
             "{evicted} evictions counted, {wanted} wanted"
