@@ -306,7 +306,12 @@ impl<'a> Rig<'a> {
             let at = reason as usize;
             (reason, after[at] - before[at])
         });
-        Ok((run, counted.filter(|(_, count)| *count > 0).collect()))
+        // Where the program is attached, the lab's hosts may send multicast of their own meanwhile.
+        let is_multicast = frame.first().is_some_and(|byte| byte & 1 == 1);
+        let is_of_frame = |(reason, count): &(Reason, u64)| {
+            *count > 0 && (is_multicast || *reason != Reason::LinkMulticast)
+        };
+        Ok((run, counted.filter(is_of_frame).collect()))
     }
 
     fn counts(&self) -> Result<[u64; REASON_SLOTS as usize]> {
