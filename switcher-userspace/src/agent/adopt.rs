@@ -1,7 +1,10 @@
 //! The switch state at start, from three sources: the kernel's maps are the truth while the kernel
 //! runs, the state file is after a reboot, the configuration is where neither knows a service.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use switcher_common::service::{Color, ServiceSwitch};
 
@@ -46,9 +49,30 @@ pub(super) fn board(
             (None, Some(file)) => after_reboot(file, now),
             (None, None) => Service::new(service.initial_active),
         };
-        board.services.insert(service.name.clone(), state);
+        board
+            .services
+            .insert(service.name.clone(), configured_only(state, service));
     }
     board
+}
+
+/// `state` without drained backends that are configured no more.
+pub(super) fn configured_only(mut state: Service, config: &ServiceConfig) -> Service {
+    let backends = |color| {
+        config
+            .listeners
+            .iter()
+            .flat_map(move |it| it.backends(color))
+    };
+    let configured: BTreeSet<SocketAddr> = Color::ALL
+        .into_iter()
+        .flat_map(backends)
+        .map(|backend| (backend.address, backend.port).into())
+        .collect();
+    state
+        .drained_backends
+        .retain(|backend| configured.contains(backend));
+    state
 }
 
 /// A service that the kernel switches now. Its drain is the file's, if the file saw the newest flip.

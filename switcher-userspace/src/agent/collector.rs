@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{
     clock,
-    core::{Asked, Command},
+    core::{Command, Counting},
     resetter::Resetter,
 };
 use crate::datapath::{Busy, Scan, Scanner};
@@ -23,12 +23,21 @@ use crate::datapath::{Busy, Scan, Scanner};
 /// Requests for a scan that may wait at once; as many as the API serves connections.
 const MAX_WAITING: usize = 256;
 
+/// Ids of services.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServiceIds {
+    /// The highest of those that are configured.
+    pub(super) highest: u16,
+    /// The highest that one may have.
+    pub(super) limit: u16,
+}
+
 /// What the collector is told.
 pub(super) enum Order {
     /// Scan now, and answer when the agent has taken the scan in.
     Scan(oneshot::Sender<()>),
     /// Count what flows refer to, for a change.
-    Count(Box<Asked>),
+    Count(Counting),
     /// The pace has changed.
     Pace,
 }
@@ -46,7 +55,7 @@ pub(super) struct Scanned {
 /// What flows refer to, for a change that waits for it.
 pub(super) struct Counted {
     /// The change.
-    pub(super) asked: Box<Asked>,
+    pub(super) asked: Counting,
     /// What must keep its meaning.
     pub(super) busy: Busy,
 }
@@ -55,35 +64,53 @@ pub(super) struct Counted {
 #[derive(Clone)]
 pub(super) struct Collector {
     orders: SyncSender<Order>,
-    draining: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+}
+
+/// What the thread looks up before each scan.
+struct Pace {
+    draining: AtomicBool,
+    /// Of the services that are configured.
+    highest_service: AtomicU16,
 }
 
 impl Collector {
     /// Starts the thread. It ends when the core does, or when nobody can order any more.
     pub(super) fn start(
         scanner: Scanner,
-        highest_service: u16,
+        ids: ServiceIds,
         core: tokio::sync::mpsc::Sender<Command>,
     ) -> std::io::Result<Self> {
         let (orders, received) = sync_channel(MAX_WAITING);
-        let draining = Arc::new(AtomicBool::new(false));
-        let pace = draining.clone();
+        let shared = Arc::new(Pace {
+            draining: AtomicBool::new(false),
+            highest_service: AtomicU16::new(ids.highest),
+        });
+        let pace = shared.clone();
         thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || run(scanner, highest_service, &received, &core, &pace))?;
-        Ok(Self { orders, draining })
+            .spawn(move || run(scanner, ids.limit, &received, &core, &pace))?;
+        Ok(Self {
+            orders,
+            pace: shared,
+        })
+    }
+
+    /// Tells the highest id of the services that are configured.
+    pub(super) fn set_highest_service(&self, id: u16) {
+        self.pace.highest_service.store(id, Ordering::Relaxed);
     }
 
     /// Tells the pace. One more scan comes at once: it also finds the flows that packets have cut while
     /// a drain's last scan ran.
     pub(super) fn pace(&self, draining: bool) {
-        self.draining.store(draining, Ordering::Relaxed);
+        self.pace.draining.store(draining, Ordering::Relaxed);
         // A full queue means that a scan is due at once anyway.
         let _ = self.orders.try_send(Order::Pace);
     }
 
     /// Asks for a count, after which [`Command::Counted`] has the change again. `Err`: too many wait.
-    pub(super) fn count_for(&self, asked: Box<Asked>) -> Result<(), Box<Asked>> {
+    pub(super) fn count_for(&self, asked: Counting) -> Result<(), Counting> {
         let sent = self.orders.try_send(Order::Count(asked));
         sent.map_err(|refused| match refused {
             TrySendError::Full(Order::Count(asked))
@@ -105,10 +132,10 @@ impl Collector {
 
 fn run(
     mut scanner: Scanner,
-    highest_service: u16,
+    service_limit: u16,
     orders: &Receiver<Order>,
     core: &tokio::sync::mpsc::Sender<Command>,
-    draining: &AtomicBool,
+    shared: &Pace,
 ) {
     let mut pause = Duration::ZERO;
     let mut resetter = Resetter::open();
@@ -118,12 +145,10 @@ fn run(
             return;
         }
         for asked in counts {
-            match scanner.busy(highest_service) {
+            // Flows of removed services count too.
+            match scanner.busy(service_limit) {
                 Ok(busy) => {
-                    let counted = Command::Counted(Counted {
-                        asked: Box::new(asked),
-                        busy,
-                    });
+                    let counted = Command::Counted(Counted { asked, busy });
                     if core.blocking_send(counted).is_err() {
                         return;
                     }
@@ -133,11 +158,12 @@ fn run(
             }
         }
         let began_boot_ms = clock::boot_ms();
+        let highest_service = shared.highest_service.load(Ordering::Relaxed);
         match scanner.scan(highest_service, true, |flow| resetter.reset(flow)) {
             Ok(scan) => {
                 pause = pause_after(
                     scan.ended_at - scan.began_at,
-                    draining.load(Ordering::Relaxed),
+                    shared.draining.load(Ordering::Relaxed),
                 );
                 let result = Scanned {
                     scan,
@@ -161,7 +187,7 @@ fn collect_orders(
     orders: &Receiver<Order>,
     pause: Duration,
     waiting: &mut Vec<oneshot::Sender<()>>,
-    counts: &mut Vec<Asked>,
+    counts: &mut Vec<Counting>,
 ) -> bool {
     let first = match orders.recv_timeout(pause) {
         Err(RecvTimeoutError::Timeout) => return true,
@@ -171,7 +197,7 @@ fn collect_orders(
     for order in std::iter::once(first).chain(orders.try_iter()) {
         match order {
             Order::Scan(done) => waiting.push(done),
-            Order::Count(asked) => counts.push(*asked),
+            Order::Count(asked) => counts.push(asked),
             Order::Pace => {}
         }
     }

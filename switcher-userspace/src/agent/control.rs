@@ -10,6 +10,7 @@ use switcher_common::{address::WideAddress, trace::TraceFilter};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    applier::Applier,
     collector::Collector,
     core::{Asked, Command, data_path},
     explain::explain,
@@ -24,7 +25,7 @@ use crate::{
         events::EventFeed,
         explain::{ExplainQuestion, Explanation},
         history::{HistoryQuery, HistoryReply, MAX_ENTRIES},
-        requests::ChangeRequest,
+        requests::{ApplyRequest, ChangeRequest},
         trace::{TraceFeed, TraceRequest},
         types::{ApiError, ChangeReply, DrainStatus, ErrorCode, StatusReply, VersionReply},
     },
@@ -43,6 +44,7 @@ pub(super) struct AgentControl {
     pub(super) statuses: Arc<Statuses>,
     pub(super) explainer: Explainer,
     pub(super) subscribe: mpsc::Sender<Subscription>,
+    pub(super) applier: Applier,
 }
 
 impl AgentControl {
@@ -65,6 +67,24 @@ impl AgentControl {
             let _ = ready.await;
         }
         self.current()
+    }
+
+    /// The answer to an apply that never reached the core.
+    fn not_applied(&self, error: ApiError) -> ChangeReply {
+        let board = &self.current().board;
+        let services = board.services.iter();
+        ChangeReply {
+            changed: false,
+            generation: board.generation,
+            active: services
+                .map(|(name, service)| (name.clone(), service.active))
+                .collect(),
+            would_change: None,
+            visible_us: None,
+            barrier_us: None,
+            difference: None,
+            error: Some(error),
+        }
     }
 
     fn known(&self, service: &str) -> Result<(), ApiError> {
@@ -156,6 +176,14 @@ impl Control for AgentControl {
         }
     }
 
+    async fn apply(&self, request: ApplyRequest, peer: Peer) -> ChangeReply {
+        match self.applier.apply(request, peer).await {
+            Ok(Some(reply)) => reply,
+            Ok(None) => stopping(self.current().board.generation),
+            Err(error) => self.not_applied(error),
+        }
+    }
+
     async fn drain(&self, service: &str) -> Result<Option<DrainStatus>, ApiError> {
         self.known(service)?;
         Ok(self.scanned().await.drain(service))
@@ -186,6 +214,7 @@ fn stopping(generation: u64) -> ChangeReply {
         would_change: None,
         visible_us: None,
         barrier_us: None,
+        difference: None,
         error: Some(ApiError::new(
             ErrorCode::Unreachable,
             "the agent is stopping",

@@ -4,11 +4,15 @@
 //! *collector* scans the flow tables, and the event loop serves the API.
 
 mod adopt;
+mod applied;
+mod applier;
 mod clock;
 mod collector;
+mod configured;
 mod control;
 mod core;
 mod detach;
+mod durable;
 mod explain;
 mod gate;
 mod history;
@@ -21,7 +25,7 @@ mod trace;
 mod view;
 mod writer;
 
-use std::{io::IsTerminal as _, sync::Arc, thread, time::Duration};
+use std::{io::IsTerminal as _, path::Path, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -32,7 +36,10 @@ use tokio::{
 };
 
 pub use self::detach::detach;
-use self::{control::AgentControl, core::Command, start::Started, statuses::Statuses};
+use self::{
+    applied::Chosen, applier::Applier, control::AgentControl, core::Command, start::Started,
+    statuses::Statuses,
+};
 use crate::{
     api::{
         server::{self, ApiSocket},
@@ -52,9 +59,20 @@ const TRACE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
+    let chosen = applied::choose(&args.config)?;
     log_to_stderr();
-    let report = look(&config);
+    match &chosen.kept {
+        applied::Kept::Applied { .. } => tracing::info!(
+            "the configuration that was applied holds: {} has not changed since; SIGHUP returns to it",
+            args.config.display()
+        ),
+        applied::Kept::File if chosen.is_overruled => tracing::warn!(
+            "{} has changed since a configuration was applied: the file holds, and what was applied is forgotten",
+            args.config.display()
+        ),
+        applied::Kept::File => {}
+    }
+    let report = look(&chosen.config);
     for finding in &report.findings {
         tracing::warn!(
             check = finding.check,
@@ -71,12 +89,12 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the agent's event loop")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(chosen, &args.config))
 }
 
 /// Looks at the configuration and the node, and changes nothing.
 pub fn check(args: &AgentArgs) -> anyhow::Result<Checked> {
-    let report = look(&Config::load(&args.config)?);
+    let report = look(&applied::choose(&args.config)?.config);
     let error = obstacle(&report);
     Ok(Checked { report, error })
 }
@@ -116,10 +134,11 @@ fn log_to_stderr() {
         .try_init();
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let socket = ApiSocket::bind(&config.agent.socket).await?;
+    let hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    let socket = ApiSocket::bind(&chosen.config.agent.socket).await?;
     let (commands, mut received) = mpsc::channel(64);
     let Started {
         core,
@@ -130,7 +149,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         explainer,
         tracer,
         log,
-    } = start::start(config, commands.clone())?;
+    } = start::start(chosen, commands.clone())?;
     let runtime = Handle::current();
     // Dropped when the core's thread ends, however it does.
     let (alive, core_ended) = oneshot::channel::<()>();
@@ -159,6 +178,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // A few may wait: each is served at once.
     let (subscribe, subscriptions) = mpsc::channel(8);
     let traces = tokio::spawn(trace::run(tracer, subscriptions, view.clone()));
+    let applier = Applier::new(commands.clone(), own);
+    tokio::spawn(applier.clone().follow(hangup));
     let control = Arc::new(AgentControl {
         core: commands.clone(),
         subscribe,
@@ -167,6 +188,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         view,
         statuses: Arc::new(Statuses::new(counters)),
         explainer,
+        applier,
     });
     tracing::info!(socket = %socket.path().display(), "serving");
     server::serve(socket, control, async {

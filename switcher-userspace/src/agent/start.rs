@@ -8,23 +8,24 @@ use std::{
     time::SystemTime,
 };
 
-use switcher_common::service::ServiceSwitch;
 use tokio::sync::{mpsc, watch};
 
 use super::{
     adopt::{self, Kernel},
+    applied::{AppliedFile, Chosen},
     clock,
-    collector::Collector,
+    collector::{Collector, ServiceIds},
+    configured::Configured,
     core::{
-        Command, Core, Observed, Recorded, cut_orders, data_path, drained_backends, encode, pauses,
-        udp_idle_ms,
+        Command, Core, Observed, Recorded, cut_orders, data_path, drained_backends, empty_listener,
+        encode, overlaid, pauses, ready_services,
     },
     history::{History, HistoryFile},
     interfaces,
     resetter::Resetter,
     state_file::StateFile,
     view::View,
-    writer::{Log, Writer},
+    writer::{Files, Log, Writer},
 };
 use crate::{
     api::types::{ApiError, ErrorCode},
@@ -60,9 +61,11 @@ struct Ready {
     ids: BTreeMap<String, u16>,
 }
 
-pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::Result<Started> {
+pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::Result<Started> {
+    let config = Arc::new(chosen.config);
     let boot_id = clock::boot_id()?;
     let file = StateFile::open(&config.agent.state_dir, boot_id.clone())?;
+    let applied = AppliedFile::of(&config.agent.state_dir);
     let mut watched = interfaces::Watched::open()?;
     let node = Arc::new(watched.read()?);
     let mut path = DataPath::open(&config.agent).map_err(|error| data_path(&error))?;
@@ -76,17 +79,37 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
             return Err(error.into());
         }
     };
-    let highest = ready.ids.values().copied().max().unwrap_or(0);
+    if chosen.is_overruled {
+        // Otherwise it would come back with the own file's old content.
+        if let Err(error) = applied.keep(&chosen.kept) {
+            tracing::error!(%error, "the overruled configuration is not forgotten");
+        }
+    }
+    let ids = Arc::new(ready.ids);
+    let service_ids = ServiceIds {
+        highest: ids.values().copied().max().unwrap_or(0),
+        limit: path.highest_service(),
+    };
     let core_counters = path.counters().map_err(|error| data_path(&error))?;
     let (history_file, entries) = HistoryFile::open(&config.agent.state_dir);
     let history = Arc::new(History::new(entries.clone()));
-    let writer = Writer::start(file, Log::new(history_file, entries), commands.clone())?;
+    let files = Files {
+        state: file,
+        applied,
+        kept: Arc::new(Configured {
+            config: config.clone(),
+            ids: ids.clone(),
+            kept: chosen.kept,
+        }),
+        log: Log::new(history_file, entries),
+    };
+    let writer = Writer::start(files, commands.clone())?;
     watched.start(commands.clone())?;
-    let collector = Collector::start(ready.scanner, highest, commands)?;
+    let collector = Collector::start(ready.scanner, service_ids, commands)?;
     collector.pace(ready.board.is_draining());
     let (view, published) = watch::channel(Arc::new(View {
-        config: Arc::new(config.clone()),
-        ids: Arc::new(ready.ids.clone()),
+        config: config.clone(),
+        ids: ids.clone(),
         board: ready.board.clone(),
         scan: None,
         interfaces: node.clone(),
@@ -100,7 +123,8 @@ pub(super) fn start(config: Config, commands: mpsc::Sender<Command>) -> anyhow::
         path,
         board: ready.board,
         interfaces: node,
-        ids: ready.ids,
+        ids,
+        applies: 0,
         counters: core_counters,
         writer,
         collector: collector.clone(),
@@ -163,17 +187,7 @@ fn prepare(
             .iter()
             .map(|(id, name)| (name.clone(), *id))
             .collect();
-        for service in &config.services {
-            if let (Some(&id), Some(state)) =
-                (ids.get(&service.name), board.services.get(&service.name))
-            {
-                path.set_idle(id, service, udp_idle_ms(service, state))?;
-            }
-        }
-        // Services that are about to be removed keep their state while packets can see them.
-        let before = path.switch_states()?;
-        path.switch(&overlaid(before, &encode(&board, &ids), &ids))
-            .map(drop)
+        ready_services(path, config, &board, &ids)
     });
     if let Err(error) = applied {
         path.undo_attach(&attached).map_err(kernel_error)?;
@@ -247,45 +261,20 @@ fn end_overdue_drains(
 
 /// Fresh flows of a listener whose active color has no backend would all be dropped (G6).
 fn refuse_empty_colors(config: &Config, board: &Switchboard) -> Result<(), ApiError> {
-    for service in &config.services {
-        let Some(state) = board.services.get(&service.name) else {
-            continue;
-        };
-        let mut listeners = service
-            .listeners
-            .iter()
-            .filter(|listener| !listener.preview);
-        if let Some(empty) = listeners.find(|it| it.backends(state.active).is_empty()) {
-            let (active, standby) = (state.active.name(), state.standby().name());
-            return Err(ApiError::new(
-                ErrorCode::Refused,
-                format!(
-                    "cannot start with this configuration: {active} is active in {}, and listener {} has no {active} backend",
-                    service.name, empty.name
-                ),
-                format!(
-                    "configure backends of {active}, or flip to {standby} under the configuration before"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// The `states` of the node and of the services in `ids`, over those `before`.
-fn overlaid(
-    mut before: Vec<ServiceSwitch>,
-    states: &[ServiceSwitch],
-    ids: &BTreeMap<String, u16>,
-) -> Vec<ServiceSwitch> {
-    const NODE: u16 = 0;
-    for id in ids.values().chain([&NODE]) {
-        let id = usize::from(*id);
-        if let (Some(old), Some(new)) = (before.get_mut(id), states.get(id)) {
-            *old = *new;
-        }
-    }
-    before
+    let Some((service, listener, active)) = empty_listener(config, board) else {
+        return Ok(());
+    };
+    let (standby, active) = (active.other().name(), active.name());
+    Err(ApiError::new(
+        ErrorCode::Refused,
+        format!(
+            "cannot start with this configuration: {active} is active in {service}, and listener {} has no {active} backend",
+            listener.name
+        ),
+        format!(
+            "configure backends of {active}, or flip to {standby} under the configuration before"
+        ),
+    ))
 }
 
 fn kernel_state(path: &DataPath) -> Result<Kernel, DataPathError> {

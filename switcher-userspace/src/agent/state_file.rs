@@ -1,21 +1,20 @@
 //! The state on disk: the truth after a reboot (G5).
-//!
-//! Written to a temporary file, synced, renamed, and the directory synced: a crash at any point
-//! leaves the file before or the file after.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
+use super::durable;
 use crate::{
     api::types::{ApiError, ErrorCode},
     switching::Switchboard,
 };
 
+/// The file's name in the state directory.
+const NAME: &str = "state.json";
 /// Version of the file's shape.
 const VERSION: u32 = 1;
 
@@ -49,7 +48,7 @@ impl StateFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join("state.json")
+        self.dir.join(NAME)
     }
 
     /// Reads the file; `None`: there is none yet. A damaged one is an error, never an empty start.
@@ -81,21 +80,14 @@ impl StateFile {
             boot_id: self.boot_id.clone(),
             board: board.clone(),
         };
-        self.replace(&state)
+        serde_json::to_vec_pretty(&state)
+            .map_err(io::Error::from)
+            .and_then(|text| durable::replace(&self.dir, NAME, &text))
             .map_err(|error| unusable("write the state file", &self.path(), &error))
-    }
-
-    fn replace(&self, state: &State) -> io::Result<()> {
-        let temporary = self.dir.join("state.json.new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(state)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.path())?;
-        File::open(&self.dir)?.sync_all()
     }
 }
 
-fn unusable(attempt: &str, path: &Path, error: &io::Error) -> ApiError {
+pub(super) fn unusable(attempt: &str, path: &Path, error: &io::Error) -> ApiError {
     let code = match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorCode::Permission,
         _ => ErrorCode::Internal,

@@ -1,10 +1,20 @@
 //! The writer's thread: brings the state to disk, so that a slow disk holds up no flip (G5).
 //!
-//! When several states wait, only the newest is written; it holds all the others.
+//! When several states wait, only the newest is written; it holds all the others. The configuration that a
+//! state belongs to is kept before it: a state alone would forget services that the configuration before has.
 
-use std::{collections::VecDeque, io, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
-use super::{core::Command, history::HistoryFile, state_file::StateFile};
+use super::{
+    applied::AppliedFile, configured::Configured, core::Command, history::HistoryFile,
+    state_file::StateFile,
+};
 use crate::{
     api::{
         history::{HistoryEntry, MAX_ENTRIES},
@@ -20,8 +30,29 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 struct Order {
     number: u64,
     board: Switchboard,
+    configured: Arc<Configured>,
     /// What has led to it.
     entries: Vec<HistoryEntry>,
+}
+
+/// The files, and what the disk has of the configuration.
+pub(super) struct Files {
+    pub(super) state: StateFile,
+    pub(super) applied: AppliedFile,
+    pub(super) kept: Arc<Configured>,
+    pub(super) log: Log,
+}
+
+impl Files {
+    fn write(&mut self, order: &Order) -> Result<(), ApiError> {
+        if !Arc::ptr_eq(&self.kept, &order.configured) {
+            self.applied.keep(&order.configured.kept)?;
+            self.kept = order.configured.clone();
+        }
+        self.state.write(&order.board)?;
+        self.log.write();
+        Ok(())
+    }
 }
 
 /// The history on its way to disk.
@@ -72,6 +103,8 @@ pub(super) struct Written {
     pub(super) number: u64,
     /// That state.
     pub(super) board: Switchboard,
+    /// What it belongs to.
+    pub(super) configured: Arc<Configured>,
     /// Whether it is durable.
     pub(super) result: Result<(), ApiError>,
 }
@@ -80,6 +113,8 @@ pub(super) struct Written {
 pub(super) struct Writer {
     orders: mpsc::Sender<Order>,
     newest: u64,
+    /// What the states that come belong to.
+    configured: Arc<Configured>,
     /// Disconnected when the thread has ended.
     ended: mpsc::Receiver<()>,
 }
@@ -87,33 +122,27 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread. It ends when the core does.
     pub(super) fn start(
-        file: StateFile,
-        mut log: Log,
+        mut files: Files,
         core: tokio::sync::mpsc::Sender<Command>,
     ) -> io::Result<Self> {
         let (orders, received) = mpsc::channel::<Order>();
+        let configured = files.kept.clone();
         let (until_the_end, ended) = mpsc::channel();
         thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
                 let _until_the_end = until_the_end;
                 while let Ok(mut newest) = received.recv() {
-                    log.add(newest.entries);
-                    for order in received.try_iter() {
-                        log.add(order.entries);
-                        newest = Order {
-                            entries: Vec::new(),
-                            ..order
-                        };
-                    }
-                    let result = file.write(&newest.board);
-                    if result.is_ok() {
-                        log.write();
+                    files.log.add(std::mem::take(&mut newest.entries));
+                    for mut order in received.try_iter() {
+                        files.log.add(std::mem::take(&mut order.entries));
+                        newest = order;
                     }
                     let written = Written {
                         number: newest.number,
-                        result,
+                        result: files.write(&newest),
                         board: newest.board,
+                        configured: newest.configured,
                     };
                     if core.blocking_send(Command::Written(written)).is_err() {
                         return;
@@ -123,6 +152,7 @@ impl Writer {
         Ok(Self {
             orders,
             newest: 0,
+            configured,
             ended,
         })
     }
@@ -136,11 +166,22 @@ impl Writer {
         let order = Order {
             number: self.newest,
             board: board.clone(),
+            configured: self.configured.clone(),
             entries: entries.to_vec(),
         };
         // The thread lives as long as the core takes its commands.
         let _ = self.orders.send(order);
         self.newest
+    }
+
+    /// What states that are handed over now belong to.
+    pub(super) fn configured(&self) -> &Configured {
+        &self.configured
+    }
+
+    /// States that are handed over from now on belong to `configured`.
+    pub(super) fn configure(&mut self, configured: Arc<Configured>) {
+        self.configured = configured;
     }
 
     /// The number of the newest state that was handed over.

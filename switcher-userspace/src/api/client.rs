@@ -17,14 +17,14 @@ use hyper::{
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 pub use self::watch::{StatusWatch, TraceWatch};
 use super::{
     explain::{ExplainQuestion, Explanation},
     history::{HistoryQuery, HistoryReply},
-    requests::Body,
+    requests::{ApplyRequest, Body},
     trace::TraceRequest,
     types::{
         ApiError, ChangeFailure, ChangeReply, DrainReply, DrainStatus, ErrorCode, Failure,
@@ -140,14 +140,27 @@ impl Client {
 
     /// Changes. On failure the answer says whether anything changed, as far as that is known.
     pub async fn change<B: Body>(&self, request: &B) -> Result<ChangeReply, ChangeFailure> {
+        self.post(B::VERB, request).await
+    }
+
+    /// Makes another configuration the running one.
+    pub async fn apply(&self, request: &ApplyRequest) -> Result<ChangeReply, ChangeFailure> {
+        self.post(ApplyRequest::VERB, request).await
+    }
+
+    async fn post(
+        &self,
+        verb: &str,
+        request: &impl Serialize,
+    ) -> Result<ChangeReply, ChangeFailure> {
         let body = serde_json::to_vec(request).map_err(|error| {
             ApiError::new(
                 ErrorCode::Internal,
-                format!("cannot write the request of the {}: {error}", B::VERB),
+                format!("cannot write the request of the {verb}: {error}"),
                 "report this defect",
             )
         })?;
-        let path = format!("/v1/{}", B::VERB);
+        let path = format!("/v1/{verb}");
         let connection = self.connect().await?;
         // From here on the agent may have read the request although no answer comes.
         let unknown = |error| ChangeFailure {

@@ -72,6 +72,8 @@ pub enum What {
     DrainBackend,
     /// `backend resume`
     ResumeBackend,
+    /// `apply`, or SIGHUP: another configuration
+    Apply,
     /// A flip was not confirmed in time: taken back, or, with an error, not.
     Unconfirmed,
     /// A pause has ended by itself.
@@ -97,6 +99,7 @@ impl What {
             Self::FinishDrain => "finish_drain",
             Self::DrainBackend => "drain_backend",
             Self::ResumeBackend => "resume_backend",
+            Self::Apply => "apply",
             Self::Unconfirmed => "unconfirmed",
             Self::PauseEnded => "pause_ended",
             Self::DrainEnded => "drain_ended",

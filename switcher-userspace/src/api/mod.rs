@@ -28,7 +28,7 @@ use self::{
     events::EventFeed,
     explain::{ExplainQuestion, Explanation},
     history::{HistoryQuery, HistoryReply},
-    requests::ChangeRequest,
+    requests::{ApplyRequest, ChangeRequest},
     trace::{TraceFeed, TraceRequest},
     types::{ApiError, ChangeReply, DrainStatus, StatusReply, VersionReply},
 };
@@ -67,6 +67,10 @@ pub trait Control: Send + Sync + 'static {
         request: ChangeRequest,
         peer: Peer,
     ) -> impl Future<Output = ChangeReply> + Send;
+
+    /// Makes another configuration the running one, as a whole or not at all. The answer has the active
+    /// colors of all services, and the difference.
+    fn apply(&self, request: ApplyRequest, peer: Peer) -> impl Future<Output = ChangeReply> + Send;
 
     /// The drain of `service` that runs, or the newest one that ended; `None`: none ran yet.
     fn drain(
@@ -107,3 +111,5 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
 pub const WATCH_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Largest body of a request in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Largest body of an apply in bytes: ten thousand listeners with hundreds of backends each fit.
+pub const MAX_APPLY_BYTES: usize = 16 * 1024 * 1024;

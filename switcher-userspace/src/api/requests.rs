@@ -214,6 +214,31 @@ bodies! {
     }
 }
 
+/// The body of `POST /v1/apply`: another configuration, as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// Text of the configuration file.
+    pub config: String,
+    /// Name of the file, for messages; absent: `configuration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Refuse with a conflict unless the node has this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+    /// Check everything, change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why, for the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl ApplyRequest {
+    /// The verb, which is also the last part of its path.
+    pub const VERB: &'static str = "apply";
+}
+
 /// A backend as a request names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -17,21 +17,21 @@ use axum::{
     routing::{get, post},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 
 use super::{
-    ANSWER_DEADLINE, Control, MAX_REQUEST_BYTES, Peer, check,
+    ANSWER_DEADLINE, Control, MAX_APPLY_BYTES, MAX_REQUEST_BYTES, Peer, check,
     events::events,
     explain::ExplainQuestion,
     history::HistoryQuery,
     requests::{
-        self, AbortRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest, ExtendDrainRequest,
-        FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest, ResumeBackendRequest,
-        ResumeRequest, RollbackRequest, SplitRequest,
+        self, AbortRequest, ApplyRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest,
+        ExtendDrainRequest, FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest,
+        ResumeBackendRequest, ResumeRequest, RollbackRequest, SplitRequest,
     },
     stop::Stop,
     stream::trace,
@@ -43,6 +43,8 @@ use super::{
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// Watchers have no deadline, so they may hold only half of the connections.
 const MAX_WATCHERS: usize = 128;
+/// Configurations that are taken in at once.
+const MAX_APPLIES: usize = 2;
 
 /// What the handlers share.
 pub(super) struct Shared<C> {
@@ -51,6 +53,7 @@ pub(super) struct Shared<C> {
     /// Each running change holds a clone: the server stops after the last one.
     changes: mpsc::Sender<Infallible>,
     watchers: Arc<Semaphore>,
+    applies: Arc<Semaphore>,
 }
 
 impl<C> Shared<C> {
@@ -61,6 +64,7 @@ impl<C> Shared<C> {
             stop,
             changes,
             watchers,
+            applies: Arc::new(Semaphore::new(MAX_APPLIES)),
         }
     }
 
@@ -101,6 +105,7 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/history", get(history::<C>))
         .route("/v1/events", get(events::<C>))
         .merge(changes::<C>())
+        .route("/v1/apply", post(apply::<C>))
         .route("/v1/drain/{service}", get(drain::<C>))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
@@ -181,27 +186,66 @@ async fn change<C: Control, B: requests::Body + 'static>(
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Response {
-    let request: ChangeRequest = match read_change::<B>(body).await {
+    let request: ChangeRequest = match read_change::<B>(body, MAX_REQUEST_BYTES, B::VERB).await {
         Ok(request) => request.into(),
-        Err(error) => return refuse_change(&server, &[], error).await,
+        Err(error) => return refuse_change(&server, |_| false, error).await,
     };
     if let Err(error) = check::change(&request) {
-        return refuse_change(&server, &request.terms().services, error).await;
+        let services = request.terms().services;
+        return refuse_change(&server, |name| services.contains(name), error).await;
     }
+    let control = server.clone();
+    let change = async move { control.control.change(request, peer).await };
+    carried_out(&server, B::VERB, change).await
+}
+
+/// Makes another configuration the running one.
+async fn apply<C: Control>(
+    State(server): Server<C>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
+    // Bodies are large, so only a few are taken in at once.
+    let slot = timeout(BODY_DEADLINE, server.applies.clone().acquire_owned()).await;
+    let Ok(Ok(slot)) = slot else {
+        let error = ApiError::new(
+            ErrorCode::Refused,
+            format!(
+                "the agent already reads {MAX_APPLIES} configurations, the most that it does at once"
+            ),
+            "try again",
+        );
+        return refuse_change(&server, |_| true, error).await;
+    };
+    let request: ApplyRequest = match read_change(body, MAX_APPLY_BYTES, ApplyRequest::VERB).await {
+        Ok(request) => request,
+        Err(error) => return refuse_change(&server, |_| true, error).await,
+    };
+    let control = server.clone();
+    let change = async move {
+        let _slot = slot;
+        control.control.apply(request, peer).await
+    };
+    carried_out(&server, ApplyRequest::VERB, change).await
+}
+
+/// Answers what came of a change.
+async fn carried_out<C: Control>(
+    server: &Shared<C>,
+    verb: &str,
+    change: impl Future<Output = ChangeReply> + Send + 'static,
+) -> Response {
     let running = server.changes.clone();
     // A task of its own: a client that leaves must not stop a change half-way.
     let change = tokio::spawn(async move {
         let _running = running;
-        server.control.change(request, peer).await
+        change.await
     });
     match timeout(ANSWER_DEADLINE, change).await {
         Ok(Ok(reply)) => json(change_status(&reply), &reply),
         Ok(Err(_)) => unknown_outcome(ApiError::new(
             ErrorCode::Internal,
-            format!(
-                "the agent failed during the {verb}; it is not known whether it stands",
-                verb = B::VERB
-            ),
+            format!("the agent failed during the {verb}; it is not known whether it stands"),
             "ask `switcher status`, and look into the agent's log",
         )),
         Err(_) => unknown_outcome(late("the change goes on; ask `switcher status`")),
@@ -230,7 +274,7 @@ fn unknown_outcome(error: ApiError) -> Response {
 /// Answers a change that was refused before the agent saw it, with the node's state beside it.
 async fn refuse_change<C: Control>(
     server: &Shared<C>,
-    services: &[String],
+    is_named: impl Fn(&String) -> bool,
     error: ApiError,
 ) -> Response {
     let code = http_status(error.code);
@@ -240,31 +284,35 @@ async fn refuse_change<C: Control>(
         failure.active = status
             .services
             .into_iter()
-            .filter(|service| services.contains(&service.name))
+            .filter(|service| is_named(&service.name))
             .map(|service| (service.name, service.active))
             .collect::<BTreeMap<_, _>>();
     }
     json(code, &failure)
 }
 
-async fn read_change<B: requests::Body>(body: Body) -> Result<B, ApiError> {
+async fn read_change<B: DeserializeOwned>(
+    body: Body,
+    most_bytes: usize,
+    verb: &str,
+) -> Result<B, ApiError> {
+    let example = if verb == ApplyRequest::VERB {
+        "{\"config\": \"TEXT OF THE FILE\"}"
+    } else {
+        "{\"services\": [\"web\"]}, with the verb's own fields"
+    };
     let refused = |problem: String| {
         ApiError::new(
             ErrorCode::Usage,
-            format!("cannot read the request of the {}: {problem}", B::VERB),
-            "send one JSON object such as {\"services\": [\"web\"]}, with the verb's own fields",
+            format!("cannot read the request of the {verb}: {problem}"),
+            format!("send one JSON object such as {example}"),
         )
     };
-    let read = timeout(
-        BODY_DEADLINE,
-        Limited::new(body, MAX_REQUEST_BYTES).collect(),
-    );
+    let read = timeout(BODY_DEADLINE, Limited::new(body, most_bytes).collect());
     let body = match read.await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(refused(format!(
-                "it is longer than {MAX_REQUEST_BYTES} bytes"
-            )));
+            return Err(refused(format!("it is longer than {most_bytes} bytes")));
         }
         Ok(Err(error)) => return Err(refused(format!("it broke off: {error}"))),
         Err(_) => {

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, PerColor, Protocol};
 
-use crate::switching::{AtDeadline, Origin};
+use crate::{
+    config::difference::Difference,
+    switching::{AtDeadline, Origin},
+};
 
 /// What an answer that is not a success says. Serialized as `error` of every failed answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -108,6 +111,9 @@ pub struct ChangeReply {
     /// Microseconds from the request's arrival to the end of the barrier (G3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub barrier_us: Option<u64>,
+    /// What an apply has changed of the configuration, or would. Absent in answers to other verbs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<Box<Difference>>,
     /// Set when the request failed. Then `changed` is `false`, but where the change stands all the
     /// same: the disk refused it (`internal`), or waiting for the drains took too long (`timeout`).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,7 @@ use switcher_common::service::{Color, Protocol};
 use super::{
     AgentArgs, Console, DetachArgs,
     answer::Answer,
+    apply::{ApplyArgs, CheckArgs},
     backend::BackendArgs,
     deploy::DeployArgs,
     drain::DrainArgs,
@@ -92,6 +93,10 @@ pub(super) enum Verb {
     Deploy(DeployArgs),
     /// Show what has changed, when, and who asked for it
     History(HistoryArgs),
+    /// Make another configuration the running one, as a whole, and show what differs
+    Apply(ApplyArgs),
+    /// Check a configuration, and show what applying it would change
+    Check(CheckArgs),
     /// Show where a packet would go now, and why; changes nothing
     Explain(ExplainArgs),
     /// Show packets and what is decided about them, live
@@ -162,7 +167,7 @@ pub(super) fn no_verb() -> Answer {
 }
 
 /// Verbs whose answers tell whether something changed, and options that make another verb one of them.
-const CHANGING: [&str; 13] = [
+const CHANGING: [&str; 14] = [
     "deploy",
     "flip",
     "rollback",
@@ -173,6 +178,7 @@ const CHANGING: [&str; 13] = [
     "pause",
     "resume",
     "backend",
+    "apply",
     "detach",
     "--extend",
     "--finish-now",

@@ -160,7 +160,7 @@ fn headline(change: &ChangeReply, words: Words) -> String {
     }
 }
 
-fn describe(change: &ChangeReply, words: Words) -> String {
+pub(super) fn describe(change: &ChangeReply, words: Words) -> String {
     let mut lines = vec![headline(change, words)];
     let active = change.active.iter();
     lines.extend(active.map(|(service, color)| format!("{service}: {} is active", color.name())));

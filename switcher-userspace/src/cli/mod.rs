@@ -3,12 +3,14 @@
 
 pub mod agent;
 mod answer;
+mod apply;
 mod arguments;
 mod backend;
 mod change;
 mod console;
 mod deploy;
 pub mod detach;
+mod difference;
 mod drain;
 mod explain;
 mod flip;
@@ -118,6 +120,11 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         Some(Verb::Backend(args)) => block_on(backend::run(&args, &client)),
         Some(Verb::Deploy(args)) => block_on(deploy::run(&args, &client, console)),
         Some(Verb::History(args)) => block_on(history::run(&args, &client)),
+        Some(Verb::Apply(args)) => {
+            let json = arguments.json;
+            block_on(apply::apply(&args, json, &client, console))
+        }
+        Some(Verb::Check(args)) => block_on(apply::check(&args, &client)),
         Some(Verb::Drain(args)) => block_on(drain::run(&args, &client, console)),
         None => arguments::no_verb(),
     }

@@ -3,6 +3,8 @@
 //! Reading is all or nothing: a file is parsed, then checked as a whole ([`validate`]); every
 //! finding names the file, and the line where the parser knows it.
 
+pub mod difference;
+mod fixed;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -16,6 +18,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
+pub use self::fixed::FixedKey;
 use crate::{duration::Span, switching::AtDeadline};
 
 /// The whole file.
@@ -217,11 +220,15 @@ impl fmt::Display for Lines<'_> {
 impl Config {
     /// Reads and checks `file`.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(file).map_err(|source| ConfigError::Read {
+        Self::parse(file, &Self::read(file)?)
+    }
+
+    /// Reads `file`, and checks nothing.
+    pub fn read(file: &Path) -> Result<String, ConfigError> {
+        fs::read_to_string(file).map_err(|source| ConfigError::Read {
             file: file.to_owned(),
             source,
-        })?;
-        Self::parse(file, &text)
+        })
     }
 
     /// Checks `text`, the content of `file`.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Config, ConfigError};
 
 /// A good file; the rows below break one thing each.
-const GOOD: &str = r#"[agent]
+pub(super) const GOOD: &str = r#"[agent]
 interfaces = ["eth0", "eth1"]
 socket = "/run/switcher/switcher.sock"
 

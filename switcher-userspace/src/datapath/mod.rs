@@ -181,7 +181,8 @@ impl DataPath {
         self.switch.commit()
     }
 
-    /// Makes the services, listeners and backends that are wanted visible by one store.
+    /// Makes the services, listeners and backends that are wanted visible by one store; absent: packets
+    /// see nothing new.
     ///
     /// The switch state is not touched: services whose state is not set yet must get it before
     /// their listeners appear, hence `before_visible`, which is called with the ids.
@@ -190,23 +191,41 @@ impl DataPath {
         wanted: &Wanted<'_>,
         scanner: &mut Scanner,
         before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
-    ) -> Result<(), DataPathError> {
-        // The limits keep service ids below 2^16.
-        let highest = u16::try_from(self.limits.services).unwrap_or(u16::MAX);
-        let busy = scanner.busy(highest)?;
+    ) -> Result<Option<Replaced>, DataPathError> {
+        let busy = scanner.busy(self.highest_service())?;
         self.apply_counted(wanted, &busy, before_visible)
     }
 
-    /// As [`Self::apply`], with what flows refer to counted before.
+    /// As [`Self::apply`], with what flows refer to counted before. An error leaves what packets see as it
+    /// was.
     pub fn apply_counted(
         &mut self,
         wanted: &Wanted<'_>,
         busy: &Busy,
         before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
-    ) -> Result<(), DataPathError> {
+    ) -> Result<Option<Replaced>, DataPathError> {
         let evolved = image::evolve(self.tables.image(), wanted, busy, &self.limits)?;
         before_visible(self, &evolved.image.services())?;
-        self.tables.install(evolved)
+        let installed = self.tables.install(evolved);
+        if installed.is_err() {
+            // Some of it may be in the maps, where nobody looks.
+            self.tables.read_again()?;
+        }
+        installed
+    }
+
+    /// The highest id that a service may have.
+    #[must_use]
+    pub fn highest_service(&self) -> u16 {
+        // The limits keep service ids below 2^16.
+        u16::try_from(self.limits.services).unwrap_or(u16::MAX)
+    }
+
+    /// Sets how many flows may be recorded per CPU and second.
+    pub fn set_inserts_per_second(&mut self, flows: u32) -> Result<(), DataPathError> {
+        self.tables.set_rates(flows)?;
+        self.limits.inserts_per_second = flows;
+        Ok(())
     }
 
     /// Sets the idle timeouts of a service; those of UDP in milliseconds by color.
@@ -357,8 +376,7 @@ impl Pinned {
     /// Flows in flight, by service: previews too, and those of services that are configured no more.
     pub fn in_flight(&mut self) -> Result<Vec<(String, u64)>, DataPathError> {
         let names: BTreeMap<u16, String> = self.path.services().into_iter().collect();
-        // The limits keep service ids below 2^16.
-        let highest = u16::try_from(self.path.limits.services).unwrap_or(u16::MAX);
+        let highest = self.path.highest_service();
         let scan = self.path.scanner()?.scan(highest, false, |_| {})?;
         let flows = |id: u16| {
             let live = scan.in_flight(id);

@@ -18,7 +18,7 @@ use switcher_common::{
 
 use super::{
     HeldListeners, bpf,
-    double::Doubled,
+    double::{Doubled, Replaced},
     error::{Attempt as _, DataPathError},
     image::{Addresses, Evolved, Image, Slots},
     pins::PinDir,
@@ -45,7 +45,41 @@ pub(super) struct Tables {
     cuts: Bulk<u32, CutOrder>,
     /// The orders that the map holds, by backend id.
     ordered: Vec<CutOrder>,
+    /// What they were made of.
+    orders: Orders,
     image: Image,
+}
+
+/// Orders as the agent gives them.
+#[derive(Default)]
+struct Orders {
+    cuts: BTreeMap<(u16, Color), CutOrder>,
+    pauses: Vec<HeldListeners>,
+}
+
+impl Orders {
+    /// The orders of the backends of `image`, by id, of which there are `len`.
+    fn of(&self, image: &Image, len: usize) -> Vec<CutOrder> {
+        let id_of = |(vip, port, protocol): (IpAddr, u16, Protocol)| {
+            let key = ListenerKey::at(WideAddress::from_ip(vip), port, protocol);
+            image.listeners.get(&key).copied()
+        };
+        let pauses: Vec<(&HeldListeners, Option<u32>)> = (self.pauses.iter())
+            .map(|pause| (pause, pause.listener.and_then(id_of)))
+            .collect();
+        let mut orders = vec![CutOrder::default(); len];
+        for (order, backend) in orders.iter_mut().zip(&image.backends) {
+            let of = (backend.service, Color::from_bit(backend.color));
+            *order = self.cuts.get(&of).copied().unwrap_or_default();
+            for (pause, listener) in &pauses {
+                let is_whole = pause.listener.is_none() && pause.service == backend.service;
+                if is_whole || *listener == Some(backend.listener) {
+                    *order = order.with_hold(pause.hold, pause.until);
+                }
+            }
+        }
+        orders
+    }
 }
 
 impl Tables {
@@ -54,45 +88,55 @@ impl Tables {
         let config = Doubled::config(pins)?;
         let listeners: Bulk<ListenerKey, u32> = Bulk::open(pins, "LISTENERS")?;
         let endpoints: Bulk<ListenerKey, EndpointEditions> = Bulk::open(pins, "ENDPOINTS")?;
-        let records = config.read()?;
-        let backends = Bulk::open(pins, "BACKENDS")?;
-        let maglev = Bulk::open(pins, "MAGLEV")?;
-        let names = Bulk::open(pins, "SERVICE_NAMES")?;
-        let (vips, listener_ids) = listeners
-            .elements()?
-            .into_iter()
-            .partition(|(key, _)| key.protocol == 0);
-        let image = Image {
-            names: names.values(names.len)?,
-            listeners: listener_ids,
-            addresses: Addresses {
-                vips: vips
-                    .into_iter()
-                    .map(|(key, marks)| (key, VipMarks(marks)))
-                    .collect(),
-                endpoints: endpoints.elements()?,
-            },
-            backends: backends.values(backends.len)?,
-            maglev: maglev.values(used_slots(&records))?,
-            records,
-        };
         let cuts: Bulk<u32, CutOrder> = Bulk::open(pins, "CUTS")?;
         let ordered = cuts.values(cuts.len)?;
-        Ok(Self {
+        let mut tables = Self {
             config,
             listeners,
             vips: Bulk::open(pins, "LISTENERS")?,
             endpoints,
             budgets: pins.open("RATE_BUDGETS")?,
-            backends,
-            maglev,
-            names,
+            backends: Bulk::open(pins, "BACKENDS")?,
+            maglev: Bulk::open(pins, "MAGLEV")?,
+            names: Bulk::open(pins, "SERVICE_NAMES")?,
             filter: Bulk::open(pins, "FILTER")?,
             idle: pins.open("IDLE")?,
             cuts,
             ordered,
-            image,
+            orders: Orders::default(),
+            image: Image::default(),
+        };
+        tables.image = tables.read()?;
+        Ok(tables)
+    }
+
+    /// Reads what the maps hold.
+    fn read(&self) -> Result<Image, DataPathError> {
+        let records = self.config.read()?;
+        let (vips, listeners): (BTreeMap<_, _>, BTreeMap<_, _>) = (self.listeners.elements()?)
+            .into_iter()
+            .partition(|(key, _)| key.protocol == 0);
+        Ok(Image {
+            names: self.names.values(self.names.len)?,
+            listeners,
+            addresses: Addresses {
+                vips: vips
+                    .into_iter()
+                    .map(|(key, marks)| (key, VipMarks(marks)))
+                    .collect(),
+                endpoints: self.endpoints.elements()?,
+            },
+            backends: self.backends.values(self.backends.len)?,
+            maglev: self.maglev.values(used_slots(&records))?,
+            records,
         })
+    }
+
+    /// Reads what the maps hold after all, when writing them failed half-way.
+    pub(super) fn read_again(&mut self) -> Result<(), DataPathError> {
+        self.image = self.read()?;
+        self.ordered = self.cuts.values(self.cuts.len)?;
+        Ok(())
     }
 
     /// What the maps hold.
@@ -101,14 +145,15 @@ impl Tables {
     }
 
     /// Makes `evolved` visible: first everything that nobody looks at yet, then one store, then the
-    /// removal of what nobody looks at any more.
-    pub(super) fn install(&mut self, evolved: Evolved) -> Result<(), DataPathError> {
+    /// removal of what nobody looks at any more. An error means that the store did not happen.
+    pub(super) fn install(&mut self, evolved: Evolved) -> Result<Option<Replaced>, DataPathError> {
         let Evolved {
             image,
             slots,
             retiring,
         } = evolved;
         self.names.write_changed(&self.image.names, &image.names)?;
+        self.order_added(&image)?;
         self.backends
             .write_changed(&self.image.backends, &image.backends)?;
         self.add_to_filter(&image)?;
@@ -123,17 +168,27 @@ impl Tables {
             .write_new(&self.image.addresses.endpoints, &image.addresses.endpoints)?;
         self.endpoints
             .write_new(&self.image.addresses.endpoints, &retiring.endpoints)?;
-        if self.image.records != image.records {
-            self.config.replace(&image.records)?;
+        let replaced = if self.image.records == image.records {
+            None
+        } else {
+            Some(self.config.replace(&image.records)?)
+        };
+        if let Err(error) = self.remove_gone(&image) {
+            tracing::error!(%error, "what is configured no more stays in the maps until the agent is started again; packets do not see it");
         }
-        self.listeners
-            .remove_gone(&self.image.listeners, &image.listeners)?;
-        self.vips
-            .remove_gone(&self.image.addresses.vips, &image.addresses.vips)?;
-        self.endpoints
-            .remove_gone(&self.image.addresses.endpoints, &image.addresses.endpoints)?;
         self.image = image;
-        Ok(())
+        Ok(replaced)
+    }
+
+    /// Removes what only the image before has.
+    fn remove_gone(&self, image: &Image) -> Result<(), DataPathError> {
+        let old = &self.image;
+        self.listeners
+            .remove_gone(&old.listeners, &image.listeners)?;
+        self.vips
+            .remove_gone(&old.addresses.vips, &image.addresses.vips)?;
+        self.endpoints
+            .remove_gone(&old.addresses.endpoints, &image.addresses.endpoints)
     }
 
     /// Writes tables that no listener leads to yet, many by one call.
@@ -185,23 +240,28 @@ impl Tables {
         cuts: &BTreeMap<(u16, Color), CutOrder>,
         pauses: &[HeldListeners],
     ) -> Result<(), DataPathError> {
-        let id_of = |(vip, port, protocol): (IpAddr, u16, Protocol)| {
-            let key = ListenerKey::at(WideAddress::from_ip(vip), port, protocol);
-            self.image.listeners.get(&key).copied()
+        self.orders = Orders {
+            cuts: cuts.clone(),
+            pauses: pauses.to_vec(),
         };
-        let pauses: Vec<(&HeldListeners, Option<u32>)> = pauses
-            .iter()
-            .map(|pause| (pause, pause.listener.and_then(id_of)))
-            .collect();
-        let mut wanted = vec![CutOrder::default(); self.ordered.len()];
-        for (order, backend) in wanted.iter_mut().zip(&self.image.backends) {
-            let of = (backend.service, Color::from_bit(backend.color));
-            *order = cuts.get(&of).copied().unwrap_or_default();
-            for (pause, listener) in &pauses {
-                let is_whole = pause.listener.is_none() && pause.service == backend.service;
-                if is_whole || *listener == Some(backend.listener) {
-                    *order = order.with_hold(pause.hold, pause.until);
-                }
+        let wanted = self.orders.of(&self.image, self.ordered.len());
+        self.cuts.write_changed(&self.ordered, &wanted)?;
+        self.ordered = wanted;
+        Ok(())
+    }
+
+    /// Gives the backends that only `image` has the orders of their services, such as a pause, and takes
+    /// those back that the id's last owner had. No packet knows them yet.
+    fn order_added(&mut self, image: &Image) -> Result<(), DataPathError> {
+        let of_image = self.orders.of(image, self.ordered.len());
+        let mut wanted = self.ordered.clone();
+        for (id, backend) in image.backends.iter().enumerate() {
+            let is_known = (self.image.backends.get(id)).is_some_and(|old| old.present != 0);
+            if backend.present != 0
+                && !is_known
+                && let (Some(order), Some(given)) = (wanted.get_mut(id), of_image.get(id))
+            {
+                *order = *given;
             }
         }
         self.cuts.write_changed(&self.ordered, &wanted)?;

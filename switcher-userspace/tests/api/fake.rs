@@ -13,7 +13,7 @@ use switcher_userspace::api::{
     events::EventFeed,
     explain::{ExplainQuestion, Explanation},
     history::{HistoryEntry, HistoryQuery, HistoryReply},
-    requests::{ChangeRequest, FlipRequest},
+    requests::{ApplyRequest, ChangeRequest, FlipRequest},
     server::{self, ApiSocket},
     trace::{Decision, TraceFeed, TraceRequest},
     types::{
@@ -21,9 +21,25 @@ use switcher_userspace::api::{
         SendErrorStatus, ServiceStatus, StatusReply, TableStatus, VerdictCount, VersionReply,
     },
 };
-use switcher_userspace::switching::AtDeadline;
+use switcher_userspace::{
+    config::{Config, difference::Difference},
+    switching::AtDeadline,
+};
 use tempfile::TempDir;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+
+/// What a fake has applied at first.
+pub(crate) const CONFIG: &str = r#"[agent]
+interfaces = ["eth0"]
+[[service]]
+name = "web"
+[[service.listener]]
+name = "http"
+vip = "192.0.2.10"
+port = 80
+protocol = "tcp"
+blue = [{ address = "10.0.1.11", port = 8080 }]
+"#;
 
 /// A node with one service, `web`.
 pub(crate) struct Fake {
@@ -33,6 +49,10 @@ pub(crate) struct Fake {
     pub(crate) events: broadcast::Sender<Arc<HistoryEntry>>,
     /// Changes that are no flips.
     pub(crate) others: Mutex<Vec<ChangeRequest>>,
+    /// The configuration that is applied.
+    pub(crate) config: Mutex<String>,
+    /// Applies, dry runs too.
+    pub(crate) applies: Mutex<Vec<ApplyRequest>>,
     /// Who traces, and what is told to whom.
     pub(crate) traces: Mutex<Vec<Traced>>,
     /// A flip with the reason `slow` says here that it began ...
@@ -58,6 +78,8 @@ impl Default for Fake {
             others: Mutex::default(),
             history: Arc::default(),
             events: broadcast::channel(4).0,
+            config: Mutex::new(CONFIG.to_owned()),
+            applies: Mutex::default(),
             traces: Mutex::default(),
             began: Notify::new(),
             go_on: Notify::new(),
@@ -115,6 +137,7 @@ impl Fake {
             would_change: None,
             visible_us: Some(400),
             barrier_us: Some(5_100),
+            difference: None,
             error,
         }
     }
@@ -289,6 +312,30 @@ impl Control for Fake {
             web.drain = Some(running(Some(42)));
         });
         self.reply(true, None)
+    }
+
+    async fn apply(&self, request: ApplyRequest, _: Peer) -> ChangeReply {
+        self.applies.lock().unwrap().push(request.clone());
+        let file = request.file.unwrap_or_default();
+        let new = match Config::parse(Path::new(&file), &request.config) {
+            Ok(new) => new,
+            Err(error) => {
+                let error = ApiError::new(ErrorCode::Usage, error.to_string(), "mend it");
+                return self.reply(false, Some(error));
+            }
+        };
+        let mut text = self.config.lock().unwrap();
+        let old = Config::parse(Path::new("running"), &text).unwrap();
+        let difference = Difference::between(&old, &new);
+        let would_change = !difference.is_empty();
+        if !request.dry_run {
+            *text = request.config;
+        }
+        ChangeReply {
+            would_change: request.dry_run.then_some(would_change),
+            difference: Some(Box::new(difference)),
+            ..self.reply(would_change && !request.dry_run, None)
+        }
     }
 
     async fn drain(&self, service: &str) -> Result<Option<DrainStatus>, ApiError> {

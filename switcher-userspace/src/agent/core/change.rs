@@ -9,9 +9,9 @@ use switcher_common::service::PerColor;
 use tokio::sync::oneshot;
 
 use super::{
-    Core, Unanswered,
+    Core, Counting, Unanswered,
     encode::{cut_by_packets, drained_backends},
-    errors::{data_path, refused},
+    errors::{data_path, refused, too_many_counts},
     record::{Deed, what},
 };
 use crate::{
@@ -53,14 +53,9 @@ impl Core {
         if !is_counted || terms.dry_run {
             return self.change(*asked, None);
         }
-        if let Err(asked) = self.collector.count_for(asked) {
-            let busy = ApiError::new(
-                ErrorCode::Refused,
-                "too many changes wait for the flow tables to be counted",
-                "try again",
-            );
+        if let Err(Counting::Change(asked)) = self.collector.count_for(Counting::Change(asked)) {
             let _ = asked.reply.send(ChangeReply {
-                error: Some(busy),
+                error: Some(too_many_counts()),
                 ..self.reply(&terms, false)
             });
         }
@@ -327,11 +322,12 @@ impl Core {
             would_change: None,
             visible_us: None,
             barrier_us: None,
+            difference: None,
             error: None,
         }
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

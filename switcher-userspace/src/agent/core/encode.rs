@@ -40,6 +40,22 @@ pub(in crate::agent) fn encode(
     states
 }
 
+/// The `states` of the node and of the services in `ids`, over those `before`.
+pub(in crate::agent) fn overlaid(
+    mut before: Vec<ServiceSwitch>,
+    states: &[ServiceSwitch],
+    ids: &BTreeMap<String, u16>,
+) -> Vec<ServiceSwitch> {
+    const NODE: u16 = 0;
+    for id in ids.values().chain([&NODE]) {
+        let id = usize::from(*id);
+        if let (Some(old), Some(new)) = (before.get_mut(id), states.get(id)) {
+            *old = *new;
+        }
+    }
+    before
+}
+
 /// Idle timeouts of a service's UDP flows in milliseconds, by color. A draining color's flows count
 /// as finished after a shorter silence (G10).
 pub(in crate::agent) fn udp_idle_ms(config: &ServiceConfig, state: &Service) -> [u64; 2] {

@@ -15,6 +15,15 @@ pub(super) fn not_durable(error: &ApiError) -> ApiError {
     )
 }
 
+/// The collector has more to do than it takes.
+pub(super) fn too_many_counts() -> ApiError {
+    ApiError::new(
+        ErrorCode::Refused,
+        "too many changes wait for the flow tables to be counted",
+        "try again",
+    )
+}
+
 /// A change that the state machine refuses.
 pub(super) fn refused(refusal: &Refusal) -> ApiError {
     let (code, next_step) = match &refusal.why {

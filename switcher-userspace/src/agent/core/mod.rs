@@ -1,6 +1,7 @@
 //! The core's thread: the only owner of the switch state. Takes commands one after the other and
 //! makes each true in the kernel, then on disk, then visible to readers.
 
+mod apply;
 mod change;
 mod deadlines;
 mod encode;
@@ -19,16 +20,18 @@ use tokio::{
     time::timeout,
 };
 
-use self::errors::not_durable;
 pub(super) use self::{
+    apply::{AskedApply, By, empty_listener, ready_services},
     change::Asked,
-    encode::{Observed, cut_orders, drained_backends, encode, pauses, udp_idle_ms},
+    encode::{Observed, cut_orders, drained_backends, encode, overlaid, pauses},
     errors::data_path,
     record::Recorded,
 };
+use self::{encode::udp_idle_ms, errors::not_durable};
 use super::{
     clock,
     collector::{Collector, Counted, Scanned},
+    configured::Configured,
     history::History,
     interfaces,
     view::View,
@@ -46,6 +49,8 @@ use crate::{
 pub(super) enum Command {
     /// A change.
     Change(Box<Asked>),
+    /// Another configuration.
+    Apply(Box<AskedApply>),
     /// The collector has counted what a change needs to know.
     Counted(Counted),
     /// The collector has finished a scan.
@@ -60,14 +65,29 @@ pub(super) enum Command {
     Stop,
 }
 
+/// A change that waits for a count of what flows refer to.
+pub(super) enum Counting {
+    /// Of the switch state.
+    Change(Box<Asked>),
+    /// Of the configuration.
+    Apply {
+        asked: Box<AskedApply>,
+        /// How many applies there were when the count was asked for: an older count does not know what
+        /// flows refer to of what the newest one removed.
+        after: u64,
+    },
+}
+
 /// The agent's state and the means to make it true.
 pub(super) struct Core {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     pub(super) path: DataPath,
     pub(super) board: Switchboard,
     /// The node's, as the program was told.
     pub(super) interfaces: Arc<Interfaces>,
-    pub(super) ids: BTreeMap<String, u16>,
+    pub(super) ids: Arc<BTreeMap<String, u16>>,
+    /// How many applies this agent has carried out.
+    pub(super) applies: u64,
     pub(super) counters: Counters,
     pub(super) writer: Writer,
     pub(super) collector: Collector,
@@ -98,7 +118,8 @@ impl Core {
         while let Some(command) = self.next(commands, runtime) {
             match command {
                 Command::Change(asked) => self.take_change(asked),
-                Command::Counted(counted) => self.change(*counted.asked, Some(counted.busy)),
+                Command::Apply(asked) => self.take_apply(asked),
+                Command::Counted(counted) => self.take_counted(counted),
                 Command::Scanned(scanned) => self.take_scan(scanned),
                 Command::Interfaces(interfaces) => self.take_interfaces(interfaces),
                 Command::Written(written) => self.take_written(written),
@@ -107,6 +128,16 @@ impl Core {
             }
         }
         self.writer.finish();
+    }
+
+    fn take_counted(&mut self, counted: Counted) {
+        match counted.asked {
+            Counting::Change(asked) => self.change(*asked, Some(counted.busy)),
+            Counting::Apply { asked, after } if after == self.applies => {
+                self.apply(*asked, &counted.busy);
+            }
+            Counting::Apply { asked, .. } => self.take_apply(asked),
+        }
     }
 
     /// What comes next; `None`: nobody can send any more.
@@ -131,7 +162,7 @@ impl Core {
         self.is_unsaved = written.result.is_err();
         self.written = written.number;
         self.publish_entries(&written);
-        self.publish(None, Some(written.board));
+        self.publish(None, Some((written.board, written.configured)));
         while let Some(waiting) = self
             .unanswered
             .pop_front_if(|waiting| waiting.number <= written.number)
@@ -270,16 +301,20 @@ impl Core {
 
     /// Shows readers the newest state that the disk has answered for: `answered` is it, until they see a
     /// newer one.
-    fn publish(&self, scan: Option<Scan>, answered: Option<Switchboard>) {
+    fn publish(&self, scan: Option<Scan>, answered: Option<(Switchboard, Arc<Configured>)>) {
         self.view.send_modify(|view| {
             let scan = scan.map(Arc::new).or_else(|| view.scan.clone());
             let is_settled = self.written == self.writer.newest();
-            let board = if is_settled {
-                self.board.clone()
+            let (board, config, ids) = if is_settled {
+                (self.board.clone(), self.config.clone(), self.ids.clone())
+            } else if let Some((board, configured)) = answered {
+                (board, configured.config.clone(), configured.ids.clone())
             } else {
-                answered.unwrap_or_else(|| view.board.clone())
+                (view.board.clone(), view.config.clone(), view.ids.clone())
             };
             *view = Arc::new(View {
+                config,
+                ids,
                 board,
                 is_settled,
                 scan,

@@ -1,0 +1,431 @@
+//! Another configuration on its way: planned, made visible by one store, answered when it is durable.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::Instant,
+};
+
+use switcher_common::service::Color;
+use tokio::sync::oneshot;
+
+use super::{
+    Core, Counting, Unanswered,
+    change::micros,
+    encode::{drained_backends, encode, overlaid, udp_idle_ms},
+    errors::{data_path, too_many_counts},
+    record::Deed,
+};
+use crate::{
+    agent::{adopt::configured_only, applied::Kept, configured::Configured},
+    api::{
+        Peer,
+        history::{HistoryEntry, What, Who},
+        types::{ApiError, ChangeReply, ErrorCode},
+    },
+    config::{BackendConfig, Config, ListenerConfig, difference::Difference},
+    datapath::{Busy, DataPath, DataPathError, Replaced, Wanted},
+    switching::{Service, Switchboard},
+};
+
+/// A configuration that was asked for.
+pub(in crate::agent) struct AskedApply {
+    pub(in crate::agent) config: Arc<Config>,
+    /// Which text is to hold after a restart.
+    pub(in crate::agent) kept: Kept,
+    /// Name of the file that it is from.
+    pub(in crate::agent) file: String,
+    /// Refuse with a conflict unless the node has this generation.
+    pub(in crate::agent) if_generation: Option<u64>,
+    pub(in crate::agent) dry_run: bool,
+    pub(in crate::agent) reason: Option<String>,
+    pub(in crate::agent) by: By,
+    pub(in crate::agent) arrived: Instant,
+    pub(in crate::agent) reply: oneshot::Sender<ChangeReply>,
+}
+
+/// Who asked for a configuration.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::agent) enum By {
+    /// A client of the API.
+    Client(Peer),
+    /// Whoever sent SIGHUP.
+    Signal,
+}
+
+impl By {
+    /// As the history tells it.
+    fn who(self) -> Option<Who> {
+        match self {
+            Self::Client(peer) => Some(peer.into()),
+            Self::Signal => None,
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(peer) => peer.fmt(f),
+            Self::Signal => f.write_str("SIGHUP"),
+        }
+    }
+}
+
+/// What an apply comes to.
+struct Plan {
+    difference: Difference,
+    board: Switchboard,
+}
+
+impl Core {
+    /// Begins an apply. One that changes anything waits for a count of what flows refer to.
+    pub(super) fn take_apply(&mut self, asked: Box<AskedApply>) {
+        let plan = match self.plan(&asked) {
+            Ok(plan) => plan,
+            Err(error) => return self.refuse(*asked, error),
+        };
+        let is_same = plan.difference.is_empty();
+        if asked.dry_run {
+            let _ = asked.reply.send(ChangeReply {
+                would_change: Some(!is_same),
+                difference: Some(Box::new(plan.difference)),
+                ..self.state(false)
+            });
+        } else if is_same {
+            self.keep(*asked, plan.difference);
+        } else {
+            let after = self.applies;
+            let counting = Counting::Apply { asked, after };
+            if let Err(Counting::Apply { asked, .. }) = self.collector.count_for(counting) {
+                self.refuse(*asked, too_many_counts());
+            }
+        }
+    }
+
+    /// Carries out an apply. What was planned before the count may hold no more, so it is planned anew.
+    pub(super) fn apply(&mut self, asked: AskedApply, busy: &Busy) {
+        let planned = self.plan(&asked).and_then(|plan| {
+            let replaced = self.make_applied(&asked, plan.board, busy)?;
+            Ok((plan.difference, replaced))
+        });
+        let (difference, replaced) = match planned {
+            Ok(done) => done,
+            Err(error) => return self.refuse(asked, error),
+        };
+        let since = |instant: Instant| micros(instant - asked.arrived);
+        let visible_us = replaced.map(|replaced| since(replaced.stored_at));
+        let barrier_us = replaced.map(|replaced| since(replaced.barrier_at));
+        tracing::info!(
+            verb = "apply",
+            file = ?asked.file,
+            services = difference.services.len(),
+            generation = self.board.generation,
+            visible_us,
+            barrier_us,
+            by = %asked.by,
+            reason = asked.reason.as_deref().unwrap_or(""),
+            "changed"
+        );
+        let answer = ChangeReply {
+            visible_us,
+            barrier_us,
+            difference: Some(Box::new(difference)),
+            ..self.state(true)
+        };
+        self.configure(asked.kept);
+        let deed = Deed {
+            what: What::Apply,
+            services: changed_services(&answer),
+            by: asked.by.who(),
+            reason: asked.reason,
+            from_generation: self.board.generation,
+        };
+        let entry = self.entry(deed, None);
+        self.answer_when_written(answer, vec![entry], asked.reply);
+    }
+
+    /// The running configuration was asked for: only what holds after a restart may change.
+    fn keep(&mut self, asked: AskedApply, difference: Difference) {
+        let answer = ChangeReply {
+            difference: Some(Box::new(difference)),
+            ..self.state(false)
+        };
+        let is_kept = self.writer.configured().kept == asked.kept;
+        if is_kept && self.unanswered.is_empty() && !self.is_unsaved {
+            // A client that has left gets no answer.
+            let _ = asked.reply.send(answer);
+            return;
+        }
+        // Its parts may stand in another order.
+        self.config = asked.config;
+        self.configure(asked.kept);
+        self.answer_when_written(answer, Vec::new(), asked.reply);
+    }
+
+    /// What is written to disk from now on belongs to the configuration that runs now.
+    fn configure(&mut self, kept: Kept) {
+        self.writer.configure(Arc::new(Configured {
+            config: self.config.clone(),
+            ids: self.ids.clone(),
+            kept,
+        }));
+    }
+
+    fn answer_when_written(
+        &mut self,
+        answer: ChangeReply,
+        entries: Vec<HistoryEntry>,
+        reply: oneshot::Sender<ChangeReply>,
+    ) {
+        let number = self.save(entries);
+        self.unanswered.push_back(Unanswered {
+            number,
+            answer,
+            reply,
+        });
+    }
+
+    fn refuse(&self, asked: AskedApply, error: ApiError) {
+        let _ = asked.reply.send(ChangeReply {
+            error: Some(error),
+            ..self.state(false)
+        });
+    }
+
+    /// The answer that tells the state of all services.
+    fn state(&self, changed: bool) -> ChangeReply {
+        let services = self.board.services.iter();
+        ChangeReply {
+            changed,
+            generation: self.board.generation,
+            active: services
+                .map(|(name, service)| (name.clone(), service.active))
+                .collect(),
+            would_change: None,
+            visible_us: None,
+            barrier_us: None,
+            difference: None,
+            error: None,
+        }
+    }
+
+    fn plan(&self, asked: &AskedApply) -> Result<Plan, ApiError> {
+        if let Some(expected) = asked.if_generation
+            && expected != self.board.generation
+        {
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "cannot apply {}: the node's newest change is generation {}, {expected} was expected",
+                    asked.file, self.board.generation
+                ),
+                "somebody else has changed it: look at `switcher status`, then decide again",
+            ));
+        }
+        refuse_fixed_keys(&self.config, asked)?;
+        let board = next_board(&self.board, &asked.config);
+        refuse_empty_colors(&self.config, &self.board, asked, &board)?;
+        Ok(Plan {
+            difference: Difference::between(&self.config, &asked.config),
+            board,
+        })
+    }
+
+    /// Makes the configuration true in the kernel, and keeps it. An error leaves all as it was.
+    fn make_applied(
+        &mut self,
+        asked: &AskedApply,
+        board: Switchboard,
+        busy: &Busy,
+    ) -> Result<Option<Replaced>, ApiError> {
+        let config = &asked.config;
+        let rate = |config: &Config| config.agent.limits.inserts_per_second;
+        let wanted = Wanted {
+            config,
+            drained: &drained_backends(&board),
+        };
+        let mut ids = BTreeMap::new();
+        let applied = self.path.apply_counted(&wanted, busy, |path, services| {
+            ids = by_name(services);
+            ready_services(path, config, &board, &ids)?;
+            path.set_inserts_per_second(rate(config))
+        });
+        let replaced = match applied {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                self.set_idle_timeouts();
+                if let Err(error) = self.path.set_inserts_per_second(rate(&self.config)) {
+                    tracing::error!(%error, "the rate of inserts is that of a refused configuration");
+                }
+                return Err(data_path(&error));
+            }
+        };
+        self.applies += 1;
+        self.config = config.clone();
+        self.ids = Arc::new(ids);
+        self.board = board;
+        if let Err(error) = self.set_orders() {
+            tracing::error!(%error, "pauses and drains do not follow the configuration");
+        }
+        let highest = self.ids.values().copied().max().unwrap_or(0);
+        self.collector.set_highest_service(highest);
+        self.collector.pace(self.board.is_draining());
+        Ok(replaced)
+    }
+}
+
+/// Names of the services that an apply has changed.
+fn changed_services(answer: &ChangeReply) -> Vec<String> {
+    let difference = answer.difference.as_deref();
+    let services = difference.map_or(&[][..], |difference| &difference.services);
+    services.iter().map(|service| service.name.clone()).collect()
+}
+
+/// Ids of services by their names.
+fn by_name(services: &[(u16, String)]) -> BTreeMap<String, u16> {
+    let services = services.iter();
+    services.map(|(id, name)| (name.clone(), *id)).collect()
+}
+
+/// Gives the services of `config` their idle timeouts and switch states, before packets can see them.
+pub(in crate::agent) fn ready_services(
+    path: &mut DataPath,
+    config: &Config,
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+) -> Result<(), DataPathError> {
+    for service in &config.services {
+        if let (Some(&id), Some(state)) =
+            (ids.get(&service.name), board.services.get(&service.name))
+        {
+            path.set_idle(id, service, udp_idle_ms(service, state))?;
+        }
+    }
+    // Services that are about to be removed keep their state while packets can see them.
+    let before = path.switch_states()?;
+    path.switch(&overlaid(before, &encode(board, ids), ids))
+        .map(drop)
+}
+
+/// The switch state with the services of `config`: colors, splits, pauses and drains stay as they are.
+fn next_board(board: &Switchboard, config: &Config) -> Switchboard {
+    let services = config.services.iter().map(|service| {
+        let known = board.services.get(&service.name);
+        let state = known.map_or_else(
+            || Service::new(service.initial_active),
+            |state| configured_only(state.clone(), service),
+        );
+        (service.name.clone(), state)
+    });
+    Switchboard {
+        generation: board.generation,
+        services: services.collect(),
+    }
+}
+
+fn refuse_fixed_keys(running: &Config, asked: &AskedApply) -> Result<(), ApiError> {
+    let keys = running.fixed_keys(&asked.config);
+    let Some(first) = keys.first() else {
+        return Ok(());
+    };
+    let differing: Vec<String> = keys
+        .iter()
+        .map(|it| format!("{} is {}, the file has {}", it.key, it.from, it.to))
+        .collect();
+    Err(ApiError::new(
+        ErrorCode::Refused,
+        format!(
+            "cannot apply {}: [agent] differs in what cannot change while the agent runs: {}; nothing changed",
+            asked.file,
+            differing.join("; ")
+        ),
+        format!("to change {}: {}", first.key, first.remedy),
+    ))
+}
+
+/// The first listener of `config` whose active color has no backend at all.
+pub(in crate::agent) fn empty_listener<'a>(
+    config: &'a Config,
+    board: &Switchboard,
+) -> Option<(&'a str, &'a ListenerConfig, Color)> {
+    config.services.iter().find_map(|service| {
+        let active = board.services.get(&service.name)?.active;
+        let mut listeners = service.listeners.iter().filter(|it| !it.preview);
+        let empty = listeners.find(|it| it.backends(active).is_empty())?;
+        Some((service.name.as_str(), empty, active))
+    })
+}
+
+/// Fresh flows would be dropped of a listener whose active color has no backend, or has only backends that
+/// are drained by hand, or whose standby has a share of the clients and no backend (G6).
+fn refuse_empty_colors(
+    running: &Config,
+    before: &Switchboard,
+    asked: &AskedApply,
+    board: &Switchboard,
+) -> Result<(), ApiError> {
+    let empty = starved(&asked.config, board);
+    // What somebody has insisted on before does not stand in the way of everything else.
+    let known = starved(running, before);
+    match empty.iter().find(|it| !known.contains(it)) {
+        None => Ok(()),
+        Some(empty) => Err(ApiError::new(
+            ErrorCode::Refused,
+            format!(
+                "cannot apply {}: fresh flows of {} go to {}, and listener {} has no {} backend{}; nothing changed",
+                asked.file,
+                empty.service,
+                empty.color.name(),
+                empty.listener,
+                empty.color.name(),
+                if empty.is_bare {
+                    ""
+                } else {
+                    " that is not drained"
+                },
+            ),
+            "configure backends of that color, resume one, or give all fresh flows to the other color before",
+        )),
+    }
+}
+
+/// A listener, and a color that gets fresh flows of it and could not serve them.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Starved<'a> {
+    service: &'a str,
+    listener: &'a str,
+    color: Color,
+    /// It has no backend at all, not only drained ones.
+    is_bare: bool,
+}
+
+fn starved<'a>(config: &'a Config, board: &Switchboard) -> BTreeSet<Starved<'a>> {
+    let mut all = BTreeSet::new();
+    for service in &config.services {
+        let Some(state) = board.services.get(&service.name) else {
+            continue;
+        };
+        let is_drained = |backend: &BackendConfig| {
+            let endpoint: SocketAddr = (backend.address, backend.port).into();
+            state.drained_backends.contains(&endpoint)
+        };
+        let standby = (state.split_percent > 0).then_some(state.standby());
+        for listener in service.listeners.iter().filter(|it| !it.preview) {
+            for color in [Some(state.active), standby].into_iter().flatten() {
+                let backends = listener.backends(color);
+                if backends.iter().all(is_drained) {
+                    all.insert(Starved {
+                        service: &service.name,
+                        listener: &listener.name,
+                        color,
+                        is_bare: backends.is_empty(),
+                    });
+                }
+            }
+        }
+    }
+    all
+}
