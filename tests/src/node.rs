@@ -106,10 +106,29 @@ impl<'lab> Node<'lab> {
         &self.config
     }
 
-    /// Replaces the configuration file; the agent reads it when it starts.
+    /// Replaces the configuration file; the agent reads it when it starts, or at SIGHUP.
     pub fn reconfigure(&self, configuration: &str) -> Result<()> {
         fs::write(&self.config, configuration)
             .with_context(|| format!("cannot write {}", self.config.display()))
+    }
+
+    /// Sends the agent SIGHUP.
+    pub fn hang_up_agent(&self) -> Result<()> {
+        self.agent.as_ref().context("no agent runs")?.hang_up()
+    }
+
+    /// A file with `configuration` that is not the agent's own.
+    pub fn another_file(&self, configuration: &str) -> Result<String> {
+        let file = self.lab.dir().join("another.toml");
+        fs::write(&file, configuration)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(file.display().to_string())
+    }
+
+    /// Runs `switcher apply` with another file than the agent's own; its object and exit code.
+    pub fn apply(&self, configuration: &str, arguments: &[&str]) -> Result<(Value, i32)> {
+        let file = self.another_file(configuration)?;
+        self.json(&[&["apply", file.as_str()], arguments].concat())
     }
 
     /// The agent's log so far.

@@ -188,7 +188,7 @@ impl Difference {
         Self {
             inserts_per_second: changed(rate(old), rate(new)),
             services: paired(&old.services, &new.services, |it| it.name.clone())
-                .filter_map(service)
+                .filter_map(|pair| service(&pair))
                 .collect(),
         }
     }
@@ -201,14 +201,20 @@ impl Difference {
 }
 
 /// A part as it was and as it is to be, of which it has at least one.
-#[derive(Clone, Copy)]
 enum Pair<'a, T> {
     Added(&'a T),
     Removed(&'a T),
     Both { old: &'a T, new: &'a T },
 }
 
-impl<T> Pair<'_, T> {
+impl<'a, T> Pair<'a, T> {
+    /// The part as it is to be, or as it was.
+    const fn named(&self) -> &'a T {
+        match self {
+            Self::Added(named) | Self::Removed(named) | Self::Both { new: named, .. } => named,
+        }
+    }
+
     const fn kind(&self) -> Kind {
         match self {
             Self::Added(_) => Kind::Added,
@@ -237,7 +243,7 @@ fn paired<'a, T, K: Ord>(
     pairs.into_iter()
 }
 
-fn service(pair: Pair<'_, ServiceConfig>) -> Option<ServiceDifference> {
+fn service(pair: &Pair<'_, ServiceConfig>) -> Option<ServiceDifference> {
     let (old, new) = match pair {
         Pair::Added(new) => (&[][..], &new.listeners[..]),
         Pair::Removed(old) => (&old.listeners[..], &[][..]),
@@ -249,9 +255,9 @@ fn service(pair: Pair<'_, ServiceConfig>) -> Option<ServiceDifference> {
         Pair::Added(_) | Pair::Removed(_) => ServiceOptions::default(),
     };
     let listeners: Vec<_> = paired(old, new, |it| it.name.clone())
-        .filter_map(listener)
+        .filter_map(|pair| listener(&pair))
         .collect();
-    let (Pair::Added(named) | Pair::Removed(named) | Pair::Both { new: named, .. }) = pair;
+    let named = pair.named();
     // Another order of the same parts is no difference.
     let is_none = pair.kind() == Kind::Changed && options.is_empty() && listeners.is_empty();
     (!is_none).then(|| ServiceDifference {
@@ -262,8 +268,8 @@ fn service(pair: Pair<'_, ServiceConfig>) -> Option<ServiceDifference> {
     })
 }
 
-fn listener(pair: Pair<'_, ListenerConfig>) -> Option<ListenerDifference> {
-    let (Pair::Added(named) | Pair::Removed(named) | Pair::Both { new: named, .. }) = pair;
+fn listener(pair: &Pair<'_, ListenerConfig>) -> Option<ListenerDifference> {
+    let named = pair.named();
     let before = match pair {
         Pair::Both { old, new } => (place(old) != place(new)).then(|| place(old)),
         Pair::Added(_) | Pair::Removed(_) => None,
@@ -277,7 +283,7 @@ fn listener(pair: Pair<'_, ListenerConfig>) -> Option<ListenerDifference> {
                 Pair::Both { old, new } => (old.backends(color), new.backends(color)),
             };
             paired(old, new, |it| (it.address, it.port))
-                .filter_map(move |pair| backend(color, pair))
+                .filter_map(move |pair| backend(color, &pair))
         })
         .collect();
     let is_none = pair.kind() == Kind::Changed && before.is_none() && backends.is_empty();
@@ -309,13 +315,13 @@ fn place(listener: &ListenerConfig) -> Place {
     }
 }
 
-fn backend(color: Color, pair: Pair<'_, BackendConfig>) -> Option<BackendDifference> {
+fn backend(color: Color, pair: &Pair<'_, BackendConfig>) -> Option<BackendDifference> {
     let weight_before = match pair {
         Pair::Both { old, new } if old.weight == new.weight => return None,
         Pair::Both { old, .. } => Some(old.weight),
         Pair::Added(_) | Pair::Removed(_) => None,
     };
-    let (Pair::Added(named) | Pair::Removed(named) | Pair::Both { new: named, .. }) = pair;
+    let named = pair.named();
     let BackendConfig {
         address,
         port,

@@ -57,6 +57,11 @@ impl LabChild {
         self.signal(Signal::INT)
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// Sends SIGKILL and reaps the process.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::KILL)?;

@@ -1,6 +1,7 @@
 //! End to end: real clients and servers through the real agent and program, in the lab.
 
 mod adoption;
+mod applied;
 mod bad_config;
 mod bad_node;
 mod bad_pins;

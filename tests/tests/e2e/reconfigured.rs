@@ -14,10 +14,10 @@ use switcher_tests::{
 use crate::{mixed::LIMIT, refusal::Refused};
 
 /// Port of the listener that is added to `web`.
-const ADDED_PORT: u16 = 81;
+pub(crate) const ADDED_PORT: u16 = 81;
 
 /// A service that is added.
-fn shop() -> LabService {
+pub(crate) fn shop() -> LabService {
     LabService {
         name: "shop",
         ..LabService::web(2)
@@ -46,7 +46,7 @@ fn after(lab: &Lab) -> Result<String> {
     Ok(text)
 }
 
-fn last_backend(addresses: &[std::net::IpAddr], port: u16) -> String {
+pub(crate) fn last_backend(addresses: &[std::net::IpAddr], port: u16) -> String {
     let last = addresses.last().map(ToString::to_string);
     format!(
         ", {{ address = \"{}\", port = {port} }}",
@@ -58,7 +58,7 @@ fn listener(vip: std::net::IpAddr, name: &str) -> String {
     format!("[[service.listener]]\nname = \"{name}\"\nvip = \"{vip}\"\n")
 }
 
-fn added_listener(lab: &Lab) -> String {
+pub(crate) fn added_listener(lab: &Lab) -> String {
     let backend = |color| lab.backends(color, Family::V4)[0];
     let PerColor { blue, green } = PerColor::from_fn(backend);
     listener(lab.vip4(0), "added")
@@ -70,7 +70,12 @@ fn added_listener(lab: &Lab) -> String {
 }
 
 /// New requests to `service`, all of which must be answered by `color`.
-fn requests(lab: &Lab, service: &LabService, family: Family, color: Color) -> Result<Stats> {
+pub(crate) fn requests(
+    lab: &Lab,
+    service: &LabService,
+    family: Family,
+    color: Color,
+) -> Result<Stats> {
     let target = service.target(lab, family);
     let load = Client::new(lab.client2()).http_new(target, HttpNew::per_second(100));
     load.wait_until(LIMIT, |stats| stats.answered + stats.failed >= 30)?;
@@ -81,7 +86,7 @@ fn requests(lab: &Lab, service: &LabService, family: Family, color: Color) -> Re
 }
 
 /// New connections to `stream`.
-fn connections(lab: &Lab, family: Family) -> Load {
+pub(crate) fn connections(lab: &Lab, family: Family) -> Load {
     let options = LongLived {
         connections: 30,
         interval: Duration::from_millis(50),
@@ -91,7 +96,7 @@ fn connections(lab: &Lab, family: Family) -> Load {
 }
 
 /// New connections to `stream` over IPv4, all of which must be answered.
-fn answered_connections(lab: &Lab) -> Result<Stats> {
+pub(crate) fn answered_connections(lab: &Lab) -> Result<Stats> {
     let load = connections(lab, Family::V4);
     load.wait_until(LIMIT, |stats| stats.fresh.len() == 30)?;
     let stats = load.finish();
@@ -100,7 +105,7 @@ fn answered_connections(lab: &Lab) -> Result<Stats> {
 }
 
 /// Numbers of the backends that answered fresh connections.
-fn backends(stats: &Stats) -> Vec<u32> {
+pub(crate) fn backends(stats: &Stats) -> Vec<u32> {
     let mut backends: Vec<u32> = stats.fresh.iter().map(|it| it.backend).collect();
     backends.sort_unstable();
     backends.dedup();

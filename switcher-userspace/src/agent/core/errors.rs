@@ -1,16 +1,22 @@
 //! What failed, as the API tells it.
 
 use crate::{
-    api::types::{ApiError, ErrorCode},
+    api::types::{ApiError, ChangeReply, ErrorCode},
     datapath::DataPathError,
     switching::{Obstacle, Refusal},
 };
 
 /// The change stands, so none of the codes that promise otherwise.
-pub(super) fn not_durable(error: &ApiError) -> ApiError {
+pub(super) fn not_durable(answer: &ChangeReply, error: &ApiError) -> ApiError {
+    // The switch state of a running kernel is in its maps, a configuration is not.
+    let end = if answer.difference.is_some() {
+        "the agent's restart"
+    } else {
+        "a reboot"
+    };
     ApiError::new(
         ErrorCode::Internal,
-        format!("the change is in the kernel, but would not survive a reboot: {error}"),
+        format!("the change is in the kernel, but would not survive {end}: {error}"),
         error.next_step.clone(),
     )
 }

@@ -167,7 +167,8 @@ impl Core {
             .unanswered
             .pop_front_if(|waiting| waiting.number <= written.number)
         {
-            let error = written.result.as_ref().err().map(not_durable);
+            let error = written.result.as_ref().err();
+            let error = error.map(|error| not_durable(&waiting.answer, error));
             let _ = waiting.reply.send(ChangeReply {
                 error,
                 ..waiting.answer
