@@ -117,9 +117,9 @@ impl<'lab> Node<'lab> {
         self.agent.as_ref().context("no agent runs")?.hang_up()
     }
 
-    /// A file with `configuration` that is not the agent's own.
-    pub fn another_file(&self, configuration: &str) -> Result<String> {
-        let file = self.lab.dir().join("another.toml");
+    /// A file with `configuration` beside the agent's own.
+    pub fn another_file(&self, name: &str, configuration: &str) -> Result<String> {
+        let file = self.lab.dir().join(name);
         fs::write(&file, configuration)
             .with_context(|| format!("cannot write {}", file.display()))?;
         Ok(file.display().to_string())
@@ -127,7 +127,7 @@ impl<'lab> Node<'lab> {
 
     /// Runs `switcher apply` with another file than the agent's own; its object and exit code.
     pub fn apply(&self, configuration: &str, arguments: &[&str]) -> Result<(Value, i32)> {
-        let file = self.another_file(configuration)?;
+        let file = self.another_file("another.toml", configuration)?;
         self.json(&[&["apply", file.as_str()], arguments].concat())
     }
 

@@ -120,6 +120,12 @@ fn what_is_added_takes_effect_at_once_and_nothing_breaks() -> Result<()> {
         again["changed"] == false && again["difference"]["services"] == json!([]),
         "{again}"
     );
+    let (history, _) = node.json(&["history", "shop"])?;
+    let entry = &history["entries"][0];
+    ensure!(
+        entry["what"] == "apply" && entry["services"] == json!(["web", "shop"]),
+        "{history}"
+    );
     // A service that was added is one like the others.
     node.flip(&["shop", "datagram"], Color::Green)?;
     requests(&lab, &shop(), Family::V6, Color::Green)?;
@@ -366,6 +372,48 @@ fn sighup_takes_the_agents_own_file_and_forgets_what_was_applied() -> Result<()>
     node.stop_agent()
 }
 
+#[test]
+fn applies_at_once_end_in_one_of_them_and_break_nothing() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, _backends) = crate::lab()?;
+    let mut node = crate::start(&lab)?;
+    let lasting = Family::ALL.map(|family| connections(&lab, family));
+    for load in &lasting {
+        load.wait_until(LIMIT, |stats| stats.fresh.len() == 30)?;
+    }
+    let removed = last_backend(&lab.blue_backends_v4(), ECHO_PORT);
+    let some = configuration(&lab, &crate::services()).replacen(&removed, "", 1);
+    let others = configuration(&lab, &[LabService::stream(1), shop()]);
+    let some = node.another_file("some.toml", &some)?;
+    let others = node.another_file("others.toml", &others)?;
+    for _ in 0..5 {
+        let mut running = Vec::new();
+        for file in [&some, &others, &some, &others] {
+            running.push(node.start_cli(&["apply", file])?);
+        }
+        for command in running {
+            let ended = node.end_of(command)?;
+            ensure!(ended.code == 0, "{ended:?}");
+        }
+        let told = node.status()?;
+        let services = told["services"].as_array().map(Vec::len);
+        ensure!(services == Some(3) || services == Some(2), "{told}");
+    }
+    let is_others = has_shop(&lab, &node)?;
+    node.kill_agent()?;
+    node.start_agent()?;
+    ensure!(
+        has_shop(&lab, &node)? == is_others,
+        "on disk as in the kernel"
+    );
+    for load in lasting {
+        goes_on(&load)?;
+        let stats = load.finish();
+        ensure!(stats.is_clean(), "existing flows: {:?}", stats.samples);
+    }
+    Ok(())
+}
+
 /// Makes writing `name` of the state directory wait until it is removed: opening a FIFO waits for a reader.
 fn stall(lab: &Lab, name: &str) -> Result<PathBuf> {
     let path = lab.dir().join("state").join(name);
@@ -383,7 +431,7 @@ fn g5_an_agent_that_dies_in_an_apply_has_the_configuration_before_or_the_one_aft
     load.wait_until(LIMIT, |stats| stats.fresh.len() == 30)?;
     node.flip(&["datagram"], Color::Green)?;
     let text = configuration(&lab, &[LabService::web(0), LabService::stream(1), shop()]);
-    let file = node.another_file(&text)?;
+    let file = node.another_file("another.toml", &text)?;
     for (stalled, is_after) in [("applied.toml.new", false), ("state.json.new", true)] {
         let fifo = stall(&lab, stalled)?;
         let mut command = node.start_cli(&["apply", &file])?;

@@ -1,6 +1,6 @@
 //! What a large configuration costs a running agent: memory of its maps, and descriptors.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use switcher_common::service::Color;
@@ -76,6 +76,20 @@ fn ten_thousand_listeners_fit_in_256_mib_of_maps_and_1000_descriptors() -> Resul
     node.kill_agent()?;
     node.start_agent()?;
     check_cost(&node, "all backends changed")?;
+    let changed = Many {
+        variant: 2,
+        ..Many::LISTENERS
+    };
+    let began = Instant::now();
+    let (reply, code) = node.apply(&large(&lab, changed)?, &[])?;
+    ensure!(code == 0 && reply["changed"] == true, "{}", reply["error"]);
+    writeln!(
+        std::io::stdout().lock(),
+        "scale: all backends changed by an apply in {:?}, visible after {} us",
+        began.elapsed(),
+        reply["visible_us"]
+    )?;
+    check_cost(&node, "all backends changed by an apply")?;
     let status = node.status()?;
     ensure!(status["agent"]["adopted"] == true, "adopted");
     let services = status["services"].as_array().map(Vec::len);

@@ -281,7 +281,10 @@ impl Core {
 fn changed_services(answer: &ChangeReply) -> Vec<String> {
     let difference = answer.difference.as_deref();
     let services = difference.map_or(&[][..], |difference| &difference.services);
-    services.iter().map(|service| service.name.clone()).collect()
+    services
+        .iter()
+        .map(|service| service.name.clone())
+        .collect()
 }
 
 /// Ids of services by their names.

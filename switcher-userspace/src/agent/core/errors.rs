@@ -1,15 +1,15 @@
 //! What failed, as the API tells it.
 
 use crate::{
-    api::types::{ApiError, ChangeReply, ErrorCode},
+    api::types::{ApiError, ErrorCode},
     datapath::DataPathError,
     switching::{Obstacle, Refusal},
 };
 
 /// The change stands, so none of the codes that promise otherwise.
-pub(super) fn not_durable(answer: &ChangeReply, error: &ApiError) -> ApiError {
+pub(super) fn not_durable(is_configuration: bool, error: &ApiError) -> ApiError {
     // The switch state of a running kernel is in its maps, a configuration is not.
-    let end = if answer.difference.is_some() {
+    let end = if is_configuration {
         "the agent's restart"
     } else {
         "a reboot"

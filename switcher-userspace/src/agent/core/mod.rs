@@ -168,7 +168,7 @@ impl Core {
             .pop_front_if(|waiting| waiting.number <= written.number)
         {
             let error = written.result.as_ref().err();
-            let error = error.map(|error| not_durable(&waiting.answer, error));
+            let error = error.map(|error| not_durable(waiting.answer.difference.is_some(), error));
             let _ = waiting.reply.send(ChangeReply {
                 error,
                 ..waiting.answer

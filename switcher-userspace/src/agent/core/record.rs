@@ -82,7 +82,10 @@ impl Core {
         let is_answered = |(number, _): &mut (u64, HistoryEntry)| *number <= written.number;
         while let Some((_, mut entry)) = self.recorded.0.pop_front_if(is_answered) {
             if let Err(error) = &written.result {
-                entry.error.get_or_insert(not_durable(error));
+                let is_configuration = entry.what == What::Apply;
+                entry
+                    .error
+                    .get_or_insert_with(|| not_durable(is_configuration, error));
             }
             self.history.publish(entry);
         }
