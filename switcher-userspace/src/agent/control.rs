@@ -14,6 +14,7 @@ use super::{
     collector::Collector,
     core::{Asked, Command, data_path},
     explain::explain,
+    flows,
     history::History,
     statuses::Statuses,
     trace::Subscription,
@@ -24,12 +25,13 @@ use crate::{
         Control, Peer,
         events::EventFeed,
         explain::{ExplainQuestion, Explanation},
+        flows::{FlowsLine, FlowsRequest},
         history::{HistoryQuery, HistoryReply, MAX_ENTRIES},
         requests::{ApplyRequest, ChangeRequest},
         trace::{TraceFeed, TraceRequest},
         types::{ApiError, ChangeReply, DrainStatus, ErrorCode, StatusReply, VersionReply},
     },
-    datapath::Explainer,
+    datapath::{Explainer, FlowLister},
 };
 
 /// A scan that is not older serves a status as it is.
@@ -43,6 +45,7 @@ pub(super) struct AgentControl {
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) statuses: Arc<Statuses>,
     pub(super) explainer: Explainer,
+    pub(super) lister: Arc<FlowLister>,
     pub(super) subscribe: mpsc::Sender<Subscription>,
     pub(super) applier: Applier,
 }
@@ -91,11 +94,7 @@ impl AgentControl {
         if self.current().board.services.contains_key(service) {
             Ok(())
         } else {
-            Err(ApiError::new(
-                ErrorCode::NotFound,
-                format!("there is no service {service}"),
-                "`switcher status` lists the services",
-            ))
+            Err(unknown(service))
         }
     }
 }
@@ -134,6 +133,19 @@ impl Control for AgentControl {
         let after = after.unwrap_or_else(|| self.history.next_number().saturating_sub(1));
         let history = self.history.clone();
         EventFeed::new(after, move |after| history.follow(after))
+    }
+
+    fn flows(
+        &self,
+        service: &str,
+        request: &FlowsRequest,
+    ) -> Result<mpsc::Receiver<FlowsLine>, ApiError> {
+        self.known(service)?;
+        let view = self.current();
+        let id = view.ids.get(service).copied();
+        // A service that is known has an id as soon as it is in the kernel.
+        let id = id.ok_or_else(|| unknown(service))?;
+        Ok(flows::list(self.lister.clone(), view, id, *request))
     }
 
     async fn trace(&self, request: TraceRequest) -> Result<TraceFeed, ApiError> {
@@ -204,6 +216,14 @@ impl Control for AgentControl {
         tokio::spawn(self.statuses.clone().tell(services, views, reader));
         Ok(receiver)
     }
+}
+
+fn unknown(service: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is no service {service}"),
+        "`switcher status` lists the services",
+    )
 }
 
 fn stopping(generation: u64) -> ChangeReply {

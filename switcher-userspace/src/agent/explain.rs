@@ -53,7 +53,7 @@ fn in_names(view: &View, question: &ExplainQuestion, explained: Explained) -> Ex
         preview: found.preview,
         unpinned: found.unpinned,
         cut: found.cut,
-        both_directions: found.is_whole,
+        both_directions: found.other_table.is_some(),
         age_ms: found.age_ms,
         silent_ms: found.silent_ms,
     };

@@ -14,6 +14,7 @@ mod core;
 mod detach;
 mod durable;
 mod explain;
+mod flows;
 mod gate;
 mod history;
 mod interfaces;
@@ -147,6 +148,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
         view,
         counters,
         explainer,
+        lister,
         tracer,
         log,
     } = start::start(chosen, commands.clone())?;
@@ -189,6 +191,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
         statuses: Arc::new(Statuses::new(counters)),
         explainer,
         applier,
+        lister: Arc::new(lister),
     });
     tracing::info!(socket = %socket.path().display(), "serving");
     server::serve(socket, control, async {

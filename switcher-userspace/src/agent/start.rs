@@ -31,7 +31,8 @@ use crate::{
     api::types::{ApiError, ErrorCode},
     config::{AttachMode, Config},
     datapath::{
-        Attached, Counters, DataPath, DataPathError, Explainer, ProgramLog, Scanner, Tracer, Wanted,
+        Attached, Counters, DataPath, DataPathError, Explainer, FlowLister, ProgramLog, Scanner,
+        Tracer, Wanted,
     },
     interfaces::Interfaces,
     preflight,
@@ -46,6 +47,7 @@ pub(super) struct Started {
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) counters: Counters,
     pub(super) explainer: Explainer,
+    pub(super) lister: FlowLister,
     pub(super) tracer: Tracer,
     pub(super) log: ProgramLog,
 }
@@ -55,6 +57,7 @@ struct Ready {
     scanner: Scanner,
     counters: Counters,
     explainer: Explainer,
+    lister: FlowLister,
     tracer: Tracer,
     log: ProgramLog,
     board: Switchboard,
@@ -143,6 +146,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         view: published,
         counters: ready.counters,
         explainer: ready.explainer,
+        lister: ready.lister,
         tracer: ready.tracer,
         log: ready.log,
     })
@@ -162,6 +166,7 @@ fn prepare(
     }
     let counters = path.counters().map_err(kernel_error)?;
     let explainer = path.explainer().map_err(kernel_error)?;
+    let lister = path.flow_lister().map_err(kernel_error)?;
     let tracer = path.tracer().map_err(kernel_error)?;
     let log = path.logger().map_err(kernel_error)?;
     let kernel = kernel_state(path).map_err(kernel_error)?;
@@ -212,6 +217,7 @@ fn prepare(
         scanner,
         counters,
         explainer,
+        lister,
         tracer,
         log,
         board,

@@ -20,9 +20,10 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-pub use self::watch::{StatusWatch, TraceWatch};
+pub use self::watch::{FlowList, StatusWatch, TraceWatch};
 use super::{
     explain::{ExplainQuestion, Explanation},
+    flows::FlowsRequest,
     history::{HistoryQuery, HistoryReply},
     requests::{ApplyRequest, Body},
     trace::TraceRequest,
@@ -125,6 +126,16 @@ impl Client {
         let path = format!("/v1/trace?{}", query.join("&"));
         let body = self.stream(&path).await?;
         Ok(TraceWatch::new(body, &self.socket))
+    }
+
+    /// The flows of `service` that `request` asks for.
+    pub async fn flows(&self, service: &str, request: &FlowsRequest) -> Result<FlowList, ApiError> {
+        let color = request.color.map(|color| format!("color={}", color.name()));
+        let limit = request.limit.map(|limit| format!("limit={limit}"));
+        let query: Vec<String> = color.into_iter().chain(limit).collect();
+        let path = format!("/v1/flows/{}?{}", escape(service), query.join("&"));
+        let body = self.stream(&path).await?;
+        Ok(FlowList::new(body, &self.socket))
     }
 
     /// The body of an answer that goes on.

@@ -7,6 +7,8 @@ pub mod check;
 pub mod client;
 pub mod events;
 pub mod explain;
+mod flow_list;
+pub mod flows;
 pub mod history;
 pub mod instant;
 pub mod requests;
@@ -22,11 +24,12 @@ mod watch;
 
 use std::{fmt, future::Future, time::Duration};
 
-use tokio::sync::watch::Receiver;
+use tokio::sync::{mpsc, watch::Receiver};
 
 use self::{
     events::EventFeed,
     explain::{ExplainQuestion, Explanation},
+    flows::{FlowsLine, FlowsRequest},
     history::{HistoryQuery, HistoryReply},
     requests::{ApplyRequest, ChangeRequest},
     trace::{TraceFeed, TraceRequest},
@@ -53,6 +56,14 @@ pub trait Control: Send + Sync + 'static {
 
     /// What changes from now on, or since the entry of a number.
     fn events(&self, after: Option<u64>) -> EventFeed;
+
+    /// The flows of a service, line by line; a reader that is slow holds up nobody else. Ends when the
+    /// channel is dropped.
+    fn flows(
+        &self,
+        service: &str,
+        request: &FlowsRequest,
+    ) -> Result<mpsc::Receiver<FlowsLine>, ApiError>;
 
     /// Begins to tell of packets; ready when the program does so. Ends when the feed is dropped.
     fn trace(

@@ -27,6 +27,7 @@ use super::{
     ANSWER_DEADLINE, Control, MAX_APPLY_BYTES, MAX_REQUEST_BYTES, Peer, check,
     events::events,
     explain::ExplainQuestion,
+    flow_list::flows,
     history::HistoryQuery,
     requests::{
         self, AbortRequest, ApplyRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest,
@@ -45,6 +46,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_WATCHERS: usize = 128;
 /// Configurations that are taken in at once.
 const MAX_APPLIES: usize = 2;
+/// Lists of flows that are read at once: each has a thread and some 100 kB.
+const MAX_LISTS: usize = 4;
 
 /// What the handlers share.
 pub(super) struct Shared<C> {
@@ -54,6 +57,7 @@ pub(super) struct Shared<C> {
     changes: mpsc::Sender<Infallible>,
     watchers: Arc<Semaphore>,
     applies: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
 }
 
 impl<C> Shared<C> {
@@ -65,6 +69,7 @@ impl<C> Shared<C> {
             changes,
             watchers,
             applies: Arc::new(Semaphore::new(MAX_APPLIES)),
+            lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }
     }
 
@@ -88,12 +93,25 @@ impl<C> Shared<C> {
             )
         })
     }
+
+    /// The place of a list of flows, until it is dropped.
+    pub(super) fn list(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.lists.clone().try_acquire_owned().map_err(|_| {
+            ApiError::new(
+                ErrorCode::Refused,
+                format!(
+                    "cannot list flows: {MAX_LISTS} lists are being read, the most that are served"
+                ),
+                "try again when one is complete",
+            )
+        })
+    }
 }
 
 /// What a handler gets of the server.
 type Server<C> = State<Arc<Shared<C>>>;
 /// The service in a path; not a name when its escapes are no UTF-8.
-type Service = Result<Path<String>, PathRejection>;
+pub(super) type Service = Result<Path<String>, PathRejection>;
 
 pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
     Router::new()
@@ -102,6 +120,7 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/status/watch", get(watch_status::<C>))
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
+        .route("/v1/flows/{service}", get(flows::<C>))
         .route("/v1/history", get(history::<C>))
         .route("/v1/events", get(events::<C>))
         .merge(changes::<C>())
@@ -328,7 +347,7 @@ async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace, /v1/history, /v1/events or /v1/drain/SERVICE; change with /v1/VERB",
+        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace, /v1/flows/SERVICE, /v1/history, /v1/events or /v1/drain/SERVICE; change with /v1/VERB",
     )))
 }
 
@@ -341,7 +360,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
     json(StatusCode::METHOD_NOT_ALLOWED, &Failure { error })
 }
 
-fn name(service: Service) -> Result<String, ApiError> {
+pub(super) fn name(service: Service) -> Result<String, ApiError> {
     service.map(|Path(name)| name).map_err(|rejection| {
         ApiError::new(
             ErrorCode::Usage,

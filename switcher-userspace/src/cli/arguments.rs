@@ -21,6 +21,7 @@ use super::{
     drain::DrainArgs,
     explain::ExplainArgs,
     flip::FlipArgs,
+    flows::FlowsArgs,
     history::HistoryArgs,
     pause::{PauseArgs, ResumeArgs},
     rollback::{ConfirmArgs, RollbackArgs},
@@ -99,6 +100,8 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Show where a packet would go now, and why; changes nothing
     Explain(ExplainArgs),
+    /// Show the flows of a service: whose, where to, how old
+    Flows(FlowsArgs),
     /// Show packets and what is decided about them, live
     Trace(TraceArgs),
     /// Show the drain of a service, wait for its end, extend or end it

@@ -14,6 +14,7 @@ mod difference;
 mod drain;
 mod explain;
 mod flip;
+mod flows;
 mod follow;
 mod history;
 mod hook;
@@ -108,6 +109,10 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         Some(Verb::Trace(args)) => {
             let json = arguments.json;
             block_on(trace::run(&args, json, &client, console))
+        }
+        Some(Verb::Flows(args)) => {
+            let json = arguments.json;
+            block_on(flows::run(&args, json, &client, console))
         }
         Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),
         Some(Verb::Rollback(args)) => block_on(rollback::roll_back(&args, &client, console)),

@@ -109,6 +109,73 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
     Ok((keys, values))
 }
 
+/// A walk over a hash map, many elements at a time: memory for those only, whatever the map's size.
+///
+/// The kernel holds a bucket's lock while it copies that bucket, and none between; what is inserted or
+/// removed meanwhile may be missed.
+pub(super) struct Elements<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// Where the next batch begins; `None`: at the start.
+    at: Option<u32>,
+    is_over: bool,
+}
+
+impl<K: Pod, V: Pod> Elements<K, V> {
+    const AT_ONCE: usize = 1_024;
+    /// Batches in a row that the kernel may give up because a bucket is locked.
+    const TRIES: u32 = 1_000;
+
+    /// A walk from the start.
+    pub(super) fn new() -> Self {
+        Self {
+            keys: vec![K::zeroed(); Self::AT_ONCE],
+            values: vec![V::zeroed(); Self::AT_ONCE],
+            at: None,
+            is_over: false,
+        }
+    }
+
+    /// The next elements; `None` behind the last ones.
+    pub(super) fn next(&mut self, map: BorrowedFd<'_>) -> io::Result<Option<(&[K], &[V])>> {
+        let mut tries = 0;
+        while !self.is_over {
+            let (mut from, mut next) = (self.at.unwrap_or_default(), 0_u32);
+            let mut attr = batch_attr(map, self.keys.len())?;
+            if self.at.is_some() {
+                attr.batch.in_batch = std::ptr::from_mut(&mut from) as u64;
+            }
+            attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
+            attr.batch.keys = self.keys.as_mut_ptr() as u64;
+            attr.batch.values = self.values.as_mut_ptr() as u64;
+            if let Err(error) = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+                match error.raw_os_error() {
+                    // The end was reached; the elements are there.
+                    Some(libc::ENOENT) => self.is_over = true,
+                    // A bucket has more elements than fit.
+                    Some(libc::ENOSPC) if self.keys.len() < BATCH => {
+                        let more = self.keys.len() * 2;
+                        self.keys.resize(more, K::zeroed());
+                        self.values.resize(more, V::zeroed());
+                        continue;
+                    }
+                    Some(libc::EBUSY | libc::EAGAIN) if tries < Self::TRIES => {
+                        tries += 1;
+                    }
+                    _ => return Err(error),
+                }
+            }
+            self.at = Some(next);
+            // SAFETY: the call has written it; any bytes are a valid integer.
+            let count = unsafe { attr.batch.count } as usize;
+            if count > 0 {
+                return Ok(Some((&self.keys[..count], &self.values[..count])));
+            }
+        }
+        Ok(None)
+    }
+}
+
 fn batch_attr(map: BorrowedFd<'_>, count: usize) -> io::Result<bpf_attr> {
     let mut attr = zeroed_attr();
     attr.batch.count = u32::try_from(count).map_err(io::Error::other)?;

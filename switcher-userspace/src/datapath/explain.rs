@@ -1,7 +1,4 @@
 //! Where a packet would go now, and why: the program's steps, walked over the maps from userspace.
-//!
-//! Only looks. A look-up by bpf(2) does not count as use of an LRU's entry (kernel:
-//! `map_lookup_elem_sys_only`), so an answer does not keep a flow from being forgotten.
 
 mod walk;
 
@@ -10,10 +7,7 @@ use std::net::SocketAddr;
 use aya::maps::{Array, HashMap, MapData};
 use switcher_common::{
     address::{Ipv4, Ipv6},
-    cut::CutOrder,
-    flow::{FlowEntry, FlowKey, FlowState, Side},
     reason::Reason,
-    scan::Table,
     service::{
         BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Protocol,
         ServiceSwitch,
@@ -21,7 +15,12 @@ use switcher_common::{
 };
 
 use self::walk::key;
-use super::{double::Current, error::DataPathError, pins::PinDir};
+use super::{
+    double::Current,
+    error::DataPathError,
+    flow_tables::{FlowTables, FoundFlow, Orders},
+    pins::PinDir,
+};
 
 /// Walks that are given up because the maps changed under them, before that is an error.
 const MAX_WALKS: u32 = 16;
@@ -65,39 +64,6 @@ pub struct FoundListener {
     pub base: Color,
     /// Generation of the service's newest change.
     pub generation: u64,
-}
-
-/// A flow in a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "facts that are independent of each other"
-)]
-pub struct FoundFlow {
-    /// Where its entry is.
-    pub table: Table,
-    /// Whether the 5-tuple is the client's or the backend's.
-    pub side: Side,
-    /// How far it is.
-    pub state: FlowState,
-    /// Id of its service.
-    pub service: u16,
-    /// The color that it is pinned to.
-    pub color: Color,
-    /// The backend that it is pinned to.
-    pub backend: SocketAddr,
-    /// Of a preview listener.
-    pub preview: bool,
-    /// It was recorded in the middle of a stream (G9).
-    pub unpinned: bool,
-    /// It is cut, by its state or by an order that has come due.
-    pub cut: bool,
-    /// The entry of the other direction is there.
-    pub is_whole: bool,
-    /// Time since it began, in milliseconds.
-    pub age_ms: u64,
-    /// Time since the newest packet of either direction, in milliseconds.
-    pub silent_ms: u64,
 }
 
 /// What would happen to a packet.
@@ -183,18 +149,9 @@ pub struct Explainer {
     switch: Current<ServiceSwitch>,
     maglev: Array<MapData, u32>,
     backends: Array<MapData, BackendRecord>,
-    cuts: Array<MapData, CutOrder>,
+    orders: Orders,
     v4: FlowTables<Ipv4>,
     v6: FlowTables<Ipv6>,
-}
-
-struct FlowTables<A>
-where
-    FlowKey<A>: aya::Pod,
-    FlowEntry<A>: aya::Pod,
-{
-    established: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    unanswered: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
 }
 
 impl Explainer {
@@ -207,15 +164,9 @@ impl Explainer {
             switch: Current::switch(pins)?,
             maglev: pins.open("MAGLEV")?,
             backends: pins.open("BACKENDS")?,
-            cuts: pins.open("CUTS")?,
-            v4: FlowTables {
-                established: pins.open("ESTABLISHED4")?,
-                unanswered: pins.open("UNANSWERED4")?,
-            },
-            v6: FlowTables {
-                established: pins.open("ESTABLISHED6")?,
-                unanswered: pins.open("UNANSWERED6")?,
-            },
+            orders: Orders::open(pins)?,
+            v4: FlowTables::open4(pins)?,
+            v6: FlowTables::open6(pins)?,
         })
     }
 

@@ -9,9 +9,11 @@ mod counters;
 mod double;
 mod error;
 mod explain;
+mod flow_tables;
 mod image;
 mod interfaces;
 mod links;
+mod list;
 mod load;
 mod maglev;
 mod node_addresses;
@@ -36,11 +38,11 @@ pub(crate) use clock::monotonic_ns;
 pub use counters::Counters;
 pub use double::Replaced;
 pub use error::DataPathError;
-pub use explain::{
-    Explained, Explainer, FoundFlow, FoundListener, Question, Selection, Tried, Way, Why,
-};
+pub use explain::{Explained, Explainer, FoundListener, Question, Selection, Tried, Way, Why};
+pub use flow_tables::FoundFlow;
 pub use image::{Busy, DrainedBackend, Wanted};
 pub use links::{Attached, Mode};
+pub use list::{FlowLister, ListedFlow};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{CutCount, Scan, Scanner};
@@ -142,6 +144,11 @@ impl DataPath {
     /// An explainer with handles of its own.
     pub fn explainer(&self) -> Result<Explainer, DataPathError> {
         Explainer::open(&self.pins)
+    }
+
+    /// A lister of flows with handles of its own.
+    pub fn flow_lister(&self) -> Result<FlowLister, DataPathError> {
+        FlowLister::open(&self.pins)
     }
 
     /// The reader of traces; only one may be open.

@@ -12,6 +12,7 @@ use switcher_userspace::api::{
     Control, Peer,
     events::EventFeed,
     explain::{ExplainQuestion, Explanation},
+    flows::{FlowsLine, FlowsRequest},
     history::{HistoryEntry, HistoryQuery, HistoryReply},
     requests::{ApplyRequest, ChangeRequest, FlipRequest},
     server::{self, ApiSocket},
@@ -53,6 +54,9 @@ pub(crate) struct Fake {
     pub(crate) config: Mutex<String>,
     /// Applies, dry runs too.
     pub(crate) applies: Mutex<Vec<ApplyRequest>>,
+    /// What is listed, and what was asked for.
+    pub(crate) flows: Mutex<Vec<FlowsLine>>,
+    pub(crate) lists: Mutex<Vec<FlowsRequest>>,
     /// Who traces, and what is told to whom.
     pub(crate) traces: Mutex<Vec<Traced>>,
     /// A flip with the reason `slow` says here that it began ...
@@ -76,6 +80,8 @@ impl Default for Fake {
             service: watch::Sender::new(web()),
             flips: Mutex::default(),
             others: Mutex::default(),
+            flows: Mutex::default(),
+            lists: Mutex::default(),
             history: Arc::default(),
             events: broadcast::channel(4).0,
             config: Mutex::new(CONFIG.to_owned()),
@@ -237,6 +243,25 @@ impl Control for Fake {
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
         Ok(crate::explain::explanation(question))
+    }
+
+    fn flows(
+        &self,
+        service: &str,
+        request: &FlowsRequest,
+    ) -> Result<mpsc::Receiver<FlowsLine>, ApiError> {
+        known(service)?;
+        self.lists.lock().unwrap().push(*request);
+        let lines = self.flows.lock().unwrap().clone();
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for line in lines {
+                if sender.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
     }
 
     async fn trace(&self, request: TraceRequest) -> Result<TraceFeed, ApiError> {

@@ -7,6 +7,7 @@ mod cli;
 mod command;
 mod explain;
 mod fake;
+mod flows;
 mod history;
 mod hostile;
 mod http;

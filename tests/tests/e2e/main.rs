@@ -16,6 +16,7 @@ mod explain;
 mod extras;
 mod flip;
 mod floods;
+mod flow_list;
 mod flows;
 mod forge;
 mod forged;

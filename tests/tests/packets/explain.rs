@@ -200,7 +200,10 @@ fn same_flow(found: Option<FoundFlow>, table: Option<Flow>) -> Result<()> {
         )
     });
     ensure!(told == is, "the flow is {is:?}, explained as {told:?}");
-    ensure!(found.is_none_or(|it| it.is_whole), "half of it is missing");
+    ensure!(
+        found.is_none_or(|it| it.other_table.is_some()),
+        "half of it is missing"
+    );
     Ok(())
 }
 

@@ -28,6 +28,7 @@ mod fragments;
 mod handshake;
 mod icmp;
 mod interfaces;
+mod list;
 mod listeners;
 mod not_ours;
 mod numbers;

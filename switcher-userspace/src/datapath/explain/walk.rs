@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 
-use aya::maps::{Array, MapData, MapError};
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::{Address, WideAddress},
-    clock::{elapsed, ms_from_ticks, ticks_from_ns},
-    flow::{ACK, Advance, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Next, SYN, Segment, Side},
+    clock::ticks_from_ns,
+    flow::{ACK, Advance, FlowEntry, FlowKey, Next, SYN, Segment, Side},
     reason::Reason,
     scan::Table,
     select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
@@ -17,13 +16,11 @@ use switcher_common::{
     },
 };
 
-use super::{
-    Explained, Explainer, FlowTables, FoundFlow, FoundListener, Question, Selection, Tried, Way,
-    Why,
-};
+use super::{Explained, Explainer, FoundListener, Question, Selection, Tried, Way, Why};
 use crate::datapath::{
     clock,
     error::{Attempt as _, DataPathError},
+    flow_tables::{FlowTables, FoundFlow, endpoint, found, found_in},
 };
 
 impl Explainer {
@@ -128,33 +125,14 @@ where
     FlowEntry<A>: aya::Pod,
 {
     fn found_flow(&self) -> Result<Option<FoundFlow>, DataPathError> {
-        let Some((table, entry)) = self.hit else {
+        let Some((table, entry)) = &self.hit else {
             return Ok(None);
         };
-        let peer_key = self.key.peer(&entry);
-        let peer = self.flows.find(&peer_key)?.map(|(_, peer)| peer);
-        let peer = peer.filter(|peer| entry.is_peer_of(self.key, peer));
-        let silent = |entry: &FlowEntry<A>| elapsed(self.now, entry.last_seen);
-        let own = silent(&entry);
-        let newest = peer.as_ref().map_or(own, |peer| own.min(silent(peer)));
-        let (address, port_be) = match entry.side() {
-            Side::Forward => (entry.rewrite_addr, entry.rewrite_port_be),
-            Side::Reverse => (self.key.src, self.key.src_port_be),
-        };
-        Ok(Some(FoundFlow {
-            table,
-            side: entry.side(),
-            state: entry.state(),
-            service: entry.service,
-            color: entry.color(),
-            backend: endpoint(&address, port_be),
-            preview: entry.is_preview(),
-            unpinned: entry.flags & FLAG_UNPINNED != 0,
-            cut: self.is_cut(&entry)?,
-            is_whole: peer.is_some(),
-            age_ms: ms_from_ticks(elapsed(self.now, entry.created)),
-            silent_ms: ms_from_ticks(newest),
-        }))
+        let found = (*table, entry);
+        let flow = self
+            .flows
+            .describe(self.key, found, &self.maps.orders, self.now);
+        flow.map(Some)
     }
 
     /// The way of a packet that begins, or of one in the middle of a stream.
@@ -169,10 +147,7 @@ where
     }
 
     fn is_cut(&self, entry: &FlowEntry<A>) -> Result<bool, DataPathError> {
-        let order = found_in(&self.maps.cuts, entry.backend)?;
-        let by_order =
-            order.is_some_and(|order| order.cuts_flow(entry, self.key.is_tcp(), self.now));
-        Ok(by_order || entry.state() == FlowState::Cut)
+        self.maps.orders.cut(self.key, entry, self.now)
     }
 
     /// The way of a packet of a cut flow.
@@ -336,29 +311,6 @@ where
     }
 }
 
-impl<A: Address> FlowTables<A>
-where
-    FlowKey<A>: aya::Pod,
-    FlowEntry<A>: aya::Pod,
-{
-    /// The entry of `key`, and its table.
-    fn find(&self, key: &FlowKey<A>) -> Result<Option<(Table, FlowEntry<A>)>, DataPathError> {
-        let attempt = "looking a flow up";
-        let established = || -> Result<_, DataPathError> {
-            let entry = found(self.established.get(key, 0)).attempt(attempt)?;
-            Ok(entry.map(|entry| (Table::Established, entry)))
-        };
-        if let Some(hit) = established()? {
-            return Ok(Some(hit));
-        }
-        if let Some(entry) = found(self.unanswered.get(key, 0)).attempt(attempt)? {
-            return Ok(Some((Table::Unanswered, entry)));
-        }
-        // Between the two look-ups the program may have moved the flow.
-        established()
-    }
-}
-
 /// The key that the program would look up.
 pub(super) fn key<A: Address>(question: &Question) -> FlowKey<A> {
     let narrow = |endpoint: SocketAddr| A::narrow(&WideAddress::from_ip(endpoint.ip()));
@@ -372,35 +324,12 @@ pub(super) fn key<A: Address>(question: &Question) -> FlowKey<A> {
     }
 }
 
-fn endpoint<A: Address>(address: &A, port_be: u16) -> SocketAddr {
-    SocketAddr::new(address.wide().to_ip(), u16::from_be(port_be))
-}
-
 const fn dropped(reason: Reason) -> Way {
     Way::Drop {
         reason,
         color: None,
         selection: None,
     }
-}
-
-/// A value that may be missing.
-fn found<V>(value: Result<V, MapError>) -> Result<Option<V>, MapError> {
-    match value {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn found_in<V: aya::Pod>(
-    array: &Array<MapData, V>,
-    index: u32,
-) -> Result<Option<V>, DataPathError> {
-    if index >= array.len() {
-        return Ok(None);
-    }
-    found(array.get(&index, 0)).attempt("looking a backend up")
 }
 
 /// What the program would drop as `inconsistent`.
