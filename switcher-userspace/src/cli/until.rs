@@ -15,7 +15,7 @@ pub(super) enum Condition {
     Active(Color),
     /// No drain runs, and the newest one left no flow.
     Drained,
-    /// No flip waits for its confirmation, and none was taken back for lack of it.
+    /// The newest flip waits for no confirmation, and was not taken back.
     Confirmed,
     /// Nothing is paused.
     Resumed,
@@ -74,7 +74,7 @@ impl Condition {
                 let newest = service.newest_change.map(|change| change.by);
                 match (&service.confirm_until_at, newest) {
                     (Some(_), _) => Verdict::NotYet(format!("nobody has confirmed {name}'s flip")),
-                    (None, Some(Origin::Reverted)) => Verdict::Never(taken_back(name)),
+                    (None, Some(by)) if by.is_rollback() => Verdict::Never(taken_back(name, by)),
                     (None, _) => Verdict::Holds,
                 }
             }
@@ -93,10 +93,14 @@ fn left(drain: &DrainStatus) -> Option<ApiError> {
     ))
 }
 
-fn taken_back(service: &str) -> ApiError {
+fn taken_back(service: &str, by: Origin) -> ApiError {
+    let why = match by {
+        Origin::Reverted => "was not confirmed in time, and is taken back",
+        _ => "was rolled back",
+    };
     ApiError::new(
         ErrorCode::Conflict,
-        format!("{service}'s flip was not confirmed in time, and is taken back"),
+        format!("{service}'s newest flip {why}"),
         "see what is active with `switcher status`, then flip again",
     )
 }
@@ -188,7 +192,7 @@ mod tests {
         for (confirm_until_at, newest_change, expected) in [
             (None, None, '+'),
             (None, newest(Origin::Flip), '+'),
-            (None, newest(Origin::Rollback), '+'),
+            (None, newest(Origin::Rollback), '!'),
             (confirm_until_at, newest(Origin::Flip), '-'),
             (None, newest(Origin::Reverted), '!'),
         ] {

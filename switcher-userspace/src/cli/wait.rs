@@ -30,8 +30,8 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 #[command(
     after_help = "Conditions, all at once: active=blue or active=green; drained: no drain runs, and the newest one \
-                  left no flow (code 5 if it did); confirmed: no flip waits for its confirmation (code 4 if it was \
-                  taken back); resumed: nothing is paused."
+                  left no flow (code 5 if it did); confirmed: the newest flip waits for no confirmation (code 4 if it \
+                  was taken back); resumed: nothing is paused."
 )]
 pub(super) struct WaitArgs {
     /// Services that are waited for, all at once
