@@ -16,6 +16,7 @@ use super::{
     explain::explain,
     flows,
     history::History,
+    preview::preview,
     statuses::Statuses,
     trace::Subscription,
     view::View,
@@ -27,6 +28,7 @@ use crate::{
         explain::{ExplainQuestion, Explanation},
         flows::{FlowsLine, FlowsRequest},
         history::{HistoryQuery, HistoryReply, MAX_ENTRIES},
+        preview::{PreviewQuery, PreviewReply},
         requests::{ApplyRequest, ChangeRequest},
         trace::{TraceFeed, TraceRequest},
         types::{ApiError, ChangeReply, DrainStatus, ErrorCode, StatusReply, VersionReply},
@@ -114,6 +116,11 @@ impl Control for AgentControl {
 
     fn explain(&self, question: &ExplainQuestion) -> Result<Explanation, ApiError> {
         explain(&self.explainer, &self.current(), question)
+    }
+
+    async fn preview(&self, question: &PreviewQuery) -> Result<PreviewReply, ApiError> {
+        let view = self.scanned().await;
+        preview(&view, &question.service)
     }
 
     fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError> {
@@ -218,7 +225,8 @@ impl Control for AgentControl {
     }
 }
 
-fn unknown(service: &str) -> ApiError {
+/// The error of a service that is not there.
+pub(super) fn unknown(service: &str) -> ApiError {
     ApiError::new(
         ErrorCode::NotFound,
         format!("there is no service {service}"),

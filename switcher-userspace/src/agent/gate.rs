@@ -9,7 +9,12 @@ use crate::{
     switching::{Gate, Shortage},
 };
 
-/// Counts configured backends that are not drained by hand. Without a check none of them is known to be bad.
+/// Whether a backend may get fresh flows: it is not drained by hand. Without a check none is known to be bad.
+pub(super) fn is_eligible(backend: &BackendConfig, drained: &BTreeSet<SocketAddr>) -> bool {
+    !drained.contains(&(backend.address, backend.port).into())
+}
+
+/// Counts eligible backends.
 pub(super) struct ConfiguredGate<'a> {
     config: &'a Config,
 }
@@ -36,13 +41,11 @@ impl Gate for ConfiguredGate<'_> {
             .listeners
             .iter()
             .filter(|listener| !listener.preview);
-        let is_drained =
-            |backend: &BackendConfig| drained.contains(&(backend.address, backend.port).into());
         listeners
             .map(|listener| Shortage {
                 listener: listener.name.clone(),
                 eligible: (listener.backends(color).iter())
-                    .filter(|backend| !is_drained(backend))
+                    .filter(|backend| is_eligible(backend, drained))
                     .count(),
                 min_healthy: service.min_healthy,
             })

@@ -18,6 +18,7 @@ mod flows;
 mod gate;
 mod history;
 mod interfaces;
+mod preview;
 mod resetter;
 mod start;
 mod state_file;

@@ -17,7 +17,7 @@ use crate::{
             TableStatus, TrafficCount, VerdictCount,
         },
     },
-    config::{Config, ListenerConfig, ServiceConfig},
+    config::{BackendConfig, Config, ListenerConfig, ServiceConfig},
     datapath::{Counters, DataPathError, Scan},
     interfaces::Interfaces,
     preflight,
@@ -115,7 +115,7 @@ impl View {
             split_percent: state.split_percent,
             pauses: state.pauses.iter().map(pause).collect(),
             in_flight: scan.map_or_else(PerColor::default, |scan| scan.in_flight(id)),
-            preview_flows: scan.map_or(0, |scan| scan.preview_flows(id)),
+            preview_flows: self.preview_flows(&config.name),
             traffic: PerColor {
                 blue: traffic(counters, id, Color::Blue)?,
                 green: traffic(counters, id, Color::Green)?,
@@ -125,6 +125,12 @@ impl View {
                 .map(|it| listener(it, state))
                 .collect(),
         }))
+    }
+
+    /// Live flows of a service's preview listeners at the newest scan.
+    pub(super) fn preview_flows(&self, service: &str) -> u64 {
+        let (scan, id) = (self.scan.as_ref(), self.ids.get(service));
+        scan.zip(id).map_or(0, |(scan, id)| scan.preview_flows(*id))
     }
 
     /// Name of the service with `id`.
@@ -265,16 +271,21 @@ fn send_errors(counters: &Counters) -> Result<Option<SendErrorStatus>, DataPathE
     }))
 }
 
+/// What a status says of a backend.
+pub(super) fn backend_status(config: &BackendConfig, state: &Service) -> BackendStatus {
+    BackendStatus {
+        address: config.address,
+        port: config.port,
+        weight: config.weight,
+        health: Health::Unknown,
+        drained: (state.drained_backends).contains(&(config.address, config.port).into()),
+    }
+}
+
 fn listener(config: &ListenerConfig, state: &Service) -> ListenerStatus {
     let backends = |color| {
-        let backend = |backend: &crate::config::BackendConfig| BackendStatus {
-            address: backend.address,
-            port: backend.port,
-            weight: backend.weight,
-            health: Health::Unknown,
-            drained: (state.drained_backends).contains(&(backend.address, backend.port).into()),
-        };
-        config.backends(color).iter().map(backend).collect()
+        let backends = config.backends(color).iter();
+        backends.map(|it| backend_status(it, state)).collect()
     };
     ListenerStatus {
         name: config.name.clone(),

@@ -25,6 +25,7 @@ use super::{
     explain::{ExplainQuestion, Explanation},
     flows::FlowsRequest,
     history::{HistoryQuery, HistoryReply},
+    preview::{PreviewQuery, PreviewReply},
     requests::{ApplyRequest, Body},
     trace::TraceRequest,
     types::{
@@ -89,6 +90,15 @@ impl Client {
             escape(&question.vip.to_string())
         );
         self.get(&path).await
+    }
+
+    /// Where the standby of a service can be tried, and whether it could become active.
+    pub async fn preview(&self, question: &PreviewQuery) -> Result<PreviewReply, ApiError> {
+        self.get(&format!(
+            "/v1/preview?service={}",
+            escape(&question.service)
+        ))
+        .await
     }
 
     /// What has changed, the newest first.

@@ -11,6 +11,7 @@ mod flow_list;
 pub mod flows;
 pub mod history;
 pub mod instant;
+pub mod preview;
 pub mod requests;
 mod routes;
 pub mod server;
@@ -31,6 +32,7 @@ use self::{
     explain::{ExplainQuestion, Explanation},
     flows::{FlowsLine, FlowsRequest},
     history::{HistoryQuery, HistoryReply},
+    preview::{PreviewQuery, PreviewReply},
     requests::{ApplyRequest, ChangeRequest},
     trace::{TraceFeed, TraceRequest},
     types::{ApiError, ChangeReply, DrainStatus, StatusReply, VersionReply},
@@ -56,6 +58,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// What changes from now on, or since the entry of a number.
     fn events(&self, after: Option<u64>) -> EventFeed;
+
+    /// A service's preview, with what a scan that is young enough saw of its flows.
+    fn preview(
+        &self,
+        question: &PreviewQuery,
+    ) -> impl Future<Output = Result<PreviewReply, ApiError>> + Send;
 
     /// The flows of a service, line by line; a reader that is slow holds up nobody else. Ends when the
     /// channel is dropped.

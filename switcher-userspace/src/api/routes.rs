@@ -29,6 +29,7 @@ use super::{
     explain::ExplainQuestion,
     flow_list::flows,
     history::HistoryQuery,
+    preview::PreviewQuery,
     requests::{
         self, AbortRequest, ApplyRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest,
         ExtendDrainRequest, FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest,
@@ -121,6 +122,7 @@ pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
         .route("/v1/flows/{service}", get(flows::<C>))
+        .route("/v1/preview", get(preview::<C>))
         .route("/v1/history", get(history::<C>))
         .route("/v1/events", get(events::<C>))
         .merge(changes::<C>())
@@ -191,6 +193,17 @@ async fn explain<C: Control>(
         server.control.explain(&question)
     });
     answer(explained)
+}
+
+async fn preview<C: Control>(
+    State(server): Server<C>,
+    question: Result<Query<PreviewQuery>, QueryRejection>,
+) -> Response {
+    let found = match query(question) {
+        Ok(question) => bounded(server.control.preview(&question)).await,
+        Err(error) => Err(error),
+    };
+    answer(found)
 }
 
 async fn history<C: Control>(
@@ -347,7 +360,7 @@ async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace, /v1/flows/SERVICE, /v1/history, /v1/events or /v1/drain/SERVICE; change with /v1/VERB",
+        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace, /v1/flows/SERVICE, /v1/preview, /v1/history, /v1/events or /v1/drain/SERVICE; change with /v1/VERB",
     )))
 }
 

@@ -24,6 +24,7 @@ use super::{
     flows::FlowsArgs,
     history::HistoryArgs,
     pause::{PauseArgs, ResumeArgs},
+    preview::PreviewArgs,
     rollback::{ConfirmArgs, RollbackArgs},
     split::{AbortArgs, PromoteArgs, SplitArgs},
     status::StatusArgs,
@@ -100,6 +101,8 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Show where a packet would go now, and why; changes nothing
     Explain(ExplainArgs),
+    /// Show where the standby of a service can be tried, and whether it could become active
+    Preview(PreviewArgs),
     /// Show the flows of a service: whose, where to, how old
     Flows(FlowsArgs),
     /// Show packets and what is decided about them, live

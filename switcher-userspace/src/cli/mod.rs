@@ -19,6 +19,7 @@ mod follow;
 mod history;
 mod hook;
 mod pause;
+mod preview;
 mod progress;
 mod rollback;
 mod split;
@@ -114,6 +115,7 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
             let json = arguments.json;
             block_on(flows::run(&args, json, &client, console))
         }
+        Some(Verb::Preview(args)) => block_on(preview::run(&args, &client)),
         Some(Verb::Flip(args)) => block_on(flip::run(&args, &client, console)),
         Some(Verb::Rollback(args)) => block_on(rollback::roll_back(&args, &client, console)),
         Some(Verb::Confirm(args)) => block_on(rollback::confirm(&args, &client)),

@@ -150,12 +150,6 @@ fn backend_row(
         Protocol::Udp => "udp",
     };
     let preview = if listener.preview { " (preview)" } else { "" };
-    let health = match backend.health {
-        Health::Unknown => "unknown",
-        Health::Healthy => "healthy",
-        Health::Unhealthy => "unhealthy",
-    };
-    let drained = if backend.drained { ", drained" } else { "" };
     [
         service.name.clone(),
         format!("{}{preview}", listener.name),
@@ -164,8 +158,19 @@ fn backend_row(
         color.name().to_owned(),
         endpoint(backend.address, backend.port),
         backend.weight.to_string(),
-        format!("{health}{drained}"),
+        state(backend),
     ]
+}
+
+/// A backend's health, and whether it was taken out by hand.
+pub(super) fn state(backend: &BackendStatus) -> String {
+    let health = match backend.health {
+        Health::Unknown => "unknown",
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+    };
+    let drained = if backend.drained { ", drained" } else { "" };
+    format!("{health}{drained}")
 }
 
 fn endpoint(address: std::net::IpAddr, port: u16) -> String {

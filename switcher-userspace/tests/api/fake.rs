@@ -14,6 +14,7 @@ use switcher_userspace::api::{
     explain::{ExplainQuestion, Explanation},
     flows::{FlowsLine, FlowsRequest},
     history::{HistoryEntry, HistoryQuery, HistoryReply},
+    preview::{PreviewQuery, PreviewReply},
     requests::{ApplyRequest, ChangeRequest, FlipRequest},
     server::{self, ApiSocket},
     trace::{Decision, TraceFeed, TraceRequest},
@@ -57,6 +58,8 @@ pub(crate) struct Fake {
     /// What is listed, and what was asked for.
     pub(crate) flows: Mutex<Vec<FlowsLine>>,
     pub(crate) lists: Mutex<Vec<FlowsRequest>>,
+    /// The preview; absent: there is no preview listener.
+    pub(crate) preview: Mutex<Option<PreviewReply>>,
     /// Who traces, and what is told to whom.
     pub(crate) traces: Mutex<Vec<Traced>>,
     /// A flip with the reason `slow` says here that it began ...
@@ -82,6 +85,7 @@ impl Default for Fake {
             others: Mutex::default(),
             flows: Mutex::default(),
             lists: Mutex::default(),
+            preview: Mutex::default(),
             history: Arc::default(),
             events: broadcast::channel(4).0,
             config: Mutex::new(CONFIG.to_owned()),
@@ -277,6 +281,12 @@ impl Control for Fake {
             left: left.clone(),
         });
         Ok(TraceFeed::new(queue, lost, left))
+    }
+
+    async fn preview(&self, question: &PreviewQuery) -> Result<PreviewReply, ApiError> {
+        known(&question.service)?;
+        let preview = self.preview.lock().unwrap().clone();
+        preview.ok_or_else(|| ApiError::new(ErrorCode::Refused, "no preview", "configure one"))
     }
 
     fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError> {

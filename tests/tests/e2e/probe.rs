@@ -71,7 +71,11 @@ enum Socket {
 impl<'lab> Probe<'lab> {
     /// Connects from `from` to the echo service of `kind`. A UDP flow begins with [`Self::backend`].
     pub(crate) fn open(lab: &'lab Lab, kind: Kind, from: SocketAddr) -> Result<Self> {
-        let to = kind.target(lab);
+        Self::to(lab, kind, from, kind.target(lab))
+    }
+
+    /// Connects from `from` to an echo server at `to`, which is of `kind`.
+    pub(crate) fn to(lab: &'lab Lab, kind: Kind, from: SocketAddr, to: SocketAddr) -> Result<Self> {
         let opening = async move {
             let opened = timeout(LIMIT, open(kind.protocol, from, to)).await;
             opened.context("no connection in time")?
