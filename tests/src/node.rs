@@ -209,8 +209,8 @@ impl<'lab> Node<'lab> {
     /// Starts the CLI with `--json` beside the caller; [`Node::end_of`] waits for it.
     pub fn start_cli(&self, arguments: &[&str]) -> Result<LabChild> {
         let mut command = self.command();
-        command.arg("--socket").arg(self.socket());
-        command.args(arguments).arg("--json");
+        command.arg("--json").arg("--socket").arg(self.socket());
+        command.args(arguments);
         self.piped(command)
     }
 

@@ -126,6 +126,10 @@ bodies! {
         /// The flip is taken back unless it is confirmed within so many milliseconds.
         #[serde(default)]
         confirm_within_ms: Option<u64>,
+        /// Refuse with a conflict unless fresh flows of every service are held, and still will be when
+        /// packets see the flip.
+        #[serde(default)]
+        while_paused: bool,
         /// Flip also to a color without enough eligible backends (G6).
         #[serde(default)]
         force: bool,

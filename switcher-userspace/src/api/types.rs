@@ -76,6 +76,12 @@ impl ErrorCode {
         }
     }
 
+    /// Whether a changing verb that ended with it has changed nothing (G5).
+    #[must_use]
+    pub const fn promises_no_change(self) -> bool {
+        !matches!(self, Self::Internal | Self::Timeout | Self::Unreachable)
+    }
+
     /// The HTTP status of an answer with this code.
     #[must_use]
     pub const fn http_status(self) -> u16 {

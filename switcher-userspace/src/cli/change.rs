@@ -87,6 +87,9 @@ pub(super) struct Words {
 struct Changed {
     #[serde(flatten)]
     change: ChangeReply,
+    /// How long fresh connections were held for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_ms: Option<u64>,
     /// With `--wait`: how each service's drain ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     drains: Option<BTreeMap<String, Option<DrainStatus>>>,
@@ -105,14 +108,12 @@ pub(super) async fn send_and_wait<B: Body>(
     client: &Client,
     console: &mut Console<'_>,
 ) -> Answer {
-    let change = client.change(body).await;
-    match change {
-        Ok(change) if wait => {
-            let services = body.terms().services;
-            told_with_drains(change, words, &services, client, console).await
-        }
-        change => told(change, words),
-    }
+    let outcome = Outcome {
+        change: client.change(body).await,
+        held_ms: None,
+    };
+    let services = body.terms().services;
+    outcome.told(&services, words, wait, client, console).await
 }
 
 fn told(change: Result<ChangeReply, ChangeFailure>, words: Words) -> Answer {
@@ -122,31 +123,51 @@ fn told(change: Result<ChangeReply, ChangeFailure>, words: Words) -> Answer {
     }
 }
 
-/// Tells a change when the drains of `services` have ended.
-async fn told_with_drains(
-    mut change: ChangeReply,
-    words: Words,
-    services: &[String],
-    client: &Client,
-    console: &mut Console<'_>,
-) -> Answer {
-    let mut lines = vec![describe(&change, words)];
-    console.note(&format!(
-        "{}; waiting for the drain to end",
-        headline(&change, words)
-    ));
-    let waited = wait::until(client, services, &[Condition::Drained], None, console).await;
-    lines.extend(wait::lines(&waited, services));
-    let drains = services.iter();
-    let drains = drains.map(|service| (service.clone(), waited.drain(service)));
-    let drains = drains.collect();
-    change.error = waited.error;
-    let error = change.error.clone();
-    let changed = Changed {
-        change,
-        drains: Some(drains),
-    };
-    Answer::new(&changed, lines.join("\n")).failed(error)
+/// What came of a change that may begin drains.
+pub(super) struct Outcome {
+    pub(super) change: Result<ChangeReply, ChangeFailure>,
+    /// How long fresh connections were held for it; `None`: they were not.
+    pub(super) held_ms: Option<u64>,
+}
+
+impl Outcome {
+    /// Tells it, with `wait` when the drains of `services` have ended.
+    pub(super) async fn told(
+        self,
+        services: &[String],
+        words: Words,
+        wait: bool,
+        client: &Client,
+        console: &mut Console<'_>,
+    ) -> Answer {
+        let mut change = match self.change {
+            Ok(change) => change,
+            Err(failure) => return failure.into(),
+        };
+        let mut lines = vec![describe(&change, words)];
+        lines.extend(
+            self.held_ms
+                .map(|ms| format!("fresh connections held for {ms} ms")),
+        );
+        let mut drains = None;
+        if wait {
+            let headline = headline(&change, words);
+            console.note(&format!("{headline}; waiting for the drain to end"));
+            let waited = wait::until(client, services, &[Condition::Drained], None, console).await;
+            lines.extend(wait::lines(&waited, services));
+            let each = services.iter();
+            let each = each.map(|service| (service.clone(), waited.drain(service)));
+            drains = Some(each.collect());
+            change.error = change.error.or(waited.error);
+        }
+        let error = change.error.clone();
+        let changed = Changed {
+            change,
+            held_ms: self.held_ms,
+            drains,
+        };
+        Answer::new(&changed, lines.join("\n")).failed(error)
+    }
 }
 
 fn headline(change: &ChangeReply, words: Words) -> String {

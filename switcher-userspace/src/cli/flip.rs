@@ -7,7 +7,8 @@ use super::{
     Console,
     answer::Answer,
     arguments::color,
-    change::{DrainTermsArgs, TermsArgs, Words, body, send_and_wait},
+    change::{DrainTermsArgs, Outcome, TermsArgs, Words, body},
+    pre_flip::{self, PreFlipArgs},
 };
 use crate::{
     api::{
@@ -38,6 +39,9 @@ pub(super) struct FlipArgs {
     force: bool,
 
     #[command(flatten)]
+    before: PreFlipArgs,
+
+    #[command(flatten)]
     drain: DrainTermsArgs,
 
     #[command(flatten)]
@@ -49,10 +53,21 @@ pub(super) async fn run(args: &FlipArgs, client: &Client, console: &mut Console<
         done: "flipped",
         would: "flip",
     };
-    match request(args, client, console).await {
-        Ok(request) => send_and_wait(&request, words, args.drain.wait, client, console).await,
-        Err(error) => ChangeFailure::from(error).into(),
-    }
+    let request = match request(args, client, console).await {
+        Ok(request) => request,
+        Err(error) => return ChangeFailure::from(error).into(),
+    };
+    let held = match args.before.command() {
+        Some(command) => pre_flip::flip(&args.before, command, request, client, console).await,
+        None => client.change(&request).await.into(),
+    };
+    let outcome = Outcome {
+        change: held.flip,
+        held_ms: held.held_ms,
+    };
+    outcome
+        .told(&args.services, words, args.drain.wait, client, console)
+        .await
 }
 
 /// The request; one that a repetition would undo is confirmed by somebody at a terminal.
@@ -68,6 +83,7 @@ async fn request(
         at_deadline: args.drain.at_deadline,
         confirm_within_ms: args.confirm_within.map(Span::as_millis),
         force: args.force,
+        while_paused: false,
     });
     if request.to.is_none() && request.expect_active.is_none() && request.if_generation.is_none() {
         if !console.interactive {

@@ -19,6 +19,7 @@ mod follow;
 mod history;
 mod hook;
 mod pause;
+mod pre_flip;
 mod preview;
 mod progress;
 mod rollback;

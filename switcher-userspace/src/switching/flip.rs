@@ -9,6 +9,9 @@ use super::{
     order::{Conditions, Obstacle},
 };
 
+/// Longest time from a plan to the end of its barrier that [`Conditions::while_paused`] reckons with.
+const VISIBLE_WITHIN_MS: u64 = 100;
+
 /// What a change of one service needs to know.
 pub(super) struct Step<'a, G> {
     pub(super) name: &'a str,
@@ -39,7 +42,12 @@ impl<G: Gate> Step<'_, G> {
 
 impl Service {
     /// Whether `conditions` hold. `already`: what is asked for is so, whatever was expected before.
-    pub(super) fn meets(&self, conditions: &Conditions, already: bool) -> Result<(), Obstacle> {
+    pub(super) fn meets(
+        &self,
+        conditions: &Conditions,
+        already: bool,
+        now: Now,
+    ) -> Result<(), Obstacle> {
         if let Some(expected) = conditions.if_generation
             && expected != self.generation
         {
@@ -47,6 +55,12 @@ impl Service {
                 found: self.generation,
                 expected,
             });
+        }
+        if conditions.while_paused
+            && !already
+            && !self.is_held_until(now.plus_ms(VISIBLE_WITHIN_MS))
+        {
+            return Err(Obstacle::NotPaused);
         }
         match conditions.expect_active {
             Some(expected) if expected != self.active && !already => Err(Obstacle::ActiveDiffers {

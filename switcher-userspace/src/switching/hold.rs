@@ -67,6 +67,12 @@ impl Service {
         true
     }
 
+    /// Whether a pause of the whole service lasts until then.
+    pub(super) fn is_held_until(&self, then: Now) -> bool {
+        let lasts = |pause: &Pause| pause.listener.is_none() && pause.until.boot_ms > then.boot_ms;
+        self.pauses.iter().any(lasts)
+    }
+
     /// Ends the pause of a listener, or all.
     pub(super) fn resume(&mut self, listener: Option<&str>) -> Result<bool, Obstacle> {
         let before = self.pauses.len();

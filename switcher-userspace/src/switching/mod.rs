@@ -130,7 +130,7 @@ impl Service {
         // A repeated `flip --to green --expect-active blue` is already true, and succeeds.
         let already =
             matches!(order.change, Change::Flip { to: Some(to), .. } if to == self.active);
-        self.meets(&order.conditions, already)?;
+        self.meets(&order.conditions, already, step.now)?;
         let done = |done: Result<(), Obstacle>| done.map(|()| false);
         match &order.change {
             Change::Flip {

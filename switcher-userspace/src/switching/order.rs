@@ -133,6 +133,8 @@ pub struct Conditions {
     pub expect_active: Option<Color>,
     /// Every named service's newest change has this generation.
     pub if_generation: Option<u64>,
+    /// Fresh flows of every named service are held, and will be for a moment.
+    pub while_paused: bool,
 }
 
 /// Answers how many backends could serve.
@@ -191,6 +193,11 @@ pub enum Obstacle {
         /// As expected.
         expected: u64,
     },
+    /// `while_paused` does not hold.
+    #[error(
+        "its pause has ended, or ends too soon for fresh flows to be held until the change is visible"
+    )]
+    NotPaused,
     /// The gate said no (G6).
     #[error("listener {listener} has {eligible} eligible backends on {color}, {min_healthy} are needed; nothing changed", listener = shortage.listener, eligible = shortage.eligible, color = color.name(), min_healthy = shortage.min_healthy)]
     NotEnoughBackends {

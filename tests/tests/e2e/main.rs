@@ -32,6 +32,7 @@ mod mixed;
 mod path_mtu;
 mod pins;
 mod ports;
+mod pre_flip;
 mod preview;
 mod probe;
 mod reconfigured;

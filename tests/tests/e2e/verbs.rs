@@ -18,7 +18,7 @@ use switcher_tests::{
 use crate::mixed::LIMIT;
 
 /// Runs the CLI, which must end with `code`; its object.
-fn ends(node: &Node<'_>, arguments: &[&str], code: i32) -> Result<Value> {
+pub(crate) fn ends(node: &Node<'_>, arguments: &[&str], code: i32) -> Result<Value> {
     let (object, found) = node.json(arguments)?;
     ensure!(
         found == code,
@@ -422,7 +422,7 @@ fn g10_a_running_drain_is_extended_and_finished_by_hand() -> Result<()> {
 }
 
 /// Begins a connection to an echo server, which may take its time; who answers it.
-fn begin(lab: &Lab, target: SocketAddr) -> std::thread::JoinHandle<Result<Color>> {
+pub(crate) fn begin(lab: &Lab, target: SocketAddr) -> std::thread::JoinHandle<Result<Color>> {
     let client = Client::new(lab.client());
     std::thread::spawn(move || {
         let options = LongLived {
@@ -439,7 +439,7 @@ fn begin(lab: &Lab, target: SocketAddr) -> std::thread::JoinHandle<Result<Color>
 }
 
 /// Packets with `reason` in a status.
-fn dropped(status: &Value, reason: &str) -> u64 {
+pub(crate) fn dropped(status: &Value, reason: &str) -> u64 {
     let verdicts = status["verdicts"].as_array().into_iter().flatten();
     verdicts
         .filter(|it| it["reason"] == reason)

@@ -172,9 +172,11 @@ impl Core {
     /// A request in the state machine's terms; refused where it names what is not configured.
     fn order(&self, request: &ChangeRequest, terms: &Terms) -> Result<Order, ApiError> {
         let (mut timeout_ms, mut at_deadline) = (None, None);
+        let mut while_paused = false;
         let change = match request {
             ChangeRequest::Flip(flip) => {
                 (timeout_ms, at_deadline) = (flip.drain_timeout_ms, flip.at_deadline);
+                while_paused = flip.while_paused;
                 Change::Flip {
                     to: flip.to,
                     confirm_within_ms: flip.confirm_within_ms,
@@ -240,6 +242,7 @@ impl Core {
             conditions: Conditions {
                 expect_active: terms.expect_active,
                 if_generation: terms.if_generation,
+                while_paused,
             },
             change,
             drains: self.drain_terms(&terms.services, timeout_ms, at_deadline),

@@ -38,6 +38,10 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             ErrorCode::Conflict,
             "somebody else has changed it: look at `switcher status`, then decide again",
         ),
+        Obstacle::NotPaused => (
+            ErrorCode::Conflict,
+            "pause again, for longer, and repeat what was to happen while nothing begins",
+        ),
         Obstacle::NotEnoughBackends { .. } => (
             ErrorCode::Refused,
             "bring the backends of that color up, configure them, or insist with --force",

@@ -272,3 +272,32 @@ fn g6_the_last_backend_of_the_active_color_is_not_drained() {
     let back = after(&forced, Change::ResumeBackend { endpoint }, START);
     assert!(back.services["web"].drained_backends.is_empty());
 }
+
+#[test]
+fn a_flip_while_paused_needs_a_pause_of_all_that_lasts_until_it_is_visible() {
+    let mut order = ordered(
+        &["web"],
+        Change::Flip {
+            to: Some(Color::Green),
+            confirm_within_ms: None,
+            force: false,
+        },
+    );
+    order.conditions.while_paused = true;
+    let start = board(&["web"]);
+    let of_one = after(&start, pause(Some("http"), 5_000, false), START);
+    let of_all = after(&start, pause(None, 5_000, false), START);
+    let at = |board: &Switchboard, ms| board.changed(&order, &Open, START.plus_ms(ms));
+    for (board, ms) in [
+        (&start, 0),
+        (&of_one, 0),
+        (&of_all, 4_900),
+        (&of_all, 5_000),
+    ] {
+        let refusal = at(board, ms).expect_err("fresh flows are not held");
+        assert_eq!(refusal.why, Obstacle::NotPaused, "after {ms} ms");
+    }
+    let flipped = at(&of_all, 4_899).expect("fresh flows are held");
+    assert_eq!(flipped.services["web"].active, Color::Green);
+    assert_eq!(at(&flipped, 6_000).expect("already so"), flipped);
+}
