@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -130,7 +131,7 @@ impl Control for AgentControl {
             // A removed service has a history still.
             self.known(service)?;
         }
-        let limit = question.limit.unwrap_or(MAX_ENTRIES);
+        let limit = question.limit.map_or(MAX_ENTRIES, NonZeroUsize::get);
         Ok(HistoryReply {
             entries: self.history.newest(question.service.as_deref(), limit),
         })

@@ -8,7 +8,7 @@ use switcher_common::service::{Color, Protocol};
 use super::types::ApiError;
 
 /// Flows that are listed where a request does not say how many.
-pub const DEFAULT_FLOWS: u32 = 1_000;
+pub const DEFAULT_FLOWS: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
 /// `GET /v1/flows/{service}?color=blue&limit=10`: which flows to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ impl FlowsRequest {
     /// How many flows are listed at most.
     #[must_use]
     pub fn most(&self) -> u32 {
-        self.limit.map_or(DEFAULT_FLOWS, NonZeroU32::get)
+        self.limit.unwrap_or(DEFAULT_FLOWS).get()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What has changed on a node: `GET /v1/history`, and `GET /v1/events` as it happens.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
@@ -137,7 +137,7 @@ pub struct HistoryQuery {
     pub service: Option<String>,
     /// At most so many, the newest ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<NonZeroUsize>,
 }
 
 /// `GET /v1/history`

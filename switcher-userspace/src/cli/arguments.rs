@@ -48,11 +48,11 @@ use crate::{
 )]
 pub(super) struct Arguments {
     /// The agent's socket [default: `SWITCHER_SOCKET`, else /run/switcher/switcher.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", display_order = 900)]
     socket: Option<PathBuf>,
 
     /// Print exactly one JSON object on standard output; what goes on, one object per line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     pub(super) json: bool,
 
     /// Print the versions of this command and of the agent

@@ -140,8 +140,8 @@ fn confirm(
 fn no_such_service(name: &str) -> ApiError {
     ApiError::new(
         ErrorCode::NotFound,
-        format!("there is no service `{name}`"),
-        "see the services with `switcher status`",
+        format!("there is no service {name}"),
+        "`switcher status` lists the services",
     )
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::{
     client::Client,
-    flows::{FlowStatus, FlowsLine, FlowsRequest},
+    flows::{DEFAULT_FLOWS, FlowStatus, FlowsLine, FlowsRequest},
     types::ApiError,
 };
 
@@ -37,9 +37,9 @@ pub(super) struct FlowsArgs {
     #[arg(long, value_name = "COLOR", value_parser = color())]
     color: Option<Color>,
 
-    /// So many at most [default: 1000]
-    #[arg(long, value_name = "N")]
-    limit: Option<NonZeroU32>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOWS)]
+    limit: NonZeroU32,
 }
 
 pub(super) async fn run(
@@ -50,7 +50,7 @@ pub(super) async fn run(
 ) -> Answer {
     let request = FlowsRequest {
         color: args.color,
-        limit: args.limit,
+        limit: Some(args.limit),
     };
     let mut list = match client.flows(&args.service, &request).await {
         Ok(list) => list,

@@ -1,5 +1,7 @@
 //! `switcher history`
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 
 use super::{answer::Answer, table::Table};
@@ -15,8 +17,8 @@ pub(super) struct HistoryArgs {
     service: Option<String>,
 
     /// At most so many, the newest ones
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value = "50")]
+    limit: NonZeroUsize,
 }
 
 pub(super) async fn run(args: &HistoryArgs, client: &Client) -> Answer {

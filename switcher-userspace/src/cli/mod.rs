@@ -12,6 +12,7 @@ mod deploy;
 pub mod detach;
 mod difference;
 mod drain;
+mod examples;
 mod explain;
 mod flip;
 mod flows;
@@ -33,8 +34,6 @@ mod version;
 mod wait;
 
 use std::{ffi::OsString, io, process::ExitCode};
-
-use clap::Parser as _;
 
 pub use self::{
     agent::{AgentArgs, Checked},
@@ -81,7 +80,7 @@ pub fn run(
     console: &mut Console<'_>,
 ) -> u8 {
     let command_line: Vec<OsString> = command_line.into_iter().collect();
-    match Arguments::try_parse_from(&command_line) {
+    match examples::parse(&command_line) {
         Ok(arguments) => {
             let json = arguments.json;
             carry_out(arguments, local, console).finish(json, console)

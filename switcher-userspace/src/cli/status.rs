@@ -56,8 +56,8 @@ fn only(services: Option<&[String]>, mut status: StatusReply) -> Result<StatusRe
         if !status.services.iter().any(|service| service.name == *name) {
             return Err(ApiError::new(
                 ErrorCode::NotFound,
-                format!("there is no service `{name}`"),
-                "see the services with `switcher status`",
+                format!("there is no service {name}"),
+                "`switcher status` lists the services",
             ));
         }
     }

@@ -35,6 +35,7 @@ fn exit_codes_follow_from_what_happened() {
         ("explain icmp 192.0.2.1:40000 198.51.100.1:80", 2),
         ("explain tcp 192.0.2.1 198.51.100.1:80", 2),
         ("explain tcp 192.0.2.1:40000 [2001:db8::2]:80", 2),
+        ("history --limit 0", 2),
         ("preview nope", 7),
         ("preview web", 3),
         ("preview", 2),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU64},
     thread::{self, JoinHandle},
@@ -228,8 +229,8 @@ fn known(service: &str) -> Result<(), ApiError> {
     }
     Err(ApiError::new(
         ErrorCode::NotFound,
-        format!("there is no service `{service}`"),
-        "see the services with `switcher status`",
+        format!("there is no service {service}"),
+        "`switcher status` lists the services",
     ))
 }
 
@@ -291,7 +292,7 @@ impl Control for Fake {
 
     fn history(&self, question: &HistoryQuery) -> Result<HistoryReply, ApiError> {
         let entries = self.history.lock().unwrap();
-        let limit = question.limit.unwrap_or(usize::MAX);
+        let limit = question.limit.map_or(usize::MAX, NonZeroUsize::get);
         Ok(HistoryReply {
             entries: entries.iter().rev().take(limit).cloned().collect(),
         })

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
+    num::NonZeroUsize,
     os::unix::net::UnixStream,
     sync::Arc,
 };
@@ -96,7 +97,7 @@ async fn the_history_is_told_newest_first() {
     happen(&served, 1..=3);
     let client = Client::new(&served.socket());
     let question = HistoryQuery {
-        limit: Some(2),
+        limit: NonZeroUsize::new(2),
         ..HistoryQuery::default()
     };
     let reply = client.history(&question).await.unwrap();
