@@ -88,8 +88,10 @@ pub struct CutFlow {
     pub protocol: u8,
     /// 1: a packet had cut it, and its sender was answered; 0: it was silent, the iterator has cut it.
     pub by_packet: u8,
+    /// 1: it was in flight until now.
+    pub in_flight: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 shared!(CutFlow, 80);
 

@@ -362,6 +362,9 @@ pub const SHARED_ENDPOINT: u32 = 0;
 pub struct ServiceSwitch {
     /// Generation of the service's newest change. At index 0: the node's.
     pub generation: u64,
+    /// Generation of the change that began its newest drain, and with it sent all fresh flows to the
+    /// color beside the one that drains; 0: none did. Splits and pauses do not raise it.
+    pub drain_generation: u64,
     /// The active [`Color`] as its number.
     pub active: u8,
     /// The base [`Color`] as its number (G9).
@@ -371,7 +374,7 @@ pub struct ServiceSwitch {
     /// Zero.
     pub reserved: [u8; 5],
 }
-shared!(ServiceSwitch, 16);
+shared!(ServiceSwitch, 24);
 
 /// A name in a map: UTF-8, filled up with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -17,16 +17,30 @@ pub struct ColorStats {
     pub packets: u64,
     /// Their bytes, link-layer header included.
     pub bytes: u64,
+    /// When the newest of them came that is not of a preview's flow, in nanoseconds of
+    /// `CLOCK_MONOTONIC` as its coarse clock shows them: up to one step of the kernel's timer (1 to
+    /// 10 ms) too early. 0: none came.
+    pub newest_packet_ns: u64,
     /// Flows that were recorded.
     pub new_flows: u64,
     /// Packets in the middle of a stream without a pin.
     pub unpinned_packets: u64,
-    /// Cut TCP flows of which a packet came and was answered with a RST.
+    /// TCP flows in flight that were cut, of which a packet came and was answered with a RST.
     pub reset_flows: u64,
-    /// Cut UDP flows that their client's datagram moved.
+    /// UDP flows in flight that were cut and that their client's datagram moved.
     pub moved_flows: u64,
+    /// Flows, previews' left out, that were in flight and are not any more by what their packets said,
+    /// or because the program found them silent for too long.
+    pub ended_flows: u64,
+    /// Of these, the ones that went on all the same.
+    pub restored_flows: u64,
+    /// The newest [`ServiceSwitch::drain_generation`](crate::service::ServiceSwitch) under which a
+    /// fresh flow was recorded on this color as the active one; 0: none was.
+    pub first_flow_generation: u64,
+    /// When the first such flow was recorded on this CPU, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub first_flow_ns: u64,
 }
-shared!(ColorStats, 48);
+shared!(ColorStats, 88);
 
 impl ColorStats {
     /// Index of the counters of `color` of a service.

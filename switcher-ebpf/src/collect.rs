@@ -10,15 +10,15 @@ use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     clock::elapsed,
-    flow::{FLAG_TOLD, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Shared, Side},
+    flow::{FLAG_TOLD, FlowEntry, FlowKey, FlowState, Shared, Side},
     scan::{CutFlow, OLDEST_TICKS, ScanRequest, ScanTotals, Table, live_index},
-    stats::Writer,
+    stats::{ColorStats, Writer},
 };
 
 use crate::{
     clock, cut, expiry,
     flow::table::{find, forget, peer_of},
-    maps::{SCAN_BACKENDS, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
+    maps::{SCAN_BACKENDS, SCAN_ENDED, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
 };
 
 /// The beginning of the kernel's `struct bpf_iter_meta`.
@@ -113,6 +113,9 @@ fn judge<A: Tables>(
     let expired = expiry::is_past(key, entry, last_seen, now);
     if expired && request.remove_expired != 0 {
         totals.expired_flows += 1;
+        if is_live(entry) && !entry.is_preview() {
+            add(SCAN_ENDED.get_ptr_mut(ColorStats::index(entry.service, entry.color())));
+        }
         forget(key, entry, Writer::Collector);
         return true;
     }
@@ -154,12 +157,10 @@ fn is_first_sight<A: Tables>(
     is_unanswered || !is_counted || cfg!(mutant = "counted-twice")
 }
 
-/// Whether the flow of a forward entry is in flight. An unpinned one is so once its backend has
-/// answered: until then it may be a stray packet, and strays must not hold up a drain.
+/// Whether the flow of a forward entry is in flight.
 #[inline(always)]
 fn is_live<A: Tables>(entry: &FlowEntry<A>) -> bool {
-    let stray = entry.flags & FLAG_UNPINNED != 0 && entry.state() == FlowState::Unanswered;
-    entry.side() == Side::Forward && !entry.state().is_over() && !stray
+    entry.side() == Side::Forward && entry.is_in_flight()
 }
 
 #[inline(always)]
@@ -219,7 +220,8 @@ fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEnt
         af: A::AF,
         protocol: key.protocol,
         by_packet: u8::from(entry.state() == FlowState::Cut),
-        reserved: [0; 4],
+        in_flight: u8::from(is_live(entry)),
+        reserved: [0; 3],
     };
     // SAFETY: the kernel hands the iterator a valid file; the record is a local variable.
     let written = unsafe {

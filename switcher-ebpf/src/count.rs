@@ -74,11 +74,17 @@ pub(crate) fn traffic<A: HasWork>(frame: &XdpFrame<'_>, reason: Reason) {
     if reason.verdict() == Verdict::Drop {
         return;
     }
-    if let Some(stats) = A::work().and_then(|work| stats_of(&work.entry)) {
+    let Some(work) = A::work() else {
+        return;
+    };
+    if let Some(stats) = stats_of(&work.entry) {
         // SAFETY: per-CPU value.
         unsafe {
             (*stats).packets += 1;
             (*stats).bytes += frame.len() as u64;
+            if !work.entry.is_preview() {
+                (*stats).newest_packet_ns = work.now_ns;
+            }
         }
     }
 }
@@ -95,7 +101,55 @@ pub(crate) fn new_flow<A: Address>(entry: &FlowEntry<A>, unpinned: bool) {
     }
 }
 
-/// Counts a TCP flow that was cut by its packet.
+/// Notes a fresh flow that was recorded on the active color, if it is this CPU's first one since the
+/// drain of `drain_generation` began.
+#[inline(always)]
+pub(crate) fn first_flow<A: Address>(entry: &FlowEntry<A>, drain_generation: u64) {
+    if let Some(stats) = stats_of(entry) {
+        // SAFETY: per-CPU value.
+        unsafe {
+            let known = (*stats).first_flow_generation;
+            if known == drain_generation || (known != 0 && cfg!(mutant = "first-flow-ever")) {
+                return;
+            }
+            // In this order: who reads the generation finds its instant behind it.
+            (&raw mut (*stats).first_flow_ns).write_volatile(clock::now_ns());
+            (&raw mut (*stats).first_flow_generation).write_volatile(drain_generation);
+        }
+    }
+}
+
+/// Counts a flow that has ended by its packets, or that goes on after that: its state was `before`'s and
+/// is `after`'s.
+#[inline(always)]
+pub(crate) fn changed_flow<A: Address>(before: &FlowEntry<A>, after: &FlowEntry<A>) {
+    let ends = before.is_in_flight() && after.has_ended();
+    let goes_on = before.has_ended() && after.is_in_flight();
+    if before.is_preview() || !(ends || goes_on) {
+        return;
+    }
+    if let Some(stats) = stats_of(before) {
+        // SAFETY: per-CPU value.
+        unsafe {
+            (*stats).ended_flows += u64::from(ends);
+            (*stats).restored_flows += u64::from(goes_on);
+        }
+    }
+}
+
+/// Counts a flow that is forgotten, if it was in flight.
+#[inline(always)]
+pub(crate) fn ended_flow<A: Address>(entry: &FlowEntry<A>) {
+    if entry.is_preview() || !entry.is_in_flight() {
+        return;
+    }
+    if let Some(stats) = stats_of(entry) {
+        // SAFETY: per-CPU value.
+        unsafe { (*stats).ended_flows += 1 };
+    }
+}
+
+/// Counts a TCP flow in flight that was cut by its packet.
 #[inline(always)]
 pub(crate) fn cut_flow<A: Address>(entry: &FlowEntry<A>) {
     if let Some(stats) = stats_of(entry) {
@@ -104,7 +158,7 @@ pub(crate) fn cut_flow<A: Address>(entry: &FlowEntry<A>) {
     }
 }
 
-/// Counts a UDP flow that was cut and selects afresh.
+/// Counts a UDP flow in flight that was cut and selects afresh.
 #[inline(always)]
 pub(crate) fn moved_flow<A: Address>(entry: &FlowEntry<A>) {
     if let Some(stats) = stats_of(entry) {

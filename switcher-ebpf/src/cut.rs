@@ -46,7 +46,7 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
         if work.entry.side() == Side::Forward {
             count::note(Reason::FlowMoved);
             // The scan has counted those that it has cut.
-            if work.entry.state() != FlowState::Cut {
+            if work.entry.is_in_flight() {
                 count::moved_flow(&work.entry);
             }
             forget(&work.key, &work.entry, Writer::Program);
@@ -59,6 +59,7 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
     }
     if work.entry.side() == Side::Forward && work.segment.is_initial_syn() {
         count::note(Reason::TupleReused);
+        count::ended_flow(&work.entry);
         forget(&work.key, &work.entry, Writer::Program);
         return Ok(false);
     }
@@ -74,7 +75,9 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
 #[inline(always)]
 fn mark<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) {
     if work.entry.state() != FlowState::Cut {
-        count::cut_flow(&work.entry);
+        if work.entry.is_in_flight() {
+            count::cut_flow(&work.entry);
+        }
         let shared = Shared {
             state: FlowState::Cut,
             ..work.entry.shared()

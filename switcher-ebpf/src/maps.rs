@@ -136,6 +136,10 @@ pub(crate) static SCAN_TOTALS: Array<ScanTotals, 1> = Array::new();
 /// Live flows by [`switcher_common::scan::live_index`].
 #[btf_map]
 pub(crate) static SCAN_LIVE: Array<u64, 16> = Array::new();
+/// Flows, previews' left out, that were in flight until a scan found them silent for too long, since the
+/// data path was loaded, by [`ColorStats::index`]. Apart from [`TRAFFIC`]: packets interrupt a scan.
+#[btf_map]
+pub(crate) static SCAN_ENDED: Array<u64, 16> = Array::new();
 /// Flows by backend id.
 #[btf_map]
 pub(crate) static SCAN_BACKENDS: Array<u64, 16> = Array::new();

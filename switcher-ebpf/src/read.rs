@@ -1,6 +1,7 @@
 //! Stage "read": from the bytes of a frame to a 5-tuple that may be ours.
 
 use switcher_common::{
+    clock::ticks_from_ns,
     packet::{self, Network, Part},
     reason::Reason,
 };
@@ -36,7 +37,8 @@ pub(crate) fn packet<A: Tables + Network>(
         return Err(Reason::NotOurs);
     }
     work.ip = ip;
-    work.now = clock::now_ticks();
+    work.now_ns = clock::now_coarse_ns();
+    work.now = ticks_from_ns(work.now_ns);
     if work.ip.has_extensions() {
         return Ok(Read::Extensions);
     }

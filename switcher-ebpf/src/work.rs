@@ -21,6 +21,8 @@ pub(crate) struct Work<A> {
     pub segment: Segment,
     /// Tick at which it came.
     pub now: u32,
+    /// The same in nanoseconds of the coarse clock.
+    pub now_ns: u64,
     /// What it has in common with the other fragments of its datagram.
     pub fragment: FragmentKey<A>,
     /// The packet's 5-tuple.

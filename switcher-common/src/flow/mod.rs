@@ -259,6 +259,29 @@ impl<A: Address> FlowEntry<A> {
         self.flags & FLAG_PREVIEW != 0
     }
 
+    /// Whether its flow is in flight. One that was recorded in the middle of a stream is so once its
+    /// backend has answered: until then it may be a stray packet, and strays must not hold up a drain.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_in_flight(&self) -> bool {
+        let is_stray = self.is_unpinned() && matches!(self.state(), FlowState::Unanswered);
+        !self.state().is_over() && !is_stray
+    }
+
+    /// Whether its flow was in flight and seems over.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        let was_stray = self.is_unpinned() && matches!(self.state(), FlowState::Refused);
+        self.state().is_over() && !was_stray
+    }
+
+    /// Whether it was recorded in the middle of a stream.
+    #[inline(always)]
+    const fn is_unpinned(&self) -> bool {
+        self.flags & FLAG_UNPINNED != 0
+    }
+
     /// Whether this entry, found under the reply tuple that a fresh flow of `key` would have, may be
     /// taken away for it: a leftover of the same client and VIP, or of a flow that is over.
     #[inline(always)]

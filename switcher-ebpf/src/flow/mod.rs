@@ -146,11 +146,15 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
         }
         Next::Reselect => {
             count::note(Reason::TupleReused);
+            // SAFETY: as in `track`.
+            count::ended_flow(unsafe { &*hit.entry });
             table::forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }
         Next::Reopened if select::takes_fresh_flows(&work.entry) => update(work, hit, true),
         Next::Reopened => {
+            // SAFETY: as in `track`.
+            count::ended_flow(unsafe { &*hit.entry });
             table::forget(&work.key, &work.entry, Writer::Program);
             return Err(Reason::ReopenedOnOldColor);
         }
@@ -163,7 +167,9 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
 fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, begins_anew: bool) {
     let shared = work.entry.shared();
     // SAFETY: as in `track`.
-    unsafe { (*hit.entry).set_shared(&shared) };
+    let own = unsafe { &mut *hit.entry };
+    count::changed_flow(own, &work.entry);
+    own.set_shared(&shared);
     if let Some(peer) = peer_of(&work.key, &work.entry, &work.peer_key) {
         peer.set_shared(&shared);
         if begins_anew {

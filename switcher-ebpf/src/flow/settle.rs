@@ -172,6 +172,7 @@ fn is_free<A: Tables>(slot: &FlowKey<A>, now: u32) -> bool {
     let entry = unsafe { &*entry };
     let is_idle = expiry::is_idle(slot, entry, now) && !cfg!(mutant = "no-sweep");
     if is_idle {
+        count::ended_flow(entry);
         forget(slot, entry, Writer::Program);
         count::note(Reason::Swept);
     }

@@ -85,17 +85,24 @@ fn adopted(
     let active = Color::from_bit(kernel.active);
     let base = Color::from_bit(kernel.base);
     let known = file.filter(|file| file.generation == kernel.generation && file.active == active);
-    let drain = match known {
+    let drain_of = |file: &Service| file.drain.as_ref().map_or(0, |drain| drain.generation);
+    // The newest change, a split or a pause that the disk may not have seen, began no drain.
+    let drained =
+        file.filter(|file| file.active == active && drain_of(file) == kernel.drain_generation);
+    let drain = match known.or(drained) {
         Some(file) => file.drain.clone(),
         // The agent died between the flip and the disk: the drain begins anew.
         None if kernel.generation > 0 => {
             let terms = DrainTerms {
                 timeout_ms: config.drain_timeout.as_millis(),
                 at_deadline: config.at_deadline,
-                ..DrainTerms::default()
             };
             let color = active.other();
-            Some(Drain::begin(color, kernel.generation, now, terms))
+            let generation = match kernel.drain_generation {
+                0 => kernel.generation,
+                generation => generation,
+            };
+            Some(Drain::begin(color, generation, now, terms))
         }
         None => None,
     };
@@ -186,6 +193,7 @@ mod tests {
     fn kernel(generation: u64, active: Color, base: Color) -> Kernel {
         let switch = ServiceSwitch {
             generation,
+            drain_generation: generation,
             active: active as u8,
             base: base as u8,
             ..ServiceSwitch::default()
@@ -262,6 +270,31 @@ mod tests {
             "a flip that the disk did not see drains anew"
         );
         assert_eq!(web.base, Color::Blue);
+    }
+
+    #[test]
+    fn a_split_that_the_disk_did_not_see_begins_no_drain() {
+        let file = state("boot", draining(Color::Green, 4));
+        let mut kernel = kernel(5, Color::Green, Color::Blue);
+        let web = kernel.services.get_mut("web").expect("a service");
+        (web.drain_generation, web.split_percent) = (4, 10);
+        let board = board(&config(), &kernel, Some(&file), "boot", NOW.plus_ms(10));
+        let web = &board.services["web"];
+        assert_eq!((web.generation, web.split_percent), (5, 10));
+        let drain = web.running_drain().expect("the one that ran");
+        assert_eq!((drain.generation, drain.started), (4, NOW));
+    }
+
+    #[test]
+    fn a_drain_that_the_disk_did_not_see_is_of_the_flip_that_began_it() {
+        let file = state("boot", Service::new(Color::Blue));
+        let mut kernel = kernel(7, Color::Green, Color::Blue);
+        let web = kernel.services.get_mut("web").expect("a service");
+        // A pause came after the flip.
+        web.drain_generation = 6;
+        let board = board(&config(), &kernel, Some(&file), "boot", NOW);
+        let drain = board.services["web"].running_drain().expect("a drain");
+        assert_eq!((drain.color, drain.generation), (Color::Blue, 6));
     }
 
     #[test]

@@ -6,38 +6,47 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::time::{ClockId, clock_gettime};
 use switcher_common::clock::ticks_from_ns;
 
 use crate::switching::Now;
 
 /// Now.
 pub(super) fn now() -> Now {
-    let wall = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    ago(0)
+}
+
+/// The instant of a `CLOCK_MONOTONIC` reading in nanoseconds that is not in the future, if the node was
+/// not suspended since then.
+pub(super) fn instant_of(monotonic_ns: u64) -> Now {
+    ago(ns(ClockId::Monotonic).saturating_sub(monotonic_ns))
+}
+
+fn ago(age_ns: u64) -> Now {
+    let ms = |clock| ns(clock).saturating_sub(age_ns) / 1_000_000;
     Now {
-        boot_ms: boot_ms(),
-        wall_ms: millis(wall),
+        boot_ms: ms(ClockId::Boottime),
+        wall_ms: ms(ClockId::Realtime),
     }
 }
 
 /// Milliseconds since boot, suspend included.
 pub(super) fn boot_ms() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    // Neither part of a clock that began at boot is negative.
+    ns(ClockId::Boottime) / 1_000_000
+}
+
+fn ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    // Neither part is negative: these clocks began at boot, or in 1970.
     let secs = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    secs * 1_000 + nanos / 1_000_000
+    secs.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
 /// The tick of `CLOCK_MONOTONIC` at which an instant of `CLOCK_BOOTTIME` comes, if the node is not
 /// suspended until then.
 pub(super) fn tick_of(instant: Now) -> u32 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Neither part of a clock that began at boot is negative.
-    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    let monotonic = secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+    let monotonic = ns(ClockId::Monotonic);
     let boot = boot_ms();
     let in_ns = |ms: u64| ms.saturating_mul(1_000_000);
     ticks_from_ns(if instant.boot_ms >= boot {
@@ -59,8 +68,4 @@ pub(super) fn boot_id() -> anyhow::Result<String> {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
     let id = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
     Ok(id.trim().to_owned())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -18,7 +18,7 @@ use super::{
     configured::Configured,
     core::{
         Command, Core, Observed, Recorded, cut_orders, data_path, drained_backends, empty_listener,
-        encode, overlaid, pauses, ready_services,
+        encode, overlaid, pauses, ready_services, tally_of,
     },
     history::{History, HistoryFile},
     interfaces,
@@ -201,7 +201,9 @@ fn prepare(
     path.enable().map_err(kernel_error)?;
     path.detach_others(&config.agent).map_err(kernel_error)?;
     // The store above was a barrier for everything that an earlier agent did.
-    board.barrier_passed(clock::now());
+    board.barrier_passed(clock::now(), |service, color| {
+        tally_of(&counters, &ids, service, color)
+    });
     tracing::info!(
         adopted = path.adopted(),
         generation = board.generation,

@@ -230,6 +230,10 @@ pub(super) fn drain_status(service: &str, drain: &Drain, at: Now) -> DrainStatus
         flows_reset: drain.ended.map(|end| end.cuts.reset()),
         flows_silent: drain.ended.map(|end| end.cuts.silent),
         flows_moved: drain.ended.map(|end| end.cuts.moved),
+        first_new_flow_at: (drain.receipt.and_then(|it| it.first_new_flow)).map(rfc3339),
+        last_old_packet_at: (drain.receipt.and_then(|it| it.last_old_packet)).map(rfc3339),
+        flows_finished: drain.receipt.map(|it| it.counted.flows_finished),
+        unpinned_packets: drain.receipt.map(|it| it.counted.unpinned_packets),
     }
 }
 

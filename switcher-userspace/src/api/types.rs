@@ -419,6 +419,27 @@ pub struct DrainStatus {
     pub flows_silent: Option<u64>,
     /// UDP flows that were made to select afresh.
     pub flows_moved: Option<u64>,
+    /// When the first fresh flow began on the other color, while the drain ran; `null`: none has yet, or
+    /// none did.
+    #[serde(default)]
+    pub first_new_flow_at: Option<String>,
+    /// When the newest packet of the color came, in either direction, previews left out; it may have come
+    /// before the drain began. Up to 10 ms too early: the program reads the kernel's coarse clock. `null`:
+    /// none came since the data path was loaded, or not known yet.
+    #[serde(default)]
+    pub last_old_packet_at: Option<String>,
+    /// Flows of the color that were in flight after the barrier and ended by themselves, so far: closed by
+    /// both sides, reset by one, or silent for too long. With `flows_reset`, `flows_moved` and
+    /// `flows_left` these are the flows that were in flight at the barrier, and those that were taken up
+    /// in the middle of a stream since then (at most `unpinned_packets`). Half-open flows that a flood has
+    /// pushed out of their table are in none of these, and what ends while the last scan runs may be
+    /// counted as finished and as left. `null` until the first scan after the barrier.
+    #[serde(default)]
+    pub flows_finished: Option<u64>,
+    /// Packets of the color in the middle of a stream without a pin (G9) since the barrier, so far: each
+    /// pinned its flow. `null` until the first scan after the barrier.
+    #[serde(default)]
+    pub unpinned_packets: Option<u64>,
 }
 
 /// How a drain ended.

@@ -8,7 +8,7 @@ use super::{
     answer::Answer,
     arguments::at_deadline,
     change::{TermsArgs, Words, body, send_and_wait},
-    progress,
+    receipt,
     until::Condition,
     wait,
 };
@@ -98,7 +98,7 @@ async fn show(args: &DrainArgs, client: &Client, console: &mut Console<'_>) -> A
     let text = match (&drain, &error) {
         // Nothing is known of the drain; the error says why.
         (None, Some(_)) => String::new(),
-        (drain, _) => progress::line(&args.service, drain.as_ref()),
+        (drain, _) => receipt::text(&args.service, drain.as_ref()),
     };
     let shown = Shown {
         service: args.service.clone(),

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 
-use super::{answer::Answer, table::Table};
+use super::{answer::Answer, receipt, table::Table};
 use crate::api::{
     client::Client,
     history::{HistoryEntry, HistoryQuery, HistoryReply},
@@ -68,14 +68,7 @@ fn by(entry: &HistoryEntry) -> String {
 }
 
 fn result(entry: &HistoryEntry) -> String {
-    let drained = entry.drain.as_ref().map(|drain| {
-        format!(
-            "{} left, {} reset, {} moved",
-            drain.flows_left.unwrap_or(0),
-            drain.flows_reset.unwrap_or(0),
-            drain.flows_moved.unwrap_or(0)
-        )
-    });
+    let drained = entry.drain.as_ref().map(receipt::flows);
     let error = entry.error.as_ref().map(|error| error.message.clone());
     let parts = [entry.reason.clone(), drained, error];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")

@@ -23,6 +23,7 @@ mod pause;
 mod pre_flip;
 mod preview;
 mod progress;
+mod receipt;
 mod rollback;
 mod split;
 mod status;

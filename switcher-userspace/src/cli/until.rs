@@ -147,6 +147,10 @@ mod tests {
             flows_reset: None,
             flows_silent: None,
             flows_moved: None,
+            first_new_flow_at: None,
+            last_old_packet_at: None,
+            flows_finished: None,
+            unpinned_packets: None,
         }
     }
 

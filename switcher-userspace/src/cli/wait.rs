@@ -12,7 +12,8 @@ use tokio::time::{Instant, Interval, interval, sleep_until};
 use super::{
     Console,
     answer::Answer,
-    progress::{self, Progress},
+    progress::Progress,
+    receipt,
     until::{Condition, Verdict},
 };
 use crate::{
@@ -254,13 +255,13 @@ async fn tick(ticks: &mut Option<Interval>) {
     }
 }
 
-/// One line about each drain of `services` that is known.
+/// What there is to say of each drain of `services` that is known.
 pub(super) fn lines<'a>(
     waited: &'a Waited,
     services: &'a [String],
 ) -> impl Iterator<Item = String> {
     services.iter().filter_map(|service| {
         let drain = waited.drain(service)?;
-        Some(progress::line(service, Some(&drain)))
+        Some(receipt::text(service, Some(&drain)))
     })
 }

@@ -27,7 +27,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 37] = [
+const PROGRAM_MAPS: [&str; 38] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -58,6 +58,7 @@ const PROGRAM_MAPS: [&str; 37] = [
     "SCAN_REQUEST",
     "SCAN_TOTALS",
     "SCAN_LIVE",
+    "SCAN_ENDED",
     "SCAN_BACKENDS",
     "IDLE",
     "TRACE",
@@ -204,6 +205,7 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("FRAGMENTS4", limits.fragments)
         .map_max_entries("FRAGMENTS6", limits.fragments)
         .map_max_entries("TRAFFIC", services * 2)
+        .map_max_entries("SCAN_ENDED", services * 2)
         .map_max_entries("SCAN_LIVE", services * SCAN_COUNTERS_PER_SERVICE)
         .map_max_entries("IDLE", services);
     if let Some(pins) = adopt {

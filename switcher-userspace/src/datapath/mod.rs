@@ -35,7 +35,7 @@ use switcher_common::{
 };
 
 pub(crate) use clock::monotonic_ns;
-pub use counters::Counters;
+pub use counters::{ColorTraffic, Counters};
 pub use double::Replaced;
 pub use error::DataPathError;
 pub use explain::{Explained, Explainer, FoundListener, Question, Selection, Tried, Way, Why};

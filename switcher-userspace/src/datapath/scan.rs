@@ -47,7 +47,7 @@ pub struct Scan {
     cut: HashMap<(u16, Color), CutCount>,
 }
 
-/// Flows of a color that one scan has cut because an order had come due.
+/// Flows in flight of a color that one scan has cut because an order had come due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CutCount {
     /// TCP flows.
@@ -186,8 +186,8 @@ impl Scanner {
             let key = (flow.service, Color::from_bit(flow.color));
             let count = cut.entry(key).or_default();
             match Protocol::from_number(flow.protocol) {
-                // Packets' cuts are in the program's counters.
-                _ if flow.by_packet != 0 => {}
+                // Packets' cuts are in the program's counters, and what has ended is no more to cut.
+                _ if flow.by_packet != 0 || flow.in_flight == 0 => {}
                 Some(Protocol::Tcp) => count.tcp += 1,
                 _ => count.udp += 1,
             }

@@ -52,6 +52,12 @@ pub struct Cuts {
 }
 
 impl Cuts {
+    const NONE: Self = Self {
+        answered: 0,
+        silent: 0,
+        moved: 0,
+    };
+
     /// What came since `before`.
     const fn since(self, before: Self) -> Self {
         Self {
@@ -83,15 +89,62 @@ impl Cuts {
     }
 }
 
+/// What is counted of a color without an end, since the data path was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// Flows in flight that ended by themselves.
+    pub flows_finished: u64,
+    /// Packets in the middle of a stream without a pin.
+    pub unpinned_packets: u64,
+}
+
+impl Counted {
+    /// What came since `before`.
+    const fn since(self, before: Self) -> Self {
+        Self {
+            flows_finished: self.flows_finished.saturating_sub(before.flows_finished),
+            unpinned_packets: self
+                .unpinned_packets
+                .saturating_sub(before.unpinned_packets),
+        }
+    }
+}
+
+/// What the program's counters say of a color.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Flows that packets have cut.
+    pub cut_by_packets: Cuts,
+    /// The rest.
+    pub counted: Counted,
+}
+
 /// What a scan says of a drain's color.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Live flows.
     pub in_flight: u64,
-    /// Flows that packets have cut, since the data path was loaded.
-    pub cut_by_packets: Cuts,
+    /// The counters after the scan.
+    pub tally: Tally,
     /// Flows that this scan has cut.
     pub cut_by_scan: Cuts,
+    /// When the color's newest packet came, if one did.
+    pub newest_packet: Option<Now>,
+    /// When the first fresh flow began on the other color because of the drain's flip, if one did.
+    pub first_new_flow: Option<Now>,
+}
+
+/// What has come of a drain so far; after its end, the rest of its receipt (G10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// When the first fresh flow began on the other color.
+    pub first_new_flow: Option<Now>,
+    /// When the newest packet of the color came.
+    pub last_old_packet: Option<Now>,
+    /// Since the barrier.
+    pub counted: Counted,
 }
 
 /// A drain that runs or has ended.
@@ -109,9 +162,12 @@ pub struct Drain {
     /// What happens then.
     #[serde(default)]
     pub at_deadline: AtDeadline,
-    /// The color's flows that packets had cut before this drain.
+    /// The color's flows that packets had cut before the barrier.
     #[serde(default)]
     pub cut_before: Cuts,
+    /// What else was counted of the color before the barrier.
+    #[serde(default)]
+    pub counted_before: Counted,
     /// Flows that scans have cut during this drain.
     #[serde(default)]
     pub cut_by_scans: Cuts,
@@ -129,6 +185,9 @@ pub struct Drain {
     /// Its deadline was set by hand.
     #[serde(default)]
     pub finished_by_hand: bool,
+    /// At the newest scan after the barrier.
+    #[serde(default)]
+    pub receipt: Option<Receipt>,
     /// How it ended, if it has.
     pub ended: Option<End>,
 }
@@ -163,12 +222,12 @@ impl Drain {
     pub const fn begin(color: Color, generation: u64, now: Now, terms: DrainTerms) -> Self {
         Self {
             at_deadline: terms.at_deadline,
-            cut_before: *terms.cut_before.get(color),
-            cut_by_scans: Cuts {
-                answered: 0,
-                silent: 0,
-                moved: 0,
+            cut_before: Cuts::NONE,
+            counted_before: Counted {
+                flows_finished: 0,
+                unpinned_packets: 0,
             },
+            cut_by_scans: Cuts::NONE,
             color,
             generation,
             started: now,
@@ -178,15 +237,19 @@ impl Drain {
             empty_scans: 0,
             late_scans: 0,
             finished_by_hand: false,
+            receipt: None,
             ended: None,
         }
     }
 
     /// Notes the barrier of its flip, if that has not passed before. A deadline does not lie before it:
-    /// flows of the old color may begin until then.
-    pub(super) fn barrier_passed(&mut self, now: Now) {
+    /// flows of the old color may begin until then. Its receipt is of what is counted from then on.
+    pub(super) fn barrier_passed(&mut self, now: Now, tally: impl FnOnce(Color) -> Tally) {
         if self.barrier_boot_ms.is_none() {
             self.barrier_boot_ms = Some(now.boot_ms);
+            let before = tally(self.color);
+            self.cut_before = before.cut_by_packets;
+            self.counted_before = before.counted;
             if self.deadline.boot_ms < now.boot_ms {
                 self.deadline = now;
             }
@@ -208,6 +271,7 @@ impl Drain {
             seen.in_flight
         };
         self.in_flight = Some(in_flight);
+        self.receipt = Some(self.receipt_of(seen, now));
         self.empty_scans = if in_flight == 0 {
             self.empty_scans + 1
         } else {
@@ -223,12 +287,30 @@ impl Drain {
             at: now,
             flows_left: in_flight,
             cuts: seen
+                .tally
                 .cut_by_packets
                 .since(self.cut_before)
                 .plus(self.cut_by_scans),
         };
         self.ended = Some(end);
         Some(end)
+    }
+
+    fn receipt_of(&self, seen: &Seen, now: Now) -> Receipt {
+        let known = self.receipt.and_then(|receipt| receipt.first_new_flow);
+        // What came while the counters were read is not later than what was read.
+        let until_now = |instant: Now| {
+            if instant.boot_ms > now.boot_ms {
+                now
+            } else {
+                instant
+            }
+        };
+        Receipt {
+            first_new_flow: known.or(seen.first_new_flow.map(until_now)),
+            last_old_packet: seen.newest_packet.map(until_now),
+            counted: seen.tally.counted.since(self.counted_before),
+        }
     }
 
     /// Scans that have to begin after the deadline.

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
 
-pub use drain::{AtDeadline, Cuts, Drain, DrainEnded, End, Seen};
+pub use drain::{AtDeadline, Counted, Cuts, Drain, DrainEnded, End, Receipt, Seen, Tally};
 pub use hold::Pause;
 pub use order::{Change, Conditions, DrainTerms, Gate, Obstacle, Order, Refusal, Shortage};
 pub use time::Now;
@@ -183,9 +183,9 @@ impl Service {
 pub trait Observation {
     /// When the scan began, in milliseconds of `CLOCK_BOOTTIME`.
     fn began_boot_ms(&self) -> u64;
-    /// What it says of a color of a service, preview left out; `None` for a service that was not
-    /// scanned.
-    fn seen(&self, service: &str, color: Color) -> Option<Seen>;
+    /// What it says of the color of a service that drains since the change of `generation`, preview left
+    /// out; `None` for a service that was not scanned.
+    fn seen(&self, service: &str, color: Color, generation: u64) -> Option<Seen>;
 }
 
 impl Switchboard {
@@ -279,11 +279,12 @@ impl Switchboard {
     }
 
     /// Notes that no running program can see the state any more that the newest flips replaced:
-    /// scans that begin from now on may end their drains.
-    pub fn barrier_passed(&mut self, now: Now) {
-        for service in self.services.values_mut() {
+    /// scans that begin from now on may end their drains. `tally` reads the counters of a color of a
+    /// service.
+    pub fn barrier_passed(&mut self, now: Now, tally: impl Fn(&str, Color) -> Tally) {
+        for (name, service) in &mut self.services {
             if let Some(drain) = &mut service.drain {
-                drain.barrier_passed(now);
+                drain.barrier_passed(now, |color| tally(name, color));
             }
         }
     }
@@ -296,7 +297,7 @@ impl Switchboard {
             let Some(drain) = service.drain.as_mut().filter(|d| d.ended.is_none()) else {
                 continue;
             };
-            let Some(seen) = scan.seen(name, drain.color) else {
+            let Some(seen) = scan.seen(name, drain.color, drain.generation) else {
                 continue;
             };
             if let Some(end) = drain.observe(scan.began_boot_ms(), &seen, now) {

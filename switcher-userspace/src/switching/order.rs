@@ -5,9 +5,9 @@ use std::{
     net::SocketAddr,
 };
 
-use switcher_common::service::{Color, PerColor};
+use switcher_common::service::Color;
 
-use super::{AtDeadline, Cuts};
+use super::AtDeadline;
 
 /// A change of one or several services.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +122,6 @@ pub struct DrainTerms {
     pub timeout_ms: u64,
     /// What happens then to the flows that are left.
     pub at_deadline: AtDeadline,
-    /// Flows that packets have cut so far, by color.
-    pub cut_before: PerColor<Cuts>,
 }
 
 /// What must hold before a change.

@@ -171,6 +171,10 @@ pub(crate) fn running(in_flight: Option<u64>) -> DrainStatus {
         flows_reset: None,
         flows_silent: None,
         flows_moved: None,
+        first_new_flow_at: None,
+        last_old_packet_at: None,
+        flows_finished: None,
+        unpinned_packets: None,
     }
 }
 

@@ -35,6 +35,7 @@ mod ports;
 mod pre_flip;
 mod preview;
 mod probe;
+mod receipt;
 mod reconfigured;
 mod redirects;
 mod refusal;

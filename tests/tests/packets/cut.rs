@@ -25,7 +25,7 @@ use crate::talk::Talk;
 const SERVICE: u16 = 1;
 
 /// A tick that is `ahead_ms` away from now, with which orders are given.
-fn tick(ahead_ms: i64) -> Result<u32> {
+pub(crate) fn tick(ahead_ms: i64) -> Result<u32> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now_ns = now.tv_sec * 1_000_000_000 + now.tv_nsec;
     Ok(ticks_from_ns(u64::try_from(now_ns + ahead_ms * 1_000_000)?))

@@ -34,6 +34,7 @@ mod not_ours;
 mod numbers;
 mod own_errors;
 mod pauses;
+mod receipt;
 mod regressions;
 mod replies;
 mod rewriting;

@@ -259,6 +259,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         target: "e2e",
         test: "verbs::an_unconfirmed_flip_is_taken_back_in_all_its_services",
     },
+    Mutant {
+        name: "first-flow-ever",
+        promise: "G10",
+        without: "the first flow after a flip is that of the first flip ever",
+        target: "packets",
+        test: "receipt::g10_the_first_fresh_flow_after_each_flip_is_noted_and_no_other_one",
+    },
     fault(
         "fault-extension-length",
         "an extension header is eight bytes shorter than it says",

@@ -5,12 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use switcher_common::service::PerColor;
 use tokio::sync::oneshot;
 
 use super::{
     Core, Counting, Unanswered,
-    encode::{cut_by_packets, drained_backends},
+    encode::drained_backends,
     errors::{data_path, refused, too_many_counts},
     record::{Deed, what},
 };
@@ -258,11 +257,9 @@ impl Core {
     ) -> BTreeMap<String, DrainTerms> {
         let terms = |name: &String| {
             let service = self.config.services.iter().find(|s| s.name == *name)?;
-            let id = *self.ids.get(name)?;
             let terms = DrainTerms {
                 timeout_ms: timeout_ms.unwrap_or(service.drain_timeout.as_millis()),
                 at_deadline: at_deadline.unwrap_or(service.at_deadline),
-                cut_before: PerColor::from_fn(|color| cut_by_packets(&self.counters, id, color)),
             };
             Some((name.clone(), terms))
         };

@@ -8,14 +8,13 @@ use std::{
 use switcher_common::{
     cut::{Action, CutOrder, Hold},
     service::{Color, ServiceSwitch},
-    stats::ColorStats,
 };
 
 use crate::{
     agent::clock,
     config::{Config, ServiceConfig},
-    datapath::{Counters, DrainedBackend, HeldListeners, Scan},
-    switching::{AtDeadline, Cuts, Observation, Seen, Service, Switchboard},
+    datapath::{ColorTraffic, Counters, DrainedBackend, HeldListeners, Scan},
+    switching::{AtDeadline, Counted, Cuts, Observation, Seen, Service, Switchboard, Tally},
 };
 
 /// The switch state as the kernel's map holds it, by service id.
@@ -30,6 +29,7 @@ pub(in crate::agent) fn encode(
         if let Some(&id) = ids.get(name) {
             states[usize::from(id)] = ServiceSwitch {
                 generation: service.generation,
+                drain_generation: service.drain.as_ref().map_or(0, |drain| drain.generation),
                 active: service.active as u8,
                 base: service.base as u8,
                 split_percent: service.split_percent,
@@ -83,32 +83,56 @@ impl Observation for Observed<'_> {
         self.began_boot_ms
     }
 
-    fn seen(&self, service: &str, color: Color) -> Option<Seen> {
+    fn seen(&self, service: &str, color: Color, generation: u64) -> Option<Seen> {
         let id = *self.ids.get(service)?;
         let cut = *self.scan.cut(id).get(color);
+        let traffic = traffic_of(self.counters, id, color);
+        let of_other = traffic_of(self.counters, id, color.other());
         Some(Seen {
             in_flight: *self.scan.in_flight(id).get(color),
-            cut_by_packets: cut_by_packets(self.counters, id, color),
+            tally: tally(&traffic),
             cut_by_scan: Cuts {
                 answered: 0,
                 silent: cut.tcp,
                 moved: cut.udp,
             },
+            newest_packet: traffic.newest_packet_ns.map(clock::instant_of),
+            first_new_flow: of_other.first_flow_ns(generation).map(clock::instant_of),
         })
     }
 }
 
-/// Flows of a color that packets have cut. Counters that cannot be read only make a receipt poorer.
-pub(super) fn cut_by_packets(counters: &Counters, service: u16, color: Color) -> Cuts {
-    let traffic = counters.traffic(service, color).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cut flows are not counted");
-        ColorStats::default()
-    });
-    Cuts {
-        answered: traffic.reset_flows,
-        silent: 0,
-        moved: traffic.moved_flows,
+/// What the counters say of a color of a service.
+pub(in crate::agent) fn tally_of(
+    counters: &Counters,
+    ids: &BTreeMap<String, u16>,
+    service: &str,
+    color: Color,
+) -> Tally {
+    let traffic = ids.get(service).map(|id| traffic_of(counters, *id, color));
+    traffic.as_ref().map(tally).unwrap_or_default()
+}
+
+fn tally(traffic: &ColorTraffic) -> Tally {
+    Tally {
+        cut_by_packets: Cuts {
+            answered: traffic.reset_flows,
+            silent: 0,
+            moved: traffic.moved_flows,
+        },
+        counted: Counted {
+            flows_finished: traffic.finished_flows,
+            unpinned_packets: traffic.unpinned_packets,
+        },
     }
+}
+
+/// Traffic of a color. Counters that cannot be read only make a receipt poorer.
+fn traffic_of(counters: &Counters, service: u16, color: Color) -> ColorTraffic {
+    counters.traffic(service, color).unwrap_or_else(|error| {
+        tracing::warn!(%error, "a drain's receipt lacks what was counted");
+        ColorTraffic::default()
+    })
 }
 
 /// The backends that take no fresh flows.

@@ -23,7 +23,7 @@ use tokio::{
 pub(super) use self::{
     apply::{AskedApply, By, empty_listener, ready_services},
     change::Asked,
-    encode::{Observed, cut_orders, drained_backends, encode, overlaid, pauses},
+    encode::{Observed, cut_orders, drained_backends, encode, overlaid, pauses, tally_of},
     errors::data_path,
     record::Recorded,
 };
@@ -42,7 +42,7 @@ use crate::{
     config::Config,
     datapath::{Attached, Counters, DataPath, DataPathError, Replaced, Scan},
     interfaces::Interfaces,
-    switching::{DrainEnded, Switchboard},
+    switching::{Cuts, DrainEnded, Switchboard},
 };
 
 /// What the core is asked to do.
@@ -96,7 +96,7 @@ pub(super) struct Core {
     pub(super) unanswered: VecDeque<Unanswered>,
     /// Number of the newest state that the disk has answered for.
     pub(super) written: u64,
-    /// The disk has refused the newest state; it is tried again.
+    /// The newest state is not on disk, or the disk has refused it; the next scan saves it.
     pub(super) is_unsaved: bool,
     pub(super) history: Arc<History>,
     /// Number of the next entry of the history.
@@ -191,7 +191,9 @@ impl Core {
             .set_orders(&lasting, &pauses)
             .and_then(|()| self.path.switch(&encode(&next, &self.ids)));
         if switched.is_ok() {
-            next.barrier_passed(clock::now());
+            next.barrier_passed(clock::now(), |service, color| {
+                tally_of(&self.counters, &self.ids, service, color)
+            });
             self.board = next;
         }
         // Those of the state that holds now, whichever it is.
@@ -242,6 +244,8 @@ impl Core {
         let mut next = self.board.clone();
         let ended = next.observe(&seen, clock::now());
         if ended.is_empty() {
+            // Nobody else counts what a scan cuts.
+            self.is_unsaved |= cut_by_scans(&next).ne(cut_by_scans(&self.board));
             self.board = next;
         } else {
             self.end_drains(next, &ended);
@@ -325,4 +329,13 @@ impl Core {
             });
         });
     }
+}
+
+/// What the scans have cut for each drain.
+fn cut_by_scans(board: &Switchboard) -> impl Iterator<Item = Option<Cuts>> {
+    let drains = board
+        .services
+        .values()
+        .map(|service| service.drain.as_ref());
+    drains.map(|drain| drain.map(|drain| drain.cut_by_scans))
 }

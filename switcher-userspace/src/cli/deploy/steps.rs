@@ -15,7 +15,7 @@ use crate::{
         requests::{Body, ConfirmRequest, FlipRequest, RollbackRequest},
         types::{ApiError, ChangeReply, DrainStatus, ErrorCode, ServiceStatus},
     },
-    cli::{Console, progress, until::Condition, wait},
+    cli::{Console, receipt, until::Condition, wait},
     duration::Span,
 };
 
@@ -59,7 +59,7 @@ impl Deployed {
             })
             .collect();
         if let Some(drain) = &self.drain {
-            lines.push(progress::line(&self.service, Some(drain)));
+            lines.push(receipt::text(&self.service, Some(drain)));
         }
         let active = self.active.iter();
         lines.extend(

@@ -4,6 +4,7 @@ use switcher_common::service::PerColor;
 
 use super::*;
 
+mod receipt;
 mod sequences;
 mod verbs;
 
@@ -35,19 +36,25 @@ impl Gate for ClosedFor {
 struct Saw {
     began_boot_ms: u64,
     live: PerColor<u64>,
-    cut_by_packets: Cuts,
+    tally: Tally,
     cut_by_scan: Cuts,
+    newest_packet: Option<Now>,
+    /// The first flow on the color beside a draining one, and the drain's generation.
+    first_new_flow: Option<(u64, Now)>,
 }
 
 impl Observation for Saw {
     fn began_boot_ms(&self) -> u64 {
         self.began_boot_ms
     }
-    fn seen(&self, _: &str, color: Color) -> Option<Seen> {
+    fn seen(&self, _: &str, color: Color, generation: u64) -> Option<Seen> {
+        let first = self.first_new_flow.filter(|(of, _)| *of == generation);
         Some(Seen {
             in_flight: *self.live.get(color),
-            cut_by_packets: self.cut_by_packets,
+            tally: self.tally,
             cut_by_scan: self.cut_by_scan,
+            newest_packet: self.newest_packet,
+            first_new_flow: first.map(|(_, at)| at),
         })
     }
 }
@@ -56,9 +63,23 @@ fn saw(began_boot_ms: u64, blue: u64, green: u64) -> Saw {
     Saw {
         began_boot_ms,
         live: PerColor { blue, green },
-        cut_by_packets: Cuts::default(),
+        tally: Tally::default(),
         cut_by_scan: Cuts::default(),
+        newest_packet: None,
+        first_new_flow: None,
     }
+}
+
+fn cut(cut_by_packets: Cuts) -> Tally {
+    Tally {
+        cut_by_packets,
+        counted: Counted::default(),
+    }
+}
+
+/// Nothing was counted.
+fn nothing(_: &str, _: Color) -> Tally {
+    Tally::default()
 }
 
 fn board(names: &[&str]) -> Switchboard {
@@ -103,7 +124,7 @@ fn flip(board: &Switchboard, to: Color, now: Now) -> Switchboard {
     let mut next = board
         .changed(&order(&["web"], Some(to)), &Open, now)
         .expect("nothing stands in the way");
-    next.barrier_passed(now);
+    next.barrier_passed(now, nothing);
     next
 }
 
@@ -221,7 +242,7 @@ fn only_a_scan_that_began_after_the_barrier_ends_a_drain() {
         web.observe(&saw(START.boot_ms + 5, 0, 0), START.plus_ms(6))
             .is_empty()
     );
-    web.barrier_passed(barrier);
+    web.barrier_passed(barrier, nothing);
     assert!(
         web.observe(&saw(barrier.boot_ms - 1, 0, 0), START.plus_ms(30))
             .is_empty()
@@ -254,8 +275,8 @@ fn g10_a_deadline_does_not_lie_before_the_barrier() {
         .changed(&now_or_never, &Open, START)
         .expect("a flip");
     let barrier = START.plus_ms(20);
-    web.barrier_passed(barrier);
-    web.barrier_passed(barrier.plus_ms(500));
+    web.barrier_passed(barrier, nothing);
+    web.barrier_passed(barrier.plus_ms(500), nothing);
     let drain = web.services["web"].running_drain().expect("a drain runs");
     assert_eq!(drain.deadline, barrier, "of its own barrier");
 }
@@ -269,7 +290,6 @@ fn g10_a_drain_that_resets_tells_what_was_cut_of_its_own_color_since_it_began() 
     };
     let resets = DrainTerms {
         at_deadline: AtDeadline::Reset,
-        cut_before: PerColor::from_fn(|_| before),
         ..terms(30_000)
     };
     let order = Order {
@@ -279,10 +299,10 @@ fn g10_a_drain_that_resets_tells_what_was_cut_of_its_own_color_since_it_began() 
     let mut board = board(&["web"])
         .changed(&order, &Open, START)
         .expect("a flip");
-    board.barrier_passed(START);
+    board.barrier_passed(START, |_, _| cut(before));
     let deadline = START.plus_ms(30_000);
     let early = Saw {
-        cut_by_packets: before,
+        tally: cut(before),
         ..saw(deadline.boot_ms - 1, 5, 0)
     };
     assert_eq!(
@@ -291,11 +311,11 @@ fn g10_a_drain_that_resets_tells_what_was_cut_of_its_own_color_since_it_began() 
         "it began before the deadline, and has cut nothing"
     );
     let late = Saw {
-        cut_by_packets: Cuts {
+        tally: cut(Cuts {
             answered: 9,
             silent: 0,
             moved: 3,
-        },
+        }),
         cut_by_scan: Cuts {
             answered: 0,
             silent: 3,
@@ -309,7 +329,7 @@ fn g10_a_drain_that_resets_tells_what_was_cut_of_its_own_color_since_it_began() 
         "one scan may miss a flow that moves"
     );
     let again = Saw {
-        cut_by_packets: late.cut_by_packets,
+        tally: late.tally,
         ..saw(deadline.boot_ms + 50, 0, 0)
     };
     let ended = board.observe(&again, deadline.plus_ms(55));

@@ -109,7 +109,7 @@ fn take(board: &mut Switchboard, now: &mut Now, event: &Event) -> Result<(), Tes
                 *board = next;
             }
         }
-        Event::Barrier => board.barrier_passed(*now),
+        Event::Barrier => board.barrier_passed(*now, nothing),
         Event::Scan { age_ms, live } => {
             let began_boot_ms = now.boot_ms.saturating_sub(*age_ms);
             let scan = saw(began_boot_ms, live.blue, live.green);

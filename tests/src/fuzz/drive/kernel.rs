@@ -316,6 +316,8 @@ impl Kernel {
                 unpinned: sum.unpinned + cpu.unpinned_packets,
                 resets: sum.resets + cpu.reset_flows,
                 moved: sum.moved + cpu.moved_flows,
+                ended: sum.ended + cpu.ended_flows,
+                restored: sum.restored + cpu.restored_flows,
             })
         });
         let reasons = reasons.chunks(self.cpus).map(|cpus| cpus.iter().sum());

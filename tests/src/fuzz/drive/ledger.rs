@@ -78,6 +78,8 @@ impl Traffic {
         self.unpinned += other.unpinned;
         self.resets += other.resets;
         self.moved += other.moved;
+        self.ended += other.ended;
+        self.restored += other.restored;
     }
 
     fn since(&self, before: &Self) -> Self {
@@ -88,6 +90,8 @@ impl Traffic {
             unpinned: self.unpinned - before.unpinned,
             resets: self.resets - before.resets,
             moved: self.moved - before.moved,
+            ended: self.ended - before.ended,
+            restored: self.restored - before.restored,
         }
     }
 }

@@ -102,9 +102,10 @@ impl Model {
         if is_client && begins {
             if tuple.is_tcp() {
                 packet.note("tuple_reused");
+                packet.count_forgotten(&entry);
             } else {
                 packet.note("flow_moved");
-                if entry.state != State::Cut {
+                if entry.is_in_flight() {
                     packet.counters(&entry).moved += 1;
                 }
             }
@@ -128,7 +129,9 @@ impl Model {
             ..*entry
         };
         if entry.state != State::Cut {
-            packet.counters(entry).resets += 1;
+            if entry.is_in_flight() {
+                packet.counters(entry).resets += 1;
+            }
             if let Some((other_table, at, other)) = self.tables.other(tuple, entry) {
                 self.tables
                     .set(other_table, at, super::flow::shared(&other, &own));

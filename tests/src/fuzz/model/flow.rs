@@ -66,10 +66,12 @@ impl Model {
             Fate::Repeated => packet.note("syn_retransmit"),
             Fate::Anew => {
                 packet.note("tuple_reused");
+                packet.count_forgotten(&entry);
                 self.tables.forget(tuple, &entry);
                 return self.without_flow(packet, tuple, segment);
             }
             Fate::BegunAnew if !self.takes_fresh(&entry) => {
+                packet.count_forgotten(&entry);
                 self.tables.forget(tuple, &entry);
                 return Err(drop("reopened_on_old_color"));
             }
@@ -84,6 +86,7 @@ impl Model {
             ..shared(&entry, &after)
         };
         self.tables.set(table, *tuple, own);
+        packet.count_change(&entry, own.state);
         if !matches!(fate, Fate::Same | Fate::Repeated)
             && let Some((other_table, at, other)) = other
         {
@@ -120,8 +123,11 @@ impl Model {
         };
         let ring = &mut self.rings[usize::from(tuple.is_v6())];
         let established = is_new.then_some(client);
-        let notes = ring.sweep(&mut self.tables, established, &self.idle, packet.now);
+        let (notes, swept) = ring.sweep(&mut self.tables, established, &self.idle, packet.now);
         packet.notes.extend(notes);
+        for entry in &swept {
+            packet.count_forgotten(entry);
+        }
     }
 
     /// Moves a flow that seems over to the LRU.

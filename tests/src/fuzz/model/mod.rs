@@ -298,6 +298,31 @@ impl Packet<'_> {
         &mut self.counted[at].1
     }
 
+    /// Counts the end of a flow that is forgotten as it is, if it was in flight.
+    fn count_forgotten(&mut self, entry: &types::Entry) {
+        if entry.is_in_flight() && !entry.preview {
+            self.counters(entry).ended += 1;
+        }
+    }
+
+    /// Counts what a flow's new state means for what is in flight. Who refuses a packet in mid-stream ends
+    /// nothing: it never was in flight.
+    fn count_change(&mut self, before: &types::Entry, after: types::State) {
+        let after = types::Entry {
+            state: after,
+            ..*before
+        };
+        let never_was = |it: &types::Entry| it.unpinned && it.state == types::State::Refused;
+        if before.preview || never_was(before) || never_was(&after) {
+            return;
+        }
+        match (before.is_in_flight(), after.is_in_flight()) {
+            (true, false) => self.counters(before).ended += 1,
+            (false, true) if before.state.is_over() => self.counters(before).restored += 1,
+            _ => {}
+        }
+    }
+
     fn check_ttl(&self) -> Result<(), Ended> {
         if self.ip.ttl > 1 {
             Ok(())

@@ -57,15 +57,15 @@ impl Ring {
     }
 
     /// The hand moves on, for a flow that is established now (`new`), or for which there was no room.
-    /// `idle` is by service id.
+    /// `idle` is by service id. What is noted, and the flows that are forgotten.
     pub(super) fn sweep(
         &mut self,
         tables: &mut Tables,
         new: Option<Tuple>,
         idle: &[Idle],
         now: u32,
-    ) -> Vec<&'static str> {
-        let (mut notes, mut unplaced) = (Vec::new(), new);
+    ) -> (Vec<&'static str>, Vec<Entry>) {
+        let (mut notes, mut swept, mut unplaced) = (Vec::new(), Vec::new(), new);
         for _ in 0..STEPS {
             let slot = self.pass();
             let is_free = match slot.and_then(|it| Some((it, tables.get(Table::Established, &it)?)))
@@ -74,6 +74,7 @@ impl Ring {
                 Some((at, found)) if is_idle(tables, &at, &found, idle, now) => {
                     tables.forget(&at, &found);
                     notes.push("flow_swept");
+                    swept.push(found);
                     true
                 }
                 Some(_) => false,
@@ -85,7 +86,7 @@ impl Ring {
         if unplaced.is_some() {
             notes.push("sweep_full");
         }
-        notes
+        (notes, swept)
     }
 
     fn pass(&mut self) -> &mut Option<Tuple> {

@@ -145,6 +145,13 @@ impl Entry {
         }
     }
 
+    /// Whether a drain waits for the flow. A packet in mid-stream that nobody has answered is no flow yet.
+    #[must_use]
+    pub fn is_in_flight(&self) -> bool {
+        let is_stray = self.unpinned && self.state == State::Unanswered;
+        !self.state.is_over() && !is_stray
+    }
+
     /// Whether `other` is the same flow's entry of the other direction.
     #[must_use]
     pub fn belongs_to(&self, tuple: &Tuple, other: &Self) -> bool {
@@ -177,10 +184,14 @@ pub struct Traffic {
     pub new_flows: u64,
     /// Of these, in the middle of a stream.
     pub unpinned: u64,
-    /// Cut TCP flows whose packet was answered.
+    /// Cut TCP flows whose packet was answered, that were in flight.
     pub resets: u64,
-    /// Cut UDP flows that their client moved.
+    /// Cut UDP flows that their client moved, that were in flight.
     pub moved: u64,
+    /// Flows that were in flight and are over.
+    pub ended: u64,
+    /// Flows that seemed over and go on.
+    pub restored: u64,
 }
 
 /// What the rules say of a packet.
