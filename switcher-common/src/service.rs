@@ -6,7 +6,10 @@ use crate::{address::WideAddress, shared};
 
 /// One of the two versions of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "user",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
 #[cfg_attr(feature = "user", serde(rename_all = "lowercase"))]
 #[repr(u8)]
 pub enum Color {
@@ -53,7 +56,10 @@ impl Color {
 
 /// A pair of values, one for each color.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "user",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
 pub struct PerColor<T> {
     /// Blue's.
     pub blue: T,
@@ -89,7 +95,10 @@ impl<T> PerColor<T> {
 
 /// Transport protocols that a listener can have; the numbers are IANA's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "user",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
 #[cfg_attr(feature = "user", serde(rename_all = "lowercase"))]
 #[repr(u8)]
 pub enum Protocol {

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
 use super::types::{ApiError, ErrorCode};
 
 /// `GET /v1/explain?protocol=tcp&client=192.0.2.1:40000&vip=198.51.100.1:80`: a packet's 5-tuple.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainQuestion {
     /// TCP or UDP.
@@ -49,7 +50,7 @@ fn usage(message: String, next_step: &str) -> ApiError {
 }
 
 /// The answer to an [`ExplainQuestion`]: where such packets would go now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// As asked.
     pub protocol: Protocol,
@@ -70,7 +71,7 @@ pub struct Explanation {
 }
 
 /// A listener in [`Explanation`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedListener {
     /// Its service; `null` for one that is configured no more.
     pub service: Option<String>,
@@ -87,7 +88,7 @@ pub struct ExplainedListener {
 }
 
 /// A tracked flow in [`Explanation`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "facts that are independent of each other"
@@ -120,7 +121,7 @@ pub struct ExplainedFlow {
 }
 
 /// What would happen to a packet, in [`Explanation`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedWay {
     /// Forward, pass, answer or drop.
     pub outcome: Outcome,
@@ -139,7 +140,7 @@ pub struct ExplainedWay {
 }
 
 /// What would happen to a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It would be translated, and sent on as the routing tables say.
@@ -153,7 +154,7 @@ pub enum Outcome {
 }
 
 /// What decides on the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Why {
     /// The flow is pinned.
@@ -170,7 +171,7 @@ pub enum Why {
 }
 
 /// A backend chosen by hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedSelection {
     /// Hash of the 5-tuple, 16 hexadecimal digits.
     pub hash: String,
@@ -183,7 +184,7 @@ pub struct ExplainedSelection {
 }
 
 /// A backend that would be tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TriedBackend {
     /// Its endpoint.
     pub backend: SocketAddr,

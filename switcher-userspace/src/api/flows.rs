@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
@@ -11,7 +12,7 @@ use super::types::ApiError;
 pub const DEFAULT_FLOWS: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
 /// `GET /v1/flows/{service}?color=blue&limit=10`: which flows to list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowsRequest {
     /// Flows of this color alone; absent: of both.
@@ -32,7 +33,7 @@ impl FlowsRequest {
 
 /// A line of the answer. The list is not a picture of one moment: flows that begin, end or change tables
 /// meanwhile may be missing, or be there twice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FlowsLine {
     /// A flow.
@@ -52,7 +53,7 @@ pub enum FlowsLine {
 }
 
 /// A flow in [`FlowsLine`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowStatus {
     /// TCP or UDP.
     pub protocol: Protocol,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
 
@@ -14,7 +15,7 @@ use super::{
 pub const MAX_ENTRIES: usize = 1_000;
 
 /// One change. Requests that changed nothing leave none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryEntry {
     /// Grows by one with each entry, over restarts too.
     pub number: u64,
@@ -45,7 +46,7 @@ pub struct HistoryEntry {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// `flip`
@@ -108,7 +109,7 @@ impl What {
 }
 
 /// Who asked for a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Who {
     /// User id.
     pub uid: u32,
@@ -129,7 +130,7 @@ impl From<Peer> for Who {
 }
 
 /// Which entries, in the query of `GET /v1/history`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryQuery {
     /// Of this service.
@@ -141,7 +142,7 @@ pub struct HistoryQuery {
 }
 
 /// `GET /v1/history`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryReply {
     /// The newest first.
     pub entries: Vec<HistoryEntry>,

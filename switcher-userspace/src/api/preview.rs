@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
 use super::types::BackendStatus;
 
 /// `GET /v1/preview?service=web`: whose preview.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreviewQuery {
     /// The service. One without a preview listener is refused.
@@ -16,7 +17,7 @@ pub struct PreviewQuery {
 }
 
 /// `GET /v1/preview`: where the standby can be tried, and whether it could become active.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewReply {
     /// The service.
     pub service: String,
@@ -39,7 +40,7 @@ pub struct PreviewReply {
 }
 
 /// A listener with its backends of the standby, in [`PreviewReply`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewListener {
     /// Its name.
     pub name: String,
@@ -54,7 +55,7 @@ pub struct PreviewListener {
 }
 
 /// A backend in [`PreviewListener`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewBackend {
     /// As `GET /v1/status` shows it.
     #[serde(flatten)]
@@ -64,7 +65,7 @@ pub struct PreviewBackend {
 }
 
 /// The first listener that has too few eligible backends, in [`PreviewReply`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GateObstacle {
     /// The listener.
     pub listener: String,

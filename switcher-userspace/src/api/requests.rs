@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
 
@@ -23,9 +24,13 @@ pub struct Terms {
 }
 
 /// The body of one changing verb.
-pub trait Body: Serialize + for<'de> Deserialize<'de> + Clone + Into<ChangeRequest> + Send {
+pub trait Body:
+    Serialize + for<'de> Deserialize<'de> + JsonSchema + Clone + Into<ChangeRequest> + Send
+{
     /// The verb, which is also the last part of its path.
     const VERB: &'static str;
+    /// What it does.
+    const SUMMARY: &'static str;
 
     /// What it has in common with all others.
     fn terms(&self) -> Terms;
@@ -33,12 +38,12 @@ pub trait Body: Serialize + for<'de> Deserialize<'de> + Clone + Into<ChangeReque
 
 /// Defines the bodies, each with the fields of [`Terms`] and its own, and an enum of all of them.
 macro_rules! bodies {
-    ($($(#[$doc:meta])* $name:ident($variant:ident, $verb:literal) {
+    ($($(#[$doc:meta])* $name:ident($variant:ident, $verb:literal, $summary:literal) {
         $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
     })*) => {
         $(
             $(#[$doc])*
-            #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+            #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
             #[serde(deny_unknown_fields)]
             pub struct $name {
                 /// Services that are changed by one store.
@@ -63,6 +68,7 @@ macro_rules! bodies {
 
             impl Body for $name {
                 const VERB: &'static str = $verb;
+                const SUMMARY: &'static str = $summary;
 
                 fn terms(&self) -> Terms {
                     Terms {
@@ -113,7 +119,7 @@ macro_rules! bodies {
 
 bodies! {
     /// `POST /v1/flip`
-    FlipRequest(Flip, "flip") {
+    FlipRequest(Flip, "flip", "Makes the other color active, of several services by one store") {
         /// The new active color; absent: the standby of each service.
         #[serde(default)]
         to: Option<Color>,
@@ -135,7 +141,7 @@ bodies! {
         force: bool,
     }
     /// `POST /v1/rollback`
-    RollbackRequest(Rollback, "rollback") {
+    RollbackRequest(Rollback, "rollback", "Undoes the newest change of the active color") {
         /// Longest drain in milliseconds; absent: as configured.
         #[serde(default)]
         drain_timeout_ms: Option<u64>,
@@ -147,15 +153,15 @@ bodies! {
         force: bool,
     }
     /// `POST /v1/confirm`
-    ConfirmRequest(Confirm, "confirm") {
+    ConfirmRequest(Confirm, "confirm", "Lets a flip stand that waits for its confirmation, in all its services") {
     }
     /// `POST /v1/split`
-    SplitRequest(Split, "split") {
+    SplitRequest(Split, "split", "Gives the standby a share of the clients") {
         /// Share of the clients, in percent, whose fresh flows go to the standby.
         standby_percent: u8,
     }
     /// `POST /v1/promote`
-    PromoteRequest(Promote, "promote") {
+    PromoteRequest(Promote, "promote", "Makes the standby active that has a share of the clients") {
         /// Longest drain in milliseconds; absent: as configured.
         #[serde(default)]
         drain_timeout_ms: Option<u64>,
@@ -167,7 +173,7 @@ bodies! {
         force: bool,
     }
     /// `POST /v1/abort`
-    AbortRequest(Abort, "abort") {
+    AbortRequest(Abort, "abort", "Ends the standby's share, and drains it") {
         /// Longest drain of the standby in milliseconds; absent: as configured.
         #[serde(default)]
         drain_timeout_ms: Option<u64>,
@@ -176,7 +182,7 @@ bodies! {
         at_deadline: Option<AtDeadline>,
     }
     /// `POST /v1/pause`
-    PauseRequest(Pause, "pause") {
+    PauseRequest(Pause, "pause", "Holds fresh flows for a time") {
         /// One listener of the one service alone; absent: all.
         #[serde(default)]
         listener: Option<String>,
@@ -188,23 +194,23 @@ bodies! {
         hard: bool,
     }
     /// `POST /v1/resume`
-    ResumeRequest(Resume, "resume") {
+    ResumeRequest(Resume, "resume", "Ends a pause") {
         /// One listener of the one service alone; absent: all.
         #[serde(default)]
         listener: Option<String>,
     }
     /// `POST /v1/extend-drain`
-    ExtendDrainRequest(ExtendDrain, "extend-drain") {
+    ExtendDrainRequest(ExtendDrain, "extend-drain", "Moves the running drain's deadline away") {
         /// By so many milliseconds.
         by_ms: u64,
     }
     /// `POST /v1/finish-drain`
-    FinishDrainRequest(FinishDrain, "finish-drain") {
+    FinishDrainRequest(FinishDrain, "finish-drain", "Makes the running drain's deadline now") {
         /// What happens to the flows that are left.
         at_deadline: AtDeadline,
     }
     /// `POST /v1/drain-backend`
-    DrainBackendRequest(DrainBackend, "drain-backend") {
+    DrainBackendRequest(DrainBackend, "drain-backend", "Gives a backend no fresh flows") {
         /// Address and port, as configured.
         backend: Endpoint,
         /// Also when the active color cannot serve without it (G6).
@@ -212,14 +218,14 @@ bodies! {
         force: bool,
     }
     /// `POST /v1/resume-backend`
-    ResumeBackendRequest(ResumeBackend, "resume-backend") {
+    ResumeBackendRequest(ResumeBackend, "resume-backend", "Gives a backend fresh flows again") {
         /// Address and port, as configured.
         backend: Endpoint,
     }
 }
 
 /// The body of `POST /v1/apply`: another configuration, as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
     /// Text of the configuration file.
@@ -241,10 +247,13 @@ pub struct ApplyRequest {
 impl ApplyRequest {
     /// The verb, which is also the last part of its path.
     pub const VERB: &'static str = "apply";
+    /// What it does.
+    pub const SUMMARY: &'static str =
+        "Makes another configuration the running one, as a whole or not at all";
 }
 
 /// A backend as a request names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// The color that it serves.

@@ -1,4 +1,4 @@
-//! The routes: each reads its request, asks [`Control`], writes the answer.
+//! The handlers: each reads its request, asks [`Control`], writes the answer.
 
 use std::{collections::BTreeMap, convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -14,7 +14,6 @@ use axum::{
         header::{CONNECTION, CONTENT_TYPE},
     },
     response::Response,
-    routing::{get, post},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,20 +24,12 @@ use tokio::{
 
 use super::{
     ANSWER_DEADLINE, Control, MAX_APPLY_BYTES, MAX_REQUEST_BYTES, Peer, check,
-    events::events,
     explain::ExplainQuestion,
-    flow_list::flows,
     history::HistoryQuery,
     preview::PreviewQuery,
-    requests::{
-        self, AbortRequest, ApplyRequest, ChangeRequest, ConfirmRequest, DrainBackendRequest,
-        ExtendDrainRequest, FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest,
-        ResumeBackendRequest, ResumeRequest, RollbackRequest, SplitRequest,
-    },
+    requests::{self, ApplyRequest, ChangeRequest},
     stop::Stop,
-    stream::trace,
     types::{ApiError, ChangeFailure, ChangeReply, DrainReply, ErrorCode, Failure},
-    watch::watch_status,
 };
 
 /// Longest time for a request's body to arrive.
@@ -114,46 +105,6 @@ type Server<C> = State<Arc<Shared<C>>>;
 /// The service in a path; not a name when its escapes are no UTF-8.
 pub(super) type Service = Result<Path<String>, PathRejection>;
 
-pub(super) fn router<C: Control>(shared: Shared<C>) -> Router {
-    Router::new()
-        .route("/v1/version", get(version::<C>))
-        .route("/v1/status", get(status::<C>))
-        .route("/v1/status/watch", get(watch_status::<C>))
-        .route("/v1/explain", get(explain::<C>))
-        .route("/v1/trace", get(trace::<C>))
-        .route("/v1/flows/{service}", get(flows::<C>))
-        .route("/v1/preview", get(preview::<C>))
-        .route("/v1/history", get(history::<C>))
-        .route("/v1/events", get(events::<C>))
-        .merge(changes::<C>())
-        .route("/v1/apply", post(apply::<C>))
-        .route("/v1/drain/{service}", get(drain::<C>))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(Arc::new(shared))
-}
-
-/// A route for each changing verb.
-fn changes<C: Control>() -> Router<Arc<Shared<C>>> {
-    fn verb<C: Control, B: requests::Body + 'static>(
-        routes: Router<Arc<Shared<C>>>,
-    ) -> Router<Arc<Shared<C>>> {
-        routes.route(&format!("/v1/{}", B::VERB), post(change::<C, B>))
-    }
-    let routes = verb::<C, FlipRequest>(Router::new());
-    let routes = verb::<C, RollbackRequest>(routes);
-    let routes = verb::<C, ConfirmRequest>(routes);
-    let routes = verb::<C, SplitRequest>(routes);
-    let routes = verb::<C, PromoteRequest>(routes);
-    let routes = verb::<C, AbortRequest>(routes);
-    let routes = verb::<C, PauseRequest>(routes);
-    let routes = verb::<C, ResumeRequest>(routes);
-    let routes = verb::<C, ExtendDrainRequest>(routes);
-    let routes = verb::<C, FinishDrainRequest>(routes);
-    let routes = verb::<C, DrainBackendRequest>(routes);
-    verb::<C, ResumeBackendRequest>(routes)
-}
-
 /// Answers everything with a refusal because `limit` connections are open.
 pub(super) fn refusing(limit: usize) -> Router {
     Router::new().fallback(move || async move {
@@ -168,15 +119,15 @@ pub(super) fn refusing(limit: usize) -> Router {
     })
 }
 
-async fn version<C: Control>(State(server): Server<C>) -> Response {
+pub(super) async fn version<C: Control>(State(server): Server<C>) -> Response {
     json(StatusCode::OK, &server.control.version())
 }
 
-async fn status<C: Control>(State(server): Server<C>) -> Response {
+pub(super) async fn status<C: Control>(State(server): Server<C>) -> Response {
     answer(bounded(server.control.status()).await)
 }
 
-async fn drain<C: Control>(State(server): Server<C>, service: Service) -> Response {
+pub(super) async fn drain<C: Control>(State(server): Server<C>, service: Service) -> Response {
     let found = match name(service) {
         Ok(service) => bounded(server.control.drain(&service)).await,
         Err(error) => Err(error),
@@ -184,7 +135,7 @@ async fn drain<C: Control>(State(server): Server<C>, service: Service) -> Respon
     answer(found.map(|drain| DrainReply { drain }))
 }
 
-async fn explain<C: Control>(
+pub(super) async fn explain<C: Control>(
     State(server): Server<C>,
     question: Result<Query<ExplainQuestion>, QueryRejection>,
 ) -> Response {
@@ -195,7 +146,7 @@ async fn explain<C: Control>(
     answer(explained)
 }
 
-async fn preview<C: Control>(
+pub(super) async fn preview<C: Control>(
     State(server): Server<C>,
     question: Result<Query<PreviewQuery>, QueryRejection>,
 ) -> Response {
@@ -206,14 +157,14 @@ async fn preview<C: Control>(
     answer(found)
 }
 
-async fn history<C: Control>(
+pub(super) async fn history<C: Control>(
     State(server): Server<C>,
     question: Result<Query<HistoryQuery>, QueryRejection>,
 ) -> Response {
     answer(query(question).and_then(|question| server.control.history(&question)))
 }
 
-async fn change<C: Control, B: requests::Body + 'static>(
+pub(super) async fn change<C: Control, B: requests::Body + 'static>(
     State(server): Server<C>,
     Extension(peer): Extension<Peer>,
     body: Body,
@@ -232,7 +183,7 @@ async fn change<C: Control, B: requests::Body + 'static>(
 }
 
 /// Makes another configuration the running one.
-async fn apply<C: Control>(
+pub(super) async fn apply<C: Control>(
     State(server): Server<C>,
     Extension(peer): Extension<Peer>,
     body: Body,
@@ -356,15 +307,15 @@ async fn read_change<B: DeserializeOwned>(
     serde_json::from_slice(&body).map_err(|error| refused(error.to_string()))
 }
 
-async fn unknown_route(uri: Uri) -> Response {
+pub(super) async fn unknown_route(uri: Uri) -> Response {
     answer::<()>(Err(ApiError::new(
         ErrorCode::NotFound,
         format!("there is no route {}", uri.path()),
-        "read with /v1/version, /v1/status, /v1/status/watch, /v1/explain, /v1/trace, /v1/flows/SERVICE, /v1/preview, /v1/history, /v1/events or /v1/drain/SERVICE; change with /v1/VERB",
+        "`/v1/openapi.json` lists all routes: most are /v1/VERB, with GET to read and POST to change",
     )))
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
     let error = ApiError::new(
         ErrorCode::Usage,
         format!("the route {} does not take the method {method}", uri.path()),
@@ -419,7 +370,7 @@ fn http_status(code: ErrorCode) -> StatusCode {
     StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(mut body) => {
             body.push(b'\n');

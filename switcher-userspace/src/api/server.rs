@@ -18,6 +18,7 @@ use tokio::{
 pub use super::socket::ApiSocket;
 use super::{
     Control, Peer,
+    router::router,
     routes::{self, Shared},
     stall::StallGuard,
     stop::{self, Stop},
@@ -49,7 +50,7 @@ pub async fn serve<C: Control>(
     let (stopper, stop) = stop::pair();
     let (changes, mut running_changes) = mpsc::channel::<Infallible>(1);
     let acceptor = Acceptor {
-        router: routes::router(Shared::new(control, stop.clone(), changes)),
+        router: router(Shared::new(control, stop.clone(), changes)),
         slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         refusing: routes::refusing(MAX_CONNECTIONS),
         refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),

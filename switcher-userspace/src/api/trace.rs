@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::Color;
 use tokio::sync::{Notify, mpsc};
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use super::types::{ApiError, ErrorCode};
 
 /// `GET /v1/trace?client=192.0.2.1&service=web`: which packets to tell of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// Packets from and to this address, those that are not ours too; absent: of all that are ours.
@@ -41,7 +42,7 @@ impl TraceRequest {
 }
 
 /// A line of the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TraceLine {
     /// Packets are being traced: the first line, and again when there was nothing else to tell.
@@ -57,7 +58,7 @@ pub enum TraceLine {
 }
 
 /// What was decided about a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// When, in microseconds.
     pub seen_at: String,
@@ -94,7 +95,7 @@ pub struct Decision {
 }
 
 /// A flow in [`Decision`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DecisionFlow {
     /// The packet began it.
     pub is_new: bool,

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, PerColor, Protocol};
 
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// What an answer that is not a success says. Serialized as `error` of every failed answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
     /// Class of the failure; decides the CLI's exit code and the HTTP status.
@@ -25,7 +26,7 @@ pub struct ApiError {
 }
 
 /// Classes of failure; each is one exit code of the CLI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// 1: a defect or an unforeseen state of the system.
@@ -100,7 +101,7 @@ impl ErrorCode {
 }
 
 /// The answer to a changing verb.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeReply {
     /// Whether anything changed; `false` when it was already so, or on a dry run.
     pub changed: bool,
@@ -128,7 +129,7 @@ pub struct ChangeReply {
 
 /// The answer to a changing verb that failed where the node's state may not be known: before the
 /// agent read the request, or because no agent answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeFailure {
     /// `false`; `null` when nobody knows (the request was sent, no answer came).
     #[serde(default = "unchanged")]
@@ -162,14 +163,14 @@ impl From<ApiError> for ChangeFailure {
 }
 
 /// The answer to any other request that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// Why.
     pub error: ApiError,
 }
 
 /// `GET /v1/version`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionReply {
     /// Version of the agent.
     pub agent: String,
@@ -178,7 +179,7 @@ pub struct VersionReply {
 }
 
 /// `GET /v1/status`, and each line of `GET /v1/status/watch?services=web,api`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusReply {
     /// The agent.
     pub agent: AgentStatus,
@@ -197,7 +198,7 @@ pub struct StatusReply {
 }
 
 /// The agent's part of [`StatusReply`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentStatus {
     /// Its version.
     pub version: String,
@@ -210,7 +211,7 @@ pub struct AgentStatus {
 }
 
 /// A service in [`StatusReply`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
@@ -247,7 +248,7 @@ pub struct ServiceStatus {
 }
 
 /// How an active color came to be so, in [`ServiceStatus`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewestChange {
     /// By what.
     pub by: Origin,
@@ -258,7 +259,7 @@ pub struct NewestChange {
 }
 
 /// A pause in [`ServiceStatus`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PauseStatus {
     /// The listener; `null`: all of the service.
     pub listener: Option<String>,
@@ -269,7 +270,7 @@ pub struct PauseStatus {
 }
 
 /// Traffic of one color of a service, both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrafficCount {
     /// Packets that were rewritten.
     pub packets: u64,
@@ -282,7 +283,7 @@ pub struct TrafficCount {
 }
 
 /// A listener in [`ServiceStatus`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
@@ -299,7 +300,7 @@ pub struct ListenerStatus {
 }
 
 /// A backend in [`ListenerStatus`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendStatus {
     /// Its address.
     pub address: IpAddr,
@@ -314,7 +315,7 @@ pub struct BackendStatus {
 }
 
 /// Health of a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// Not checked, or not yet.
@@ -327,7 +328,7 @@ pub enum Health {
 }
 
 /// An interface in [`StatusReply`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -340,7 +341,7 @@ pub struct InterfaceStatus {
 }
 
 /// Packets with one verdict and reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerdictCount {
     /// What happened: `tx`, `redirect`, `pass`, `drop`, or `note` for what was counted beside a verdict.
     pub verdict: String,
@@ -352,7 +353,7 @@ pub struct VerdictCount {
 
 /// Frames that were lost after a program's verdict, since the data path was loaded. The kernel tells
 /// of the XDP programs of the whole node, in all network namespaces, not of the switcher's alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SendErrorStatus {
     /// Redirects that the kernel refused: the interface is gone or down, takes no redirected frames,
     /// or the frame is too large for it.
@@ -364,7 +365,7 @@ pub struct SendErrorStatus {
 }
 
 /// Flow tables at the newest scan, both families together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TableStatus {
     /// Entries of the established tables; a flow has two.
     pub established_entries: u64,
@@ -381,14 +382,14 @@ pub struct TableStatus {
 }
 
 /// `GET /v1/drain/{service}`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DrainReply {
     /// The drain that runs, or the newest one that ended; `null`: none ran yet.
     pub drain: Option<DrainStatus>,
 }
 
 /// A drain: in [`ServiceStatus`] and [`DrainReply`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DrainStatus {
     /// The service.
     pub service: String,
@@ -443,7 +444,7 @@ pub struct DrainStatus {
 }
 
 /// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainEnd {
     /// A full scan found no live flow of the color.

@@ -9,6 +9,7 @@ use axum::{
     response::Response,
 };
 use futures_util::stream;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -23,16 +24,16 @@ use super::{
 };
 
 /// `?services=web,api`: no name has a comma.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
-    /// Absent: all.
+pub(super) struct StatusQuery {
+    /// Names of services, with commas between; absent: all.
     services: Option<String>,
 }
 
 pub(super) async fn watch_status<C: Control>(
     State(server): State<Arc<Shared<C>>>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Response {
     let watcher = match watcher(&server, asked) {
         Ok(watcher) => watcher,
@@ -48,7 +49,7 @@ pub(super) async fn watch_status<C: Control>(
 
 fn watcher<C: Control>(
     server: &Shared<C>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Result<Watcher, ApiError> {
     let services: Option<Vec<String>> = query(asked)?
         .services

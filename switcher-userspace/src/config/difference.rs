@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
@@ -10,7 +11,7 @@ use crate::switching::AtDeadline;
 
 /// All that differs between two configurations, but for what cannot change while the data path is
 /// loaded ([`super::fixed`]).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     /// `limits.inserts_per_second` of `[agent]`, where it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -20,7 +21,7 @@ pub struct Difference {
 }
 
 /// A value that differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed<T> {
     /// As it was.
     pub from: T,
@@ -29,7 +30,7 @@ pub struct Changed<T> {
 }
 
 /// How a part differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// It was not there.
@@ -41,7 +42,7 @@ pub enum Kind {
 }
 
 /// A service in [`Difference`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceDifference {
     /// Its name.
     pub name: String,
@@ -55,7 +56,7 @@ pub struct ServiceDifference {
 }
 
 /// A listener in [`ServiceDifference`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerDifference {
     /// Its name.
     pub name: String,
@@ -72,7 +73,7 @@ pub struct ListenerDifference {
 }
 
 /// Where a listener listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Place {
     /// The virtual address.
     pub vip: IpAddr,
@@ -85,7 +86,7 @@ pub struct Place {
 }
 
 /// A backend in [`ListenerDifference`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendDifference {
     /// The color that it serves.
     pub color: Color,
@@ -106,7 +107,7 @@ pub struct BackendDifference {
 macro_rules! service_options {
     ($($(#[$doc:meta])* $field:ident: $type:ty = $value:expr;)*) => {
         /// Values of a service that differ; durations in milliseconds. Absent: as it was.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct ServiceOptions {
             $(
                 $(#[$doc])*

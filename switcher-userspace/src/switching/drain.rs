@@ -12,7 +12,9 @@ const EMPTY_SCANS: u32 = 2;
 const CUTTING_SCANS: u32 = 2;
 
 /// What happens at a drain's deadline to the flows that are left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum AtDeadline {
     /// They live on, and are reported as left.

@@ -12,7 +12,7 @@ use switcher_userspace::api::{
 
 use crate::{command::run, fake::Served, http::request};
 
-fn flow(port: u16) -> FlowStatus {
+pub(crate) fn flow(port: u16) -> FlowStatus {
     FlowStatus {
         protocol: Protocol::Tcp,
         client: ([192, 0, 2, 1], port).into(),

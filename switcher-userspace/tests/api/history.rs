@@ -16,7 +16,7 @@ use switcher_userspace::api::{
 
 use crate::{fake::Served, http::request};
 
-fn entry(number: u64) -> HistoryEntry {
+pub(crate) fn entry(number: u64) -> HistoryEntry {
     HistoryEntry {
         number,
         at: "2026-01-01T00:00:00Z".to_owned(),

@@ -11,6 +11,7 @@ mod flows;
 mod history;
 mod hostile;
 mod http;
+mod openapi;
 mod preview;
 mod routes;
 mod socket;

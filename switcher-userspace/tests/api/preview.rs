@@ -24,7 +24,7 @@ fn backend(last: u8, drained: bool) -> PreviewBackend {
     }
 }
 
-fn preview() -> PreviewReply {
+pub(crate) fn preview() -> PreviewReply {
     let listener = |name: &str, port, backends| PreviewListener {
         name: name.to_owned(),
         vip: "2001:db8::1".parse().unwrap(),
