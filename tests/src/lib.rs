@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod fuzz;
 pub mod lab;
 pub mod node;
+pub mod steps;
 pub mod traffic;
 
 /// Leaves the calling test with a line `SKIPPED <test>: <reason>` where no lab can be built.

@@ -10,6 +10,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +27,7 @@ pub use self::{
 };
 use crate::{
     lab::{Lab, LabChild},
+    steps::Watch,
     traffic::Flip,
 };
 
@@ -63,6 +65,8 @@ pub struct Node<'lab> {
     agent: Option<LabChild>,
     /// Of the agent; `None` is root with all of them.
     capabilities: Option<CapabilitySet>,
+    /// Of the agent's steps.
+    watch: Option<Arc<Watch>>,
 }
 
 impl<'lab> Node<'lab> {
@@ -84,6 +88,7 @@ impl<'lab> Node<'lab> {
             config,
             agent: None,
             capabilities: None,
+            watch: None,
         })
     }
 
@@ -92,6 +97,11 @@ impl<'lab> Node<'lab> {
         rights::give(self.lab.dir())?;
         self.capabilities = Some(capabilities);
         Ok(())
+    }
+
+    /// Agents that are started from now on are watched.
+    pub fn watch(&mut self, watch: Arc<Watch>) {
+        self.watch = Some(watch);
     }
 
     /// The process id of the agent.
@@ -170,8 +180,18 @@ impl<'lab> Node<'lab> {
         command.stderr(log);
         // A Ctrl-C is the harness's to handle.
         command.process_group(0);
-        self.agent = Some(self.lab.node().start_child(command)?);
+        let watch = self.watch.clone();
+        self.agent = Some(self.started(command, watch.as_ref())?);
         Ok(())
+    }
+
+    fn started(&self, mut command: Command, watch: Option<&Arc<Watch>>) -> Result<LabChild> {
+        let supervisor = watch.map(|watch| watch.over(&mut command)).transpose()?;
+        let child = self.lab.node().start_child(command)?;
+        if let Some(supervisor) = supervisor {
+            supervisor.start(child.id())?;
+        }
+        Ok(child)
     }
 
     /// Runs `switcher agent --config CONFIG`, which is expected to end by itself, as root or as an
@@ -208,10 +228,19 @@ impl<'lab> Node<'lab> {
 
     /// Starts the CLI with `--json` beside the caller; [`Node::end_of`] waits for it.
     pub fn start_cli(&self, arguments: &[&str]) -> Result<LabChild> {
+        self.start_watched_cli(arguments, None)
+    }
+
+    /// As [`Node::start_cli`], with a watch over its steps.
+    pub fn start_watched_cli(
+        &self,
+        arguments: &[&str],
+        watch: Option<&Arc<Watch>>,
+    ) -> Result<LabChild> {
         let mut command = self.command();
         command.arg("--json").arg("--socket").arg(self.socket());
         command.args(arguments);
-        self.piped(command)
+        self.piped(command, watch)
     }
 
     /// Waits for the end of a command that was started with pipes.
@@ -228,13 +257,13 @@ impl<'lab> Node<'lab> {
     }
 
     fn ends(&self, command: Command) -> Result<Ended> {
-        self.end_of(self.piped(command)?)
+        self.end_of(self.piped(command, None)?)
     }
 
-    fn piped(&self, mut command: Command) -> Result<LabChild> {
+    fn piped(&self, mut command: Command, watch: Option<&Arc<Watch>>) -> Result<LabChild> {
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.lab.node().start_child(command)
+        self.started(command, watch)
     }
 
     /// A copy of the command where everybody can reach it.

@@ -21,6 +21,8 @@ pub(super) struct Kernel {
     pub(super) generation: u64,
     /// Services that the maps hold.
     pub(super) services: BTreeMap<String, ServiceSwitch>,
+    /// Services as an agent left them that died before the disk had its newest changes.
+    pub(super) unsaved: BTreeMap<String, Service>,
 }
 
 /// The switch state to start with, for the configured services.
@@ -42,9 +44,10 @@ pub(super) fn board(
     for service in &config.services {
         let from_file = on_disk.and_then(|disk| disk.services.get(&service.name));
         let state = match (kernel.services.get(&service.name), from_file) {
-            (Some(kernel), file) => {
+            (Some(switch), file) => {
                 let file = file.filter(|_| same_boot);
-                adopted(kernel, file, now, service)
+                let unsaved = kernel.unsaved.get(&service.name);
+                adopted(switch, [file, unsaved], now, service)
             }
             (None, Some(file)) => after_reboot(file, now),
             (None, None) => Service::new(service.initial_active),
@@ -75,38 +78,50 @@ pub(super) fn configured_only(mut state: Service, config: &ServiceConfig) -> Ser
     state
 }
 
-/// A service that the kernel switches now. Its drain is the file's, if the file saw the newest flip.
+/// A service that the kernel switches now. Its terms are those of whoever saw the newest change: the `file`,
+/// or what the agent before left in the kernel.
 fn adopted(
     kernel: &ServiceSwitch,
-    file: Option<&Service>,
+    [file, unsaved]: [Option<&Service>; 2],
     now: Now,
     config: &ServiceConfig,
 ) -> Service {
     let active = Color::from_bit(kernel.active);
-    let base = Color::from_bit(kernel.base);
-    let known = file.filter(|file| file.generation == kernel.generation && file.active == active);
+    let saw_newest = |it: &&Service| it.generation == kernel.generation && it.active == active;
+    let drained_backends = file
+        .map(|file| file.drained_backends.clone())
+        .unwrap_or_default();
+    if let Some(known) = file.filter(saw_newest).or(unsaved.filter(saw_newest)) {
+        let is_draining = known.running_drain().is_some();
+        return Service {
+            // A drain that ended in the kernel alone ends once more.
+            base: if is_draining { known.base } else { active },
+            split_percent: kernel.split_percent,
+            drained_backends,
+            ..known.clone()
+        };
+    }
+    // Nobody saw it, as when the file is gone or old. The newest change, such as a split, may have begun no
+    // drain; otherwise the drain begins anew.
     let drain_of = |file: &Service| file.drain.as_ref().map_or(0, |drain| drain.generation);
-    // The newest change, a split or a pause that the disk may not have seen, began no drain.
     let drained =
         file.filter(|file| file.active == active && drain_of(file) == kernel.drain_generation);
-    let drain = match known.or(drained) {
+    let drain = match drained {
         Some(file) => file.drain.clone(),
-        // The agent died between the flip and the disk: the drain begins anew.
         None if kernel.generation > 0 => {
             let terms = DrainTerms {
                 timeout_ms: config.drain_timeout.as_millis(),
                 at_deadline: config.at_deadline,
             };
-            let color = active.other();
             let generation = match kernel.drain_generation {
                 0 => kernel.generation,
                 generation => generation,
             };
-            Some(Drain::begin(color, generation, now, terms))
+            Some(Drain::begin(active.other(), generation, now, terms))
         }
         None => None,
     };
-    let running = drain.as_ref().is_some_and(|drain| drain.ended.is_none());
+    let is_draining = drain.as_ref().is_some_and(|drain| drain.ended.is_none());
     let unseen = file.filter(|file| file.active != active).map(|_| Newest {
         origin: Origin::Flip,
         from: active.other(),
@@ -114,15 +129,17 @@ fn adopted(
     });
     Service {
         active,
-        base: if running { base } else { active },
+        base: if is_draining {
+            Color::from_bit(kernel.base)
+        } else {
+            active
+        },
         generation: kernel.generation,
         newest: unseen.or(file.and_then(|file| file.newest)),
-        confirm: known.and_then(|file| file.confirm),
+        confirm: None,
         split_percent: kernel.split_percent,
-        pauses: known.map(|file| file.pauses.clone()).unwrap_or_default(),
-        drained_backends: file
-            .map(|file| file.drained_backends.clone())
-            .unwrap_or_default(),
+        pauses: Vec::new(),
+        drained_backends,
         drain,
     }
 }
@@ -201,6 +218,7 @@ mod tests {
         Kernel {
             generation,
             services: [("web".to_owned(), switch)].into(),
+            unsaved: BTreeMap::new(),
         }
     }
 
@@ -295,6 +313,40 @@ mod tests {
         let board = board(&config(), &kernel, Some(&file), "boot", NOW);
         let drain = board.services["web"].running_drain().expect("a drain");
         assert_eq!((drain.color, drain.generation), (Color::Blue, 6));
+    }
+
+    #[test]
+    fn what_an_agent_left_in_the_kernel_counts_while_the_disk_does_not_know_better() {
+        let unsaved = Service {
+            confirm: Some(Confirm {
+                deadline: NOW.plus_ms(700),
+                flip: 4,
+            }),
+            ..draining(Color::Green, 4)
+        };
+        let kernel = Kernel {
+            unsaved: [("web".to_owned(), unsaved.clone())].into(),
+            ..kernel(4, Color::Green, Color::Blue)
+        };
+        let older = state("boot", Service::new(Color::Blue));
+        let later = NOW.plus_ms(10_000);
+        let adopted = board(&config(), &kernel, Some(&older), "boot", later);
+        assert_eq!(adopted.services["web"], unsaved);
+        let confirmed = Service {
+            confirm: None,
+            ..unsaved
+        };
+        let file = state("boot", confirmed.clone());
+        let adopted = board(&config(), &kernel, Some(&file), "boot", later);
+        assert_eq!(adopted.services["web"], confirmed);
+    }
+
+    #[test]
+    fn a_drain_whose_end_only_the_kernel_saw_goes_on_as_it_was() {
+        let file = state("boot", draining(Color::Green, 4));
+        let kernel = kernel(4, Color::Green, Color::Green);
+        let adopted = board(&config(), &kernel, Some(&file), "boot", NOW);
+        assert_eq!(adopted.services["web"], draining(Color::Green, 4));
     }
 
     #[test]

@@ -9,6 +9,11 @@ use std::{
 
 /// Replaces `dir/name`; durable on return.
 pub(super) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    if cfg!(mutant = "written-in-place") {
+        let mut file = File::create(dir.join(name))?;
+        file.write_all(content)?;
+        return file.sync_all();
+    }
     let temporary = dir.join(format!("{name}.new"));
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;

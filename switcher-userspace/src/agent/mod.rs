@@ -24,6 +24,7 @@ mod start;
 mod state_file;
 mod statuses;
 mod trace;
+mod unsaved;
 mod view;
 mod writer;
 

@@ -24,6 +24,7 @@ use super::{
     interfaces,
     resetter::Resetter,
     state_file::StateFile,
+    unsaved,
     view::View,
     writer::{Files, Log, Writer},
 };
@@ -121,6 +122,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         started_at: SystemTime::now(),
         adopted,
     }));
+    let saved = ready.board.generation;
     let core = Core {
         config,
         path,
@@ -134,6 +136,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         view,
         unanswered: VecDeque::new(),
         written: 0,
+        saved,
         is_unsaved: false,
         next_entry: history.next_number(),
         history: history.clone(),
@@ -298,6 +301,7 @@ fn kernel_state(path: &DataPath) -> Result<Kernel, DataPathError> {
             .into_iter()
             .filter_map(|(id, name)| Some((name, state(id)?)))
             .collect(),
+        unsaved: unsaved::decode(&path.kept_with_switch()?),
     })
 }
 

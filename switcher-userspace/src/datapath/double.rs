@@ -103,6 +103,11 @@ impl<V: Pod + aya::Pod> Doubled<V> {
         Ok(doubled)
     }
 
+    /// Number of the inner map that is not in the slot, 0 or 1.
+    pub(super) const fn spare(&self) -> usize {
+        1 - self.current
+    }
+
     /// Reads all of the current state.
     pub(super) fn read(&self) -> Result<Vec<V>, DataPathError> {
         let inner = &self.inner[self.current];

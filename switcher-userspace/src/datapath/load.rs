@@ -14,6 +14,7 @@ use super::{
     error::{Attempt as _, DataPathError},
     node_addresses,
     pins::PinDir,
+    unsaved,
 };
 use crate::config::Limits;
 
@@ -253,6 +254,8 @@ fn pin_new_maps(pins: &PinDir, ebpf: &mut Ebpf, limits: &Limits) -> Result<(), D
         limits.services + 1,
         0,
     )?;
+    let (pieces, size) = unsaved::shape(limits);
+    create_array(pins, unsaved::NAME, size, pieces, 0)?;
     create_array(pins, "META", bpf::size_u32::<Meta>(), 1, 0)?;
     let mut meta: Array<MapData, Meta> = pins.open_staged("META")?;
     meta.set(0, Meta::new(limits), 0)

@@ -24,6 +24,7 @@ mod scan;
 mod send_errors;
 mod tables;
 mod tracer;
+mod unsaved;
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
@@ -47,10 +48,12 @@ pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use scan::{CutCount, Scan, Scanner};
 pub use tracer::{LiveTracer, Tracer};
+#[cfg(test)]
+pub(crate) use unsaved::KEPT_BYTES_PER_SERVICE;
 
 use self::{
     double::Doubled, interfaces::InterfaceTable, load::Meta, node_addresses::NodeAddresses,
-    pins::PinDir, tables::Tables,
+    pins::PinDir, tables::Tables, unsaved::Unsaved,
 };
 use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};
 
@@ -73,6 +76,9 @@ pub struct DataPath {
     ebpf: Ebpf,
     limits: Limits,
     switch: Doubled<ServiceSwitch>,
+    unsaved: Unsaved,
+    /// What the next store keeps.
+    to_keep: Vec<u8>,
     tables: Tables,
     interfaces: InterfaceTable,
     addresses: NodeAddresses,
@@ -96,6 +102,8 @@ impl DataPath {
         tables.set_rates(config.limits.inserts_per_second)?;
         Ok(Self {
             switch: Doubled::switch(&pins)?,
+            unsaved: Unsaved::open(&pins)?,
+            to_keep: Vec::new(),
             tables,
             interfaces: InterfaceTable::open(&pins)?,
             addresses: NodeAddresses::open(&pins)?,
@@ -180,7 +188,25 @@ impl DataPath {
 
     /// The first half of [`Self::switch`]: writes the states where no packet looks.
     pub fn prepare_switch(&mut self, states: &[ServiceSwitch]) -> Result<(), DataPathError> {
+        self.unsaved.write(self.switch.spare(), &self.to_keep)?;
         self.switch.prepare(states)
+    }
+
+    /// Has each [`Self::switch`] from now on keep `bytes` with the state, for an agent that comes after this
+    /// one and finds that the disk does not know the state.
+    pub fn keep_with_switch(&mut self, bytes: Vec<u8>) {
+        self.to_keep = bytes;
+    }
+
+    /// What is kept with the state that packets see; empty: nothing.
+    pub fn kept_with_switch(&self) -> Result<Vec<u8>, DataPathError> {
+        self.unsaved.read(1 - self.switch.spare())
+    }
+
+    /// Forgets what is kept with the state that packets see, and keeps nothing from now on.
+    pub fn forget_kept(&mut self) -> Result<(), DataPathError> {
+        self.to_keep.clear();
+        self.unsaved.write(1 - self.switch.spare(), &[])
     }
 
     /// The second half of [`Self::switch`]: the store, and the barrier.

@@ -25,6 +25,8 @@ mod full;
 mod generic;
 mod history;
 mod interface;
+mod killed;
+mod killed_deploy;
 mod lifecycle;
 mod lost_pins;
 mod many;

@@ -91,6 +91,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "adoption::after_a_reboot_the_state_file_decides_not_the_configuration",
     },
     Mutant {
+        name: "written-in-place",
+        promise: "G5",
+        without: "files are overwritten, not replaced by whole ones",
+        target: "e2e",
+        test: "killed::g5_a_kill_at_any_step_of_a_flip_leaves_the_state_before_or_the_one_after",
+    },
+    Mutant {
+        name: "terms-on-disk-alone",
+        promise: "G5",
+        without: "until the disk has a flip, only the agent knows its deadlines",
+        target: "e2e",
+        test: "killed::g5_a_kill_at_any_step_of_a_flip_leaves_the_state_before_or_the_one_after",
+    },
+    Mutant {
         name: "no-gate",
         promise: "G6",
         without: "a flip to a color without backends is carried out",

@@ -33,7 +33,7 @@ use super::{
     collector::{Collector, Counted, Scanned},
     configured::Configured,
     history::History,
-    interfaces,
+    interfaces, unsaved,
     view::View,
     writer::{Writer, Written},
 };
@@ -96,6 +96,8 @@ pub(super) struct Core {
     pub(super) unanswered: VecDeque<Unanswered>,
     /// Number of the newest state that the disk has answered for.
     pub(super) written: u64,
+    /// Generation of the newest state that is on disk.
+    pub(super) saved: u64,
     /// The newest state is not on disk, or the disk has refused it; the next scan saves it.
     pub(super) is_unsaved: bool,
     pub(super) history: Arc<History>,
@@ -161,6 +163,10 @@ impl Core {
         }
         self.is_unsaved = written.result.is_err();
         self.written = written.number;
+        if !self.is_unsaved {
+            self.saved = written.board.generation;
+            self.forget_kept();
+        }
         self.publish_entries(&written);
         self.publish(None, Some((written.board, written.configured)));
         while let Some(waiting) = self
@@ -186,6 +192,8 @@ impl Core {
         lasting.retain(|color, _| wanted.contains_key(color));
         // A pause begins before the barrier and so holds when it has passed.
         let pauses = pauses(&next, &self.ids, &self.config);
+        self.path
+            .keep_with_switch(unsaved::encode(&next, self.saved));
         let switched = self
             .path
             .set_orders(&lasting, &pauses)
@@ -204,6 +212,15 @@ impl Core {
         self.set_idle_timeouts();
         self.collector.pace(self.board.is_draining());
         Ok(replaced)
+    }
+
+    /// Once the disk has it all, what the kernel keeps for the next agent would only grow old.
+    fn forget_kept(&mut self) {
+        if self.written == self.writer.newest()
+            && let Err(error) = self.path.forget_kept()
+        {
+            tracing::warn!(%error, "the kernel keeps what is on disk meanwhile");
+        }
     }
 
     fn set_orders(&mut self) -> Result<(), DataPathError> {
