@@ -37,6 +37,7 @@ mod ports;
 mod pre_flip;
 mod preview;
 mod probe;
+mod racing;
 mod receipt;
 mod reconfigured;
 mod redirects;
