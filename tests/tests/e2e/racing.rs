@@ -18,7 +18,7 @@ fn all_at_once(node: &Node<'_>, generation: u64) -> Result<Vec<(Value, i32)>> {
     ];
     // Only a flip can be rolled back; after a rollback, a rollback is already so.
     let is_flip = node.service("web")?["newest_change"]["by"] == "flip";
-    let verbs = &verbs[..1 + usize::from(is_flip)];
+    let verbs = &verbs[..=usize::from(is_flip)];
     let started: Vec<_> = (0..PROCESSES)
         .map(|number| {
             let verb = verbs[number % verbs.len()];
