@@ -1,13 +1,14 @@
 //! The switcher on the lab's node: its configuration, the agent as a process, the CLI.
 
+mod another;
 mod many;
 mod rights;
 mod services;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io,
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
@@ -102,6 +103,24 @@ impl<'lab> Node<'lab> {
     /// Agents that are started from now on are watched.
     pub fn watch(&mut self, watch: Arc<Watch>) {
         self.watch = Some(watch);
+    }
+
+    /// Installs another build of the command, whose program has the same meaning and other instructions.
+    /// Agents that are started from now on are of that build; the other one is returned.
+    pub fn install_another(&mut self) -> Result<PathBuf> {
+        let mut command = fs::read(&self.binary)
+            .with_context(|| format!("cannot read {}", self.binary.display()))?;
+        another::rebuild(&mut command).context("making another build of the command")?;
+        let path = self.lab.dir().join("switcher");
+        fs::write(&path, command).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot make {} a command", path.display()))?;
+        Ok(self.install(path))
+    }
+
+    /// Agents that are started from now on are of the build `binary`; the other one is returned.
+    pub fn install(&mut self, binary: PathBuf) -> PathBuf {
+        std::mem::replace(&mut self.binary, binary)
     }
 
     /// The process id of the agent.

@@ -3,8 +3,13 @@
 
 mod batch;
 mod calls;
+mod held;
+mod link;
+mod raw;
 mod usage;
 
 pub use self::batch::update_batch;
 pub use self::calls::between_bpf_calls;
+pub use self::held::{Held, HeldRun, LetGo};
+pub use self::link::{LinkIds, pinned_link};
 pub use self::usage::{Usage, usage};

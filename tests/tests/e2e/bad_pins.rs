@@ -81,7 +81,7 @@ fn pins_of_another_layout_are_refused_and_left_alone() -> Result<()> {
 }
 
 /// Writes the layout's number into the record that the pins carry.
-fn set_layout(lab: &Lab, layout: u32) -> Result<()> {
+pub(crate) fn set_layout(lab: &Lab, layout: u32) -> Result<()> {
     let pin = lab.bpffs().join("switcher/maps/META");
     lab.node().run(|| {
         let map = Map::from_map_data(MapData::from_pin(&pin)?)?;

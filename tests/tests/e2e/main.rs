@@ -5,6 +5,7 @@ mod applied;
 mod bad_config;
 mod bad_node;
 mod bad_pins;
+mod barrier;
 mod commands;
 mod deploy;
 mod detach;
@@ -48,6 +49,7 @@ mod scale;
 mod spoofed;
 mod topologies;
 mod trace;
+mod upgrade;
 mod verbs;
 mod waiting;
 

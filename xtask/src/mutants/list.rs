@@ -72,9 +72,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "no-barrier",
         promise: "G3",
-        without: "the flip answers before the store",
+        without: "a flip stores into the array that packets read, which waits for no program",
         target: "e2e",
-        test: "flip::fifty_flips_break_nothing_mix_nothing_and_leave_nothing_late",
+        test: "barrier::g3_a_flip_is_not_answered_while_a_program_runs_that_has_read_the_old_state",
     },
     Mutant {
         name: "pins-forgotten",

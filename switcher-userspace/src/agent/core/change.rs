@@ -64,14 +64,6 @@ impl Core {
     /// may not have yet, waits for the disk.
     pub(super) fn change(&mut self, asked: Asked, busy: Option<Busy>) {
         let terms = asked.request.terms();
-        if cfg!(mutant = "no-barrier") {
-            // The mutant of G3 answers before the store, as if nobody waited for the programs that
-            // still run with the old state.
-            let _ = asked.reply.send(self.reply(&terms, true));
-            std::thread::sleep(Duration::from_millis(30));
-            let _ = self.try_change(&asked.request, &terms, asked.peer, asked.arrived, busy);
-            return;
-        }
         let deed = Deed {
             what: what(&asked.request),
             services: terms.services.clone(),
