@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod duration;
+pub mod failover;
 pub mod interfaces;
 mod netlink;
 pub mod preflight;

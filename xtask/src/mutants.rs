@@ -9,7 +9,7 @@ use std::{path::Path, process::Command};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use self::list::{MUTANTS, Mutant};
+use self::list::{DECISIONS, MUTANTS, Mutant};
 use crate::{setup, toolchain, workspace};
 
 /// Which mutants.
@@ -115,12 +115,15 @@ fn run_test(root: &Path, tests: &Mutant, mutant: Option<&str>) -> Result<Outcome
         };
         command
     };
-    let target = ["--package", "switcher-tests", "--test", tests.target];
+    let target: &[&str] = match tests.target {
+        DECISIONS => &["--package", "switcher-userspace", "--lib"],
+        target => &["--package", "switcher-tests", "--test", target],
+    };
     if tests.target == "e2e" {
         quietly(&mut command(&["build", "--bin", "switcher"]))?;
     }
-    quietly(&mut command(&[&["test", "--no-run"], &target[..]].concat()))?;
-    let output = command(&[&["test"], &target[..], &["--", tests.test]].concat()).output()?;
+    quietly(&mut command(&[&["test", "--no-run"], target].concat()))?;
+    let output = command(&[&["test"], target, &["--", tests.test]].concat()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     // Any other failure would show nothing.
     let failed = text.lines().any(|line| {

@@ -5,11 +5,17 @@ pub(super) struct Mutant {
     pub(super) name: &'static str,
     pub(super) promise: &'static str,
     pub(super) without: &'static str,
-    /// Test target of package switcher-tests.
+    /// Test target of package switcher-tests, or [`DECISIONS`].
     pub(super) target: &'static str,
     /// Name of the test.
     pub(super) test: &'static str,
 }
+
+/// The unit tests of package switcher-userspace: its decisions need no kernel.
+pub(super) const DECISIONS: &str = "decisions";
+
+/// The policy of failover under years of simulated time.
+const SIMULATION: &str = "failover::tests::simulation::";
 
 /// Name of the differential test, which is the same each time.
 const KNOWN_SEQUENCE: &str = "program_and_model_agree_on_a_known_sequence";
@@ -22,6 +28,17 @@ const fn fault(name: &'static str, what: &'static str) -> Mutant {
         without: what,
         target: "fuzz",
         test: KNOWN_SEQUENCE,
+    }
+}
+
+/// A rule of failover that the decisions leave out, which their simulation must find.
+const fn decision(name: &'static str, promise: &'static str, without: &'static str) -> Mutant {
+    Mutant {
+        name,
+        promise,
+        without,
+        target: DECISIONS,
+        test: SIMULATION,
     }
 }
 
@@ -280,6 +297,41 @@ pub(super) const MUTANTS: &[Mutant] = &[
         target: "packets",
         test: "receipt::g10_the_first_fresh_flow_after_each_flip_is_noted_and_no_other_one",
     },
+    decision(
+        "no-hold-down",
+        "failover",
+        "one failover follows another at once",
+    ),
+    decision(
+        "no-budget",
+        "failover",
+        "an hour has any number of failovers",
+    ),
+    decision(
+        "no-freeze",
+        "failover",
+        "a failover does not wait after an operator's change",
+    ),
+    decision(
+        "failover-to-bad",
+        "failover",
+        "a failover goes to a standby that could not serve",
+    ),
+    decision(
+        "unknown-is-failure",
+        "failover",
+        "a backend without a result counts as one that fails",
+    ),
+    decision(
+        "first-result-decides",
+        "health",
+        "one failed check makes a backend unhealthy",
+    ),
+    decision(
+        "no-fail-open",
+        "G6",
+        "a color whose backends all fail has an empty table",
+    ),
     fault(
         "fault-extension-length",
         "an extension header is eight bytes shorter than it says",
