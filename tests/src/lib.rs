@@ -7,6 +7,7 @@ pub mod lab;
 pub mod node;
 pub mod steps;
 pub mod traffic;
+pub mod walkthrough;
 
 /// Leaves the calling test with a line `SKIPPED <test>: <reason>` where no lab can be built.
 ///

@@ -16,8 +16,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::record::{Fresh, Recorder, Stats};
-use super::{HttpNew, Identity, KeepAlive, LongLived, UdpFlows, UdpLongLived};
-use super::{echo_load, http_load, udp_load};
+use super::{HttpNew, Identity, KeepAlive, LongLived, UdpFlows, UdpLongLived, Visits};
+use super::{echo_load, http_load, udp_load, visits};
 use crate::lab::{Family, Host, Ports};
 
 /// Requests of one load that may wait for their answer at a time; the load slows down there.
@@ -61,6 +61,13 @@ impl Client {
         self.start(target, Recorder::default(), |task| {
             http_load::run_keepalive(task, options)
         })
+    }
+
+    /// Visitors of any web server, each with one visit after the other.
+    #[must_use]
+    pub fn visits(&self, target: SocketAddr, options: Visits) -> Load {
+        let recorder = Recorder::with_visitors(options.visitors);
+        self.start(target, recorder, |task| visits::run(task, options))
     }
 
     /// UDP flows to an echo server, each of a few numbered datagrams from a port of its own.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
+use hyper::http::response::Parts;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use switcher_common::service::Protocol;
@@ -129,7 +130,7 @@ async fn keep_alive(task: &LoadTask, options: KeepAlive) -> Result<()> {
 }
 
 /// A client connection; the client closes first, so that `TIME_WAIT` stays on its side.
-struct Connection {
+pub(super) struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     driver: AbortOnDropHandle<hyper::Result<()>>,
     host: String,
@@ -137,7 +138,7 @@ struct Connection {
 
 impl Connection {
     /// Connects; the instant is the one just before.
-    async fn open(task: &LoadTask) -> Result<(Self, Instant)> {
+    pub(super) async fn open(task: &LoadTask) -> Result<(Self, Instant)> {
         let socket = dial::tcp_socket(&task.ports, task.target)?;
         let began = Instant::now();
         let stream = dial::connect(socket, task.target).await?;
@@ -155,7 +156,23 @@ impl Connection {
         ))
     }
 
+    /// Asks for `/`; who answered, as the lab's own server says.
     async fn request(&mut self) -> Result<Identity> {
+        let (head, _) = self.exchange().await?;
+        ensure!(
+            head.status == StatusCode::OK,
+            "answered with status {}",
+            head.status
+        );
+        let header = |name: &str| {
+            let value = head.headers.get(name).and_then(|value| value.to_str().ok());
+            value.with_context(|| format!("an answer without the header {name}"))
+        };
+        Identity::from_names(header("x-color")?, header("x-backend")?)
+    }
+
+    /// Asks for `/`; the whole answer, whatever its status.
+    pub(super) async fn exchange(&mut self) -> Result<(Parts, Bytes)> {
         let request = Request::get("/")
             .header(HOST, &self.host)
             .body(Empty::new());
@@ -170,20 +187,11 @@ impl Connection {
             .await
             .context("sending a request")?;
         let (head, body) = answer.into_parts();
-        body.collect().await.context("reading the body")?;
-        ensure!(
-            head.status == StatusCode::OK,
-            "answered with status {}",
-            head.status
-        );
-        let header = |name: &str| {
-            let value = head.headers.get(name).and_then(|value| value.to_str().ok());
-            value.with_context(|| format!("an answer without the header {name}"))
-        };
-        Identity::from_names(header("x-color")?, header("x-backend")?)
+        let body = body.collect().await.context("reading the body")?;
+        Ok((head, body.to_bytes()))
     }
 
-    async fn close(self) -> Result<()> {
+    pub(super) async fn close(self) -> Result<()> {
         let Self { sender, driver, .. } = self;
         drop(sender);
         driver

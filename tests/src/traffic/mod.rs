@@ -21,6 +21,7 @@ mod judge;
 mod raw;
 mod record;
 mod udp_load;
+mod visits;
 
 pub use bulk::{BulkServer, Datagrams, PathMtus, transfer};
 pub use client::{Client, Load};
@@ -37,3 +38,4 @@ pub use judge::{Flip, Kind, count_fresh, first_new_ms, late_old, mixed};
 pub use raw::{Flood, RawPacket, RawSender};
 pub use record::{Connection, FRESH_CAPACITY, Fresh, SAMPLES, Stats};
 pub use udp_load::{UdpFlows, UdpLongLived};
+pub use visits::{Page, Visits};

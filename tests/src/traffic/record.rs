@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use switcher_common::service::{Color, PerColor, Protocol};
 
 use super::identity::Identity;
+use super::visits::Page;
 use crate::lab::Family;
 
 /// Fresh connections kept for each load; older ones are forgotten and counted.
@@ -69,6 +70,8 @@ pub struct Stats {
     pub fresh_forgotten: u64,
     /// One entry for each connection of a long-lived load.
     pub connections: Vec<Connection>,
+    /// What each visitor of a load of visits was shown, in order.
+    pub visitors: Vec<Vec<Page>>,
 }
 
 impl Stats {
@@ -92,6 +95,7 @@ impl Stats {
         self.fresh.extend(other.fresh);
         self.fresh_forgotten += other.fresh_forgotten;
         self.connections.extend(other.connections);
+        self.visitors.extend(other.visitors);
     }
 
     fn add_fresh(&mut self, fresh: Fresh) {
@@ -123,6 +127,12 @@ impl Recorder {
     pub(super) fn with_connections(count: usize) -> Self {
         let recorder = Self::default();
         recorder.lock().connections = vec![Connection::default(); count];
+        recorder
+    }
+
+    pub(super) fn with_visitors(count: usize) -> Self {
+        let recorder = Self::default();
+        recorder.lock().visitors = vec![Vec::new(); count];
         recorder
     }
 
@@ -171,6 +181,15 @@ impl Recorder {
         self.change(|stats| {
             stats.answered += 1;
             *stats.per_color.get_mut(identity.color) += 1;
+        });
+    }
+
+    pub(super) fn shown(&self, visitor: usize, page: Page) {
+        self.change(|stats| {
+            stats.answered += 1;
+            if let Some(pages) = stats.visitors.get_mut(visitor) {
+                pages.push(page);
+            }
         });
     }
 

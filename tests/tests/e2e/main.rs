@@ -52,6 +52,7 @@ mod trace;
 mod upgrade;
 mod verbs;
 mod waiting;
+mod walkthrough;
 
 use anyhow::{Result, ensure};
 use switcher_tests::{

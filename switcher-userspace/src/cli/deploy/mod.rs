@@ -22,7 +22,8 @@ use crate::{
 #[command(
     after_help = "Commands run with your rights and without a shell. They see SWITCHER_SERVICE, \
                   SWITCHER_COLOR (the color that is updated), SWITCHER_BACKENDS (its ADDR:PORTs, separated by \
-                  spaces) and SWITCHER_PREVIEW (ADDR:PORTs of preview listeners).\n\n\
+                  spaces) and SWITCHER_PREVIEW (ADDR:PORTs of preview listeners). The node itself does not reach its \
+                  VIPs: have another host ask them.\n\n\
                   With --after, the flip is taken back by itself if this command does not live to confirm it."
 )]
 pub(super) struct DeployArgs {
