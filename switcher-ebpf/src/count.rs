@@ -109,6 +109,7 @@ pub(crate) fn first_flow<A: Address>(entry: &FlowEntry<A>, drain_generation: u64
         // SAFETY: per-CPU value.
         unsafe {
             let known = (*stats).first_flow_generation;
+            // 0 at first on both sides: nothing has drained yet.
             if known == drain_generation || (known != 0 && cfg!(mutant = "first-flow-ever")) {
                 return;
             }
@@ -123,30 +124,34 @@ pub(crate) fn first_flow<A: Address>(entry: &FlowEntry<A>, drain_generation: u64
 /// is `after`'s.
 #[inline(always)]
 pub(crate) fn changed_flow<A: Address>(before: &FlowEntry<A>, after: &FlowEntry<A>) {
-    let ends = before.is_in_flight() && after.has_ended();
-    let goes_on = before.has_ended() && after.is_in_flight();
-    if before.is_preview() || !(ends || goes_on) {
-        return;
-    }
-    if let Some(stats) = stats_of(before) {
-        // SAFETY: per-CPU value.
-        unsafe {
-            (*stats).ended_flows += u64::from(ends);
-            (*stats).restored_flows += u64::from(goes_on);
-        }
-    }
+    let (ended, restored) = after.ended_since(before);
+    add_ended(before, ended, restored);
 }
 
 /// Counts a flow that is forgotten, if it was in flight.
 #[inline(always)]
 pub(crate) fn ended_flow<A: Address>(entry: &FlowEntry<A>) {
-    if entry.is_preview() || !entry.is_in_flight() {
-        return;
-    }
-    if let Some(stats) = stats_of(entry) {
+    add_ended(entry, entry.ends_forgotten(), 0);
+}
+
+#[inline(always)]
+fn add_ended<A: Address>(entry: &FlowEntry<A>, ended: u64, restored: u64) {
+    let counts = u64::from(!entry.is_preview());
+    count_ended(index_of(entry), ended * counts, restored * counts);
+}
+
+/// A global function, which the kernel verifies once, and not with all that follows where it is called.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_ended(index: u32, ended: u64, restored: u64) -> u32 {
+    if let Some(stats) = TRAFFIC.get_ptr_mut(index) {
         // SAFETY: per-CPU value.
-        unsafe { (*stats).ended_flows += 1 };
+        unsafe {
+            (*stats).ended_flows += ended;
+            (*stats).restored_flows += restored;
+        }
     }
+    0
 }
 
 /// Counts a TCP flow in flight that was cut by its packet.
@@ -169,5 +174,10 @@ pub(crate) fn moved_flow<A: Address>(entry: &FlowEntry<A>) {
 
 #[inline(always)]
 fn stats_of<A: Address>(entry: &FlowEntry<A>) -> Option<*mut ColorStats> {
-    TRAFFIC.get_ptr_mut(ColorStats::index(entry.service, entry.color()))
+    TRAFFIC.get_ptr_mut(index_of(entry))
+}
+
+#[inline(always)]
+const fn index_of<A: Address>(entry: &FlowEntry<A>) -> u32 {
+    ColorStats::index(entry.service, entry.color())
 }

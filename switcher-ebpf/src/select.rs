@@ -32,11 +32,7 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         .ok_or(Reason::Inconsistent)?;
     let begins = !work.key.is_tcp() || work.segment.is_initial_syn();
     let color = color(&listener, switch, &work.key.src, begins);
-    let is_first_of = if begins && color as u8 == switch.active && !listener.is_preview() {
-        switch.drain_generation
-    } else {
-        0
-    };
+    let (active, drain_generation) = (switch.active, switch.drain_generation);
     let begun = Progress::begun(&work.segment);
     work.entry = FlowEntry {
         syn_seq: work.segment.seq,
@@ -65,8 +61,9 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     }
     record(work)?;
     count::new_flow(&work.entry, !begins);
-    if is_first_of != 0 {
-        count::first_flow(&work.entry, is_first_of);
+    // Last of all: before, the verifier would see each way through this stage once more.
+    if begins && work.entry.color == active && !work.entry.is_preview() {
+        count::first_flow(&work.entry, drain_generation);
     }
     Ok(())
 }

@@ -103,6 +103,31 @@ pub const FLAG_UNPINNED: u8 = 2;
 /// The agent has been told that the flow is cut.
 pub const FLAG_TOLD: u8 = 4;
 
+/// Number of what a flow is: its state, and whether it was recorded in the middle of a stream.
+const fn kind(state: u8, flags: u8) -> u8 {
+    (state & 7) | ((flags & FLAG_UNPINNED) << 2)
+}
+
+const fn kinds(states: &[FlowState], flags: u8) -> u64 {
+    let (mut kinds, mut at) = (0, 0);
+    while at < states.len() {
+        kinds |= 1 << kind(states[at] as u8, flags);
+        at += 1;
+    }
+    kinds
+}
+
+/// Kinds of flows that are in flight.
+const IN_FLIGHT: u64 = {
+    use FlowState::{Answered, Established, Unanswered};
+    kinds(&[Unanswered, Answered, Established], 0) | kinds(&[Answered, Established], FLAG_UNPINNED)
+};
+/// Kinds of flows that were in flight and seem over. Who refuses a packet in mid-stream ends no flow.
+const ENDED: u64 = {
+    use FlowState::{Closing, Cut, Refused};
+    kinds(&[Closing, Refused, Cut], 0) | kinds(&[Closing, Cut], FLAG_UNPINNED)
+};
+
 /// Direction of a flow's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -264,22 +289,30 @@ impl<A: Address> FlowEntry<A> {
     #[inline(always)]
     #[must_use]
     pub const fn is_in_flight(&self) -> bool {
-        let is_stray = self.is_unpinned() && matches!(self.state(), FlowState::Unanswered);
-        !self.state().is_over() && !is_stray
+        self.is_one_of(IN_FLIGHT) != 0
     }
 
-    /// Whether its flow was in flight and seems over.
+    /// Flows that have ended, and flows that go on after that, if this entry's state was `before`'s.
     #[inline(always)]
     #[must_use]
-    pub const fn has_ended(&self) -> bool {
-        let was_stray = self.is_unpinned() && matches!(self.state(), FlowState::Refused);
-        self.state().is_over() && !was_stray
+    pub const fn ended_since(&self, before: &Self) -> (u64, u64) {
+        (
+            before.is_one_of(IN_FLIGHT) & self.is_one_of(ENDED),
+            before.is_one_of(ENDED) & self.is_one_of(IN_FLIGHT),
+        )
     }
 
-    /// Whether it was recorded in the middle of a stream.
+    /// Flows in flight that end when this entry's is forgotten: 1 or 0.
     #[inline(always)]
-    const fn is_unpinned(&self) -> bool {
-        self.flags & FLAG_UNPINNED != 0
+    #[must_use]
+    pub const fn ends_forgotten(&self) -> u64 {
+        self.is_one_of(IN_FLIGHT)
+    }
+
+    /// 1 or 0, without a branch: for the verifier each one is another way through the program.
+    #[inline(always)]
+    const fn is_one_of(&self, kinds: u64) -> u64 {
+        (kinds >> kind(self.state, self.flags)) & 1
     }
 
     /// Whether this entry, found under the reply tuple that a fresh flow of `key` would have, may be
