@@ -17,7 +17,7 @@ use switcher_common::service::ServiceSwitch;
 use super::raw::{bpf, descriptor, zeroed};
 
 /// A run that nobody lets go ends by itself after this time, long before the kernel complains of it.
-const LONGEST_NS: u64 = 5_000_000_000;
+const LONGEST_NS: u64 = 3_000_000_000;
 /// `BPF_MAX_LOOPS`, the most rounds of one `bpf_loop`; with one after the other it is time that decides.
 const ROUNDS: i32 = 1 << 23;
 const LOOPS: usize = 16;

@@ -1,13 +1,7 @@
 //! G3 without luck: a run of a program is held open that has read the old state, and the flip's answer
 //! waits for its end.
 
-use std::{
-    fs,
-    os::fd::AsFd as _,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, os::fd::AsFd as _, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -26,8 +20,8 @@ use switcher_tests::{
 use switcher_userspace::api::{client::Client, requests::FlipRequest, types::ChangeReply};
 use tokio::runtime::{Builder, Runtime};
 
-/// For each thing that is waited for; the program is held longer.
-const LIMIT: Duration = Duration::from_secs(3);
+/// How often it is tried on a busy machine.
+const ATTEMPTS: usize = 10;
 /// Ids of services begin here.
 const FIRST_SERVICE: i32 = 1;
 const BPF_MAP_UPDATE_ELEM: u64 = 2;
@@ -94,64 +88,71 @@ fn g3_a_flip_is_not_answered_while_a_program_runs_that_has_read_the_old_state() 
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
     let node = Node::start(&lab, &[LabService::stream(1)])?;
-    let (agent, socket) = (node.agent_id()?, node.socket());
-    let outer = pinned(&lab, "SWITCH")?;
-    let (held, handle) = Held::load(outer.fd().as_fd(), FIRST_SERVICE)?;
-    // What the slot holds, as a number: the id of an inner map.
-    let slot: Array<MapData, u32> = Map::Array(pinned(&lab, "SWITCH")?).try_into()?;
-    let old = slot.get(&0, 0)?;
     // A CPU that is held serves nobody else, so whoever is needed meanwhile keeps off it.
     let (of_program, of_others) = two_sets_of_cpus()?;
     sched_setaffinity(None, &of_others)?;
-    keep_on(agent, &of_others)?;
+    keep_on(node.agent_id()?, &of_others)?;
+    for _ in 0..ATTEMPTS {
+        if is_held_up(&lab, &node, &of_program)? {
+            return Ok(());
+        }
+    }
+    bail!("the agent was never seen to wait for the program in {ATTEMPTS} attempts");
+}
+
+/// Flips there and back while a program is held. `false`: the program ended by itself before anything
+/// was seen, as on a machine that is too busy. An answer before the program's end is an error in any
+/// case.
+fn is_held_up(lab: &Lab, node: &Node<'_>, of_program: &CpuSet) -> Result<bool> {
+    let (agent, socket) = (node.agent_id()?, node.socket());
+    let outer = pinned(lab, "SWITCH")?;
+    let (held, handle) = Held::load(outer.fd().as_fd(), FIRST_SERVICE)?;
+    // What the slot holds, as a number: the id of an inner map.
+    let slot: Array<MapData, u32> = Map::Array(pinned(lab, "SWITCH")?).try_into()?;
+    let old = slot.get(&0, 0)?;
     thread::scope(|scope| {
         let run = scope.spawn(|| {
-            sched_setaffinity(None, &of_program)?;
+            sched_setaffinity(None, of_program)?;
             held.run()
         });
-        until("the program has read the slot", || {
-            ensure!(!run.is_finished(), "its run has ended");
-            Ok(held.told()?.has_read == 1)
-        })?;
+        until(
+            &held,
+            || Ok(run.is_finished() || held.told()?.has_read == 1),
+        )?;
         let first = scope.spawn(|| flip(&socket, Color::Green));
-        until("the agent waits for the store to return", || {
-            ensure!(
-                !first.is_finished(),
-                "the flip is answered, and a program runs with the state before it"
-            );
-            core_is_in_a_store(agent)
+        until(&held, || {
+            Ok(first.is_finished() || core_is_in_a_store(agent)?)
         })?;
-        ensure!(slot.get(&0, 0)? != old, "the store itself is done");
         // The other way round: it would write into the map that the program stands on.
         let second = scope.spawn(|| flip(&socket, Color::Blue));
-        for _ in 0..10 {
-            version(&socket).context("the agent serves meanwhile")?;
-            ensure!(
-                core_is_in_a_store(agent)? && !first.is_finished(),
-                "the store has returned while the program runs: {:?}",
-                held.told()?
-            );
-        }
-        let let_go_ns = monotonic_ns();
+        version(&socket).context("the agent serves meanwhile")?;
+        let waits = core_is_in_a_store(agent)? && slot.get(&0, 0)? != old;
+        let is_answered = first.is_finished();
+        // After all that, the program still ran.
+        let is_held = held.told()?.ended_ns == 0;
         handle.let_go()?;
         run.join().expect("no panic")?;
         let (reply, answered_ns) = first.join().expect("no panic")?;
         second.join().expect("no panic")?;
         let told = held.told()?;
         ensure!(
-            told.ended_ns > let_go_ns && told.ended_ns < told.until_ns,
-            "the program ended by itself: {told:?}"
+            reply.changed && answered_ns > told.ended_ns && !(is_answered && is_held),
+            "answered at {answered_ns}, and a program ran with the state before: {told:?}"
         );
         ensure!(
-            reply.changed && answered_ns > told.ended_ns,
-            "answered at {answered_ns}: {told:?}"
-        );
-        ensure!(
-            told.generation == 0 && told.generation_at_end == 0,
+            told.generation == told.generation_at_end,
             "the state that a program stands on has changed: {told:?}"
         );
-        Ok(())
+        Ok(is_held && waits)
     })
+}
+
+/// Waits until `done` holds, which sends no event, or the held program has ended.
+fn until(held: &Held, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    while !done()? && held.told()?.ended_ns == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// One CPU, and all others that this thread may run on.
@@ -171,16 +172,6 @@ fn keep_on(process: u32, cpus: &CpuSet) -> Result<()> {
     for entry in fs::read_dir(format!("/proc/{process}/task"))? {
         let id: i32 = entry?.file_name().to_string_lossy().parse()?;
         sched_setaffinity(Pid::from_raw(id), cpus)?;
-    }
-    Ok(())
-}
-
-/// Waits until `done` holds, which sends no event.
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
-        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
