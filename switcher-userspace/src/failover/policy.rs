@@ -83,7 +83,7 @@ impl State {
     /// 2. A standby with a share of the clients that is short loses the share, at once too: no active
     ///    color changes by it.
     /// 3. An active color that is short is left for a standby that has enough, unless something forbids
-    ///    it ([`State::obstacle`]): failover is switched off, a pause, the freeze after an operator's
+    ///    it (`stay.rs`): failover is switched off, a pause, the freeze after an operator's
     ///    change, the hold-down, the hour's budget.
     /// 4. With automatic failback, the color that a failover left becomes active again when it has had
     ///    enough for the hold-down's time without a break, and the budget keeps one flip for a failover.
