@@ -182,6 +182,8 @@ reasons! {
     /// One direction of a flow had been forgotten, and another flow has its place: the flow cannot be
     /// made whole again, and stays in its table.
     64 DirectionTaken Note "direction_taken";
+    /// Of no flow, to a listener that is configured no more and whose last flows still run.
+    66 ListenerRemoved Drop "listener_removed";
 }
 
 #[cfg(test)]

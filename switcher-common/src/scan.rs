@@ -95,6 +95,17 @@ pub struct CutFlow {
 }
 shared!(CutFlow, 80);
 
+/// Flows of a backend that a scan has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct BackendFlows {
+    /// All that refer to it.
+    pub all: u32,
+    /// Those in flight, previews' too.
+    pub live: u32,
+}
+shared!(BackendFlows, 8);
+
 /// Age that flows are kept at when they get older, in ticks: 13 days, a quarter of the ticks' range.
 pub const OLDEST_TICKS: u32 = 1 << 30;
 

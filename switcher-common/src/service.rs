@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{address::WideAddress, shared};
+use crate::{address::WideAddress, clock::has_come, cut::Action, shared};
 
 /// One of the two versions of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,13 +234,75 @@ pub struct ListenerRecord {
     pub tables: [TableRange; 2],
     /// Id of its service.
     pub service: u16,
-    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`], [`LISTENER_RINGS`], [`EDITION_SECOND`].
+    /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`], [`LISTENER_RINGS`], [`EDITION_SECOND`],
+    /// [`LISTENER_REMOVED`], [`LISTENER_CUTS`].
     pub flags: u16,
+    /// Of a removed listener: the tick from which its place is nobody's.
+    pub removed_until: u32,
 }
-shared!(ListenerRecord, 20);
+shared!(ListenerRecord, 24);
+
+/// What becomes of packets to a listener that belong to no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is configured: they begin flows.
+    Configured,
+    /// It is configured no more, and what is left of its flows goes on: they are dropped.
+    Leaving,
+    /// It is configured no more, and its time is over: they are not ours.
+    Gone,
+}
 
 impl ListenerRecord {
-    /// Whether it belongs to a configured listener.
+    /// What is left of a listener that is configured no more: until `until`, when `action` cuts the flows
+    /// that are left then.
+    #[must_use]
+    pub const fn removed(&self, until: u32, action: Option<Action>) -> Self {
+        let cuts = match action {
+            Some(action) => LISTENER_CUTS[action as usize - 1],
+            None => 0,
+        };
+        Self {
+            tables: [TableRange { start: 0, len: 0 }; 2],
+            service: self.service,
+            flags: LISTENER_REMOVED | cuts | (self.flags & (LISTENER_PRESENT | LISTENER_PREVIEW)),
+            removed_until: until,
+        }
+    }
+
+    /// Whether it is what is left of a listener that is configured no more.
+    #[must_use]
+    pub const fn is_removed(&self) -> bool {
+        self.flags & LISTENER_REMOVED != 0
+    }
+
+    /// What cuts the flows of a removed listener that are left at the end.
+    #[must_use]
+    pub const fn cut_at_end(&self) -> Option<Action> {
+        if self.flags & LISTENER_CUTS[0] != 0 {
+            Some(Action::Reset)
+        } else if self.flags & LISTENER_CUTS[1] != 0 {
+            Some(Action::Move)
+        } else {
+            None
+        }
+    }
+
+    /// What becomes of packets without a flow at tick `now`. The program enforces the end by itself: without
+    /// an agent too nothing is dropped for longer than was asked for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn standing(&self, now: u32) -> Standing {
+        if self.flags & LISTENER_REMOVED == 0 {
+            Standing::Configured
+        } else if has_come(self.removed_until, now) || cfg!(mutant = "removed-passes") {
+            Standing::Gone
+        } else {
+            Standing::Leaving
+        }
+    }
+
+    /// Whether it belongs to a listener, configured or removed.
     #[inline(always)]
     #[must_use]
     pub const fn is_present(&self) -> bool {
@@ -273,7 +335,7 @@ impl ListenerRecord {
     }
 }
 
-/// The record belongs to a configured listener.
+/// The record belongs to a listener.
 pub const LISTENER_PRESENT: u16 = 1;
 /// Selects the standby, whatever else is set.
 pub const LISTENER_PREVIEW: u16 = 2;
@@ -282,6 +344,11 @@ pub const LISTENER_PREVIEW: u16 = 2;
 pub const LISTENER_RINGS: [u16; 2] = [4, 8];
 /// In the record of [`NO_LISTENER`]: [`Edition::Second`] counts, else the first.
 pub const EDITION_SECOND: u16 = 16;
+/// The listener is configured no more: its flows go on, and nothing begins one.
+pub const LISTENER_REMOVED: u16 = 32;
+/// By the number of an [`Action`], less one: what cuts the flows of a removed listener that are left at the
+/// end.
+pub const LISTENER_CUTS: [u16; 2] = [64, 128];
 
 /// Where the slots of a Maglev table are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]

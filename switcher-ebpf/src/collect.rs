@@ -126,8 +126,16 @@ fn judge<A: Tables>(
         }
         mark_cut(key, entry);
     }
-    add(SCAN_BACKENDS.get_ptr_mut(entry.backend));
-    if !expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request) {
+    let is_in_flight =
+        !expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request);
+    if let Some(flows) = SCAN_BACKENDS.get_ptr_mut(entry.backend) {
+        // SAFETY: as for the totals.
+        unsafe {
+            (*flows).all += 1;
+            (*flows).live += u32::from(is_in_flight);
+        }
+    }
+    if is_in_flight {
         let index = live_index(entry.service, entry.color(), entry.is_preview());
         add(SCAN_LIVE.get_ptr_mut(index));
     }

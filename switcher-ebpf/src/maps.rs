@@ -16,7 +16,7 @@ use switcher_common::{
     packet::{FragmentKey, FragmentPorts},
     rate::{Capped, Window},
     reason::REASON_SLOTS,
-    scan::{IdleTicks, ScanRequest, ScanTotals},
+    scan::{BackendFlows, IdleTicks, ScanRequest, ScanTotals},
     send_error::SEND_ERRORS as SEND_ERROR_COUNTERS,
     service::{BackendRecord, EndpointEditions, ListenerKey, ListenerRecord, ServiceSwitch},
     stats::{ColorStats, TableStats},
@@ -142,7 +142,7 @@ pub(crate) static SCAN_LIVE: Array<u64, 16> = Array::new();
 pub(crate) static SCAN_ENDED: Array<u64, 16> = Array::new();
 /// Flows by backend id.
 #[btf_map]
-pub(crate) static SCAN_BACKENDS: Array<u64, 16> = Array::new();
+pub(crate) static SCAN_BACKENDS: Array<BackendFlows, 16> = Array::new();
 /// Idle timeouts, by service id.
 #[btf_map]
 pub(crate) static IDLE: Array<IdleTicks, 16> = Array::new();

@@ -6,7 +6,7 @@ use switcher_common::{
     flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
-    service::{Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, VipMarks},
+    service::{Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, Standing, VipMarks},
 };
 
 use crate::{
@@ -21,6 +21,11 @@ use crate::{
 #[inline(always)]
 pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     let listener = listener(&work.key).ok_or(Reason::NotOurs)?;
+    match listener.standing(work.now) {
+        Standing::Configured => {}
+        Standing::Leaving => return Err(Reason::ListenerRemoved),
+        Standing::Gone => return Err(Reason::NotOurs),
+    }
     if !work.may_travel() {
         return Err(Reason::TtlExceeded);
     }

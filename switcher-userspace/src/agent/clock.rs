@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
-use switcher_common::clock::ticks_from_ns;
+use switcher_common::clock::{ms_from_ticks, ticks_from_ns};
 
 use crate::switching::Now;
 
@@ -54,6 +54,19 @@ pub(super) fn tick_of(instant: Now) -> u32 {
     } else {
         monotonic.saturating_sub(in_ns(boot - instant.boot_ms))
     })
+}
+
+/// The instant that [`tick_of`] made `tick` of, as precisely as ticks are.
+pub(super) fn instant_of_tick(tick: u32, now: Now) -> Now {
+    let left = tick.wrapping_sub(tick_of(now));
+    if left <= u32::MAX / 2 {
+        return now.plus_ms(ms_from_ticks(left));
+    }
+    let ago = ms_from_ticks(left.wrapping_neg());
+    Now {
+        boot_ms: now.boot_ms.saturating_sub(ago),
+        wall_ms: now.wall_ms.saturating_sub(ago),
+    }
 }
 
 /// The instant on the wall clock.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use switcher_common::scan::CutFlow;
 use tokio::sync::oneshot;
 
 use super::{
@@ -50,6 +51,8 @@ pub(super) struct Scanned {
     pub(super) began_boot_ms: u64,
     /// Who waits for it.
     pub(super) waiting: Vec<oneshot::Sender<()>>,
+    /// What the flows that are left refer to, while removed listeners are known.
+    pub(super) busy: Option<Busy>,
 }
 
 /// What flows refer to, for a change that waits for it.
@@ -70,6 +73,8 @@ pub(super) struct Collector {
 /// What the thread looks up before each scan.
 struct Pace {
     draining: AtomicBool,
+    /// Removed listeners are known: flows are counted by backend too.
+    removing: AtomicBool,
     /// Of the services that are configured.
     highest_service: AtomicU16,
 }
@@ -84,6 +89,7 @@ impl Collector {
         let (orders, received) = sync_channel(MAX_WAITING);
         let shared = Arc::new(Pace {
             draining: AtomicBool::new(false),
+            removing: AtomicBool::new(false),
             highest_service: AtomicU16::new(ids.highest),
         });
         let pace = shared.clone();
@@ -99,6 +105,11 @@ impl Collector {
     /// Tells the highest id of the services that are configured.
     pub(super) fn set_highest_service(&self, id: u16) {
         self.pace.highest_service.store(id, Ordering::Relaxed);
+    }
+
+    /// Tells whether removed listeners are known.
+    pub(super) fn set_removing(&self, removing: bool) {
+        self.pace.removing.store(removing, Ordering::Relaxed);
     }
 
     /// Tells the pace. One more scan comes at once: it also finds the flows that packets have cut while
@@ -158,17 +169,27 @@ fn run(
             }
         }
         let began_boot_ms = clock::boot_ms();
+        let removing = shared.removing.load(Ordering::Relaxed);
         let highest_service = shared.highest_service.load(Ordering::Relaxed);
-        match scanner.scan(highest_service, true, |flow| resetter.reset(flow)) {
-            Ok(scan) => {
+        let on_cut = |flow: &CutFlow| resetter.reset(flow);
+        let seen = if removing {
+            let seen = scanner.scan_busy(service_limit, true, on_cut);
+            seen.map(|(scan, busy)| (scan, Some(busy)))
+        } else {
+            let seen = scanner.scan(highest_service, true, on_cut);
+            seen.map(|scan| (scan, None))
+        };
+        match seen {
+            Ok((scan, busy)) => {
                 pause = pause_after(
                     scan.ended_at - scan.began_at,
-                    shared.draining.load(Ordering::Relaxed),
+                    removing || shared.draining.load(Ordering::Relaxed),
                 );
                 let result = Scanned {
                     scan,
                     began_boot_ms,
                     waiting,
+                    busy,
                 };
                 if core.blocking_send(Command::Scanned(result)).is_err() {
                     return;

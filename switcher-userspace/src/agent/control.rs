@@ -148,9 +148,12 @@ impl Control for AgentControl {
         service: &str,
         request: &FlowsRequest,
     ) -> Result<mpsc::Receiver<FlowsLine>, ApiError> {
-        self.known(service)?;
         let view = self.current();
-        let id = view.ids.get(service).copied();
+        let removed = view.removed_service(service);
+        if removed.is_none() {
+            self.known(service)?;
+        }
+        let id = view.ids.get(service).copied().or(removed);
         // A service that is known has an id as soon as it is in the kernel.
         let id = id.ok_or_else(|| unknown(service))?;
         Ok(flows::list(self.lister.clone(), view, id, *request))

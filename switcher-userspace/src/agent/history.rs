@@ -195,6 +195,7 @@ mod tests {
             generation: number,
             active: BTreeMap::new(),
             drain: None,
+            removed: Vec::new(),
             error: None,
         }
     }

@@ -17,8 +17,8 @@ use super::{
     collector::{Collector, ServiceIds},
     configured::Configured,
     core::{
-        Command, Core, Observed, Recorded, cut_orders, data_path, drained_backends, empty_listener,
-        encode, overlaid, pauses, ready_services, tally_of,
+        Command, Core, Observed, Recorded, Removals, cut_orders, data_path, drained_backends,
+        empty_listener, encode, leaving, overlaid, pauses, ready_services, tally_of,
     },
     history::{History, HistoryFile},
     interfaces,
@@ -110,6 +110,8 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
     let writer = Writer::start(files, commands.clone())?;
     watched.start(commands.clone())?;
     let collector = Collector::start(ready.scanner, service_ids, commands)?;
+    let removals = Removals::of(&path, &ids, None).map_err(|error| data_path(&error))?;
+    collector.set_removing(!removals.all().is_empty());
     collector.pace(ready.board.is_draining());
     let (view, published) = watch::channel(Arc::new(View {
         config: config.clone(),
@@ -117,6 +119,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         board: ready.board.clone(),
         scan: None,
         interfaces: node.clone(),
+        removed: removals.all().into(),
         is_settled: true,
         at: clock::now(),
         started_at: SystemTime::now(),
@@ -133,6 +136,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         counters: core_counters,
         writer,
         collector: collector.clone(),
+        removals,
         view,
         unanswered: VecDeque::new(),
         written: 0,
@@ -189,6 +193,8 @@ fn prepare(
     let wanted = Wanted {
         config,
         drained: &drained_backends(&board),
+        // What ran before is not known any more.
+        leaving: &leaving(None, config),
     };
     let applied = path.apply(&wanted, &mut scanner, |path, services| {
         ids = services

@@ -7,14 +7,14 @@ use switcher_common::{
     service::{Color, PerColor, Protocol},
 };
 
-use super::clock;
+use super::{clock, core::Removal};
 use crate::{
     api::{
         instant,
         types::{
             AgentStatus, BackendStatus, DrainEnd, DrainStatus, Health, InterfaceStatus,
-            ListenerStatus, NewestChange, PauseStatus, SendErrorStatus, ServiceStatus, StatusReply,
-            TableStatus, TrafficCount, VerdictCount,
+            ListenerStatus, NewestChange, PauseStatus, RemovedListenerStatus, SendErrorStatus,
+            ServiceStatus, StatusReply, TableStatus, TrafficCount, VerdictCount,
         },
     },
     config::{BackendConfig, Config, ListenerConfig, ServiceConfig},
@@ -32,6 +32,8 @@ pub(super) struct View {
     pub(super) board: Switchboard,
     pub(super) scan: Option<Arc<Scan>>,
     pub(super) interfaces: Arc<Interfaces>,
+    /// Listeners that are configured no more, and still known.
+    pub(super) removed: Arc<[Removal]>,
     /// The disk has answered for the newest state.
     pub(super) is_settled: bool,
     /// When it was published.
@@ -81,6 +83,10 @@ impl View {
             },
             generation: self.board.generation,
             services,
+            removed: (self.removed.iter())
+                .filter(|it| only.is_none_or(|only| only.contains(&it.listener.service)))
+                .map(|it| removed_listener(it, false))
+                .collect(),
             interfaces: node.interfaces,
             verdicts: node.verdicts,
             send_errors: node.send_errors,
@@ -125,6 +131,13 @@ impl View {
                 .map(|it| listener(it, state))
                 .collect(),
         }))
+    }
+
+    /// Id of a service that is configured no more, while something of it is known.
+    pub(super) fn removed_service(&self, name: &str) -> Option<u16> {
+        let mut removed = self.removed.iter().map(|it| &it.listener);
+        let of = removed.find(|listener| listener.service == name)?;
+        Some(of.service_id)
     }
 
     /// Live flows of a service's preview listeners at the newest scan.
@@ -273,6 +286,25 @@ fn send_errors(counters: &Counters) -> Result<Option<SendErrorStatus>, DataPathE
         redirect_dropped,
         transmit_dropped,
     }))
+}
+
+/// What a status says of a removed listener, or the history when it `is_over`.
+pub(super) fn removed_listener(removal: &Removal, is_over: bool) -> RemovedListenerStatus {
+    let place = &removal.listener.place;
+    RemovedListenerStatus {
+        service: removal.listener.service.clone(),
+        vip: place.vip.ip(),
+        port: place.vip.port(),
+        protocol: place.protocol,
+        preview: removal.listener.preview,
+        in_flight: removal.in_flight,
+        until_at: rfc3339(removal.until),
+        at_deadline: removal.at_deadline(),
+        ended: is_over.then_some(match removal.in_flight {
+            Some(0) => DrainEnd::Drained,
+            _ => DrainEnd::Deadline,
+        }),
+    }
 }
 
 /// What a status says of a backend.

@@ -8,7 +8,7 @@ use switcher_common::service::Color;
 
 use super::{
     Peer,
-    types::{ApiError, DrainStatus},
+    types::{ApiError, DrainStatus, RemovedListenerStatus},
 };
 
 /// Entries that are kept, in memory and at least so many on disk.
@@ -39,6 +39,9 @@ pub struct HistoryEntry {
     /// The end of a drain: its receipt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainStatus>,
+    /// The listeners whose removal has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<RemovedListenerStatus>,
     /// What failed: the change stands, but would not survive a reboot; or why the agent did not do
     /// what was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +84,8 @@ pub enum What {
     PauseEnded,
     /// A drain has ended.
     DrainEnded,
+    /// Listeners that an apply had removed are known no more.
+    RemovalEnded,
 }
 
 impl What {
@@ -104,6 +109,7 @@ impl What {
             Self::Unconfirmed => "unconfirmed",
             Self::PauseEnded => "pause_ended",
             Self::DrainEnded => "drain_ended",
+            Self::RemovalEnded => "removal_ended",
         }
     }
 }

@@ -187,6 +187,9 @@ pub struct StatusReply {
     pub generation: u64,
     /// All services, by name, or those that were asked for.
     pub services: Vec<ServiceStatus>,
+    /// Listeners that are configured no more, and whose last flows still run.
+    #[serde(default)]
+    pub removed: Vec<RemovedListenerStatus>,
     /// Where the program is attached.
     pub interfaces: Vec<InterfaceStatus>,
     /// Packets by verdict and reason since the data path was loaded; the ones that occurred.
@@ -297,6 +300,31 @@ pub struct ListenerStatus {
     pub preview: bool,
     /// Backends per color.
     pub backends: PerColor<Vec<BackendStatus>>,
+}
+
+/// A listener that is configured no more: what is of its flows goes on, and everything else to it is
+/// dropped, until none of its flows is live or its time is over. Then its place is nobody's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RemovedListenerStatus {
+    /// Its service.
+    pub service: String,
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The virtual port.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// It always selected the standby.
+    pub preview: bool,
+    /// Its live flows at the newest full scan; `null` until the first one.
+    pub in_flight: Option<u64>,
+    /// When it ends at the latest: its service's `drain_timeout` after it was removed.
+    pub until_at: String,
+    /// What happens then to the flows that are left; a preview's are kept.
+    pub at_deadline: AtDeadline,
+    /// How it ended: `drained`, or `deadline` with the flows that were left in `in_flight`; `null` while it is
+    /// still known.
+    pub ended: Option<DrainEnd>,
 }
 
 /// A backend in [`ListenerStatus`].

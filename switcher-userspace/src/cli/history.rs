@@ -1,6 +1,6 @@
 //! `switcher history`
 
-use std::num::NonZeroUsize;
+use std::{net::SocketAddr, num::NonZeroUsize};
 
 use clap::Args;
 
@@ -8,6 +8,7 @@ use super::{answer::Answer, receipt, table::Table};
 use crate::api::{
     client::Client,
     history::{HistoryEntry, HistoryQuery, HistoryReply},
+    types::RemovedListenerStatus,
 };
 
 /// Arguments of `switcher history`.
@@ -70,6 +71,19 @@ fn by(entry: &HistoryEntry) -> String {
 fn result(entry: &HistoryEntry) -> String {
     let drained = entry.drain.as_ref().map(receipt::flows);
     let error = entry.error.as_ref().map(|error| error.message.clone());
-    let parts = [entry.reason.clone(), drained, error];
+    let removed = entry.removed.iter().map(removed).collect::<Vec<_>>();
+    let removed = (!removed.is_empty()).then(|| removed.join(", "));
+    let parts = [entry.reason.clone(), drained, removed, error];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn removed(listener: &RemovedListenerStatus) -> String {
+    let place = SocketAddr::new(listener.vip, listener.port);
+    let left = match listener.in_flight {
+        Some(flows) if flows > 0 => {
+            format!(", {flows} flows left ({})", listener.at_deadline.name())
+        }
+        _ => String::new(),
+    };
+    format!("{place}/{}{left}", listener.protocol.name())
 }

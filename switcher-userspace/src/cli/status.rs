@@ -7,8 +7,8 @@ use super::{Console, answer::Answer, progress, status_watch, table::Table};
 use crate::api::{
     client::Client,
     types::{
-        ApiError, BackendStatus, ErrorCode, Health, ListenerStatus, ServiceStatus, StatusReply,
-        TableStatus,
+        ApiError, BackendStatus, ErrorCode, Health, ListenerStatus, RemovedListenerStatus,
+        ServiceStatus, StatusReply, TableStatus,
     },
 };
 
@@ -53,7 +53,9 @@ fn only(services: Option<&[String]>, mut status: StatusReply) -> Result<StatusRe
         return Ok(status);
     };
     for name in services {
-        if !status.services.iter().any(|service| service.name == *name) {
+        let is_known = status.services.iter().any(|service| service.name == *name);
+        let is_removed = (status.removed.iter()).any(|listener| listener.service == *name);
+        if !is_known && !is_removed {
             return Err(ApiError::new(
                 ErrorCode::NotFound,
                 format!("there is no service {name}"),
@@ -62,6 +64,7 @@ fn only(services: Option<&[String]>, mut status: StatusReply) -> Result<StatusRe
         }
     }
     (status.services).retain(|service| services.contains(&service.name));
+    (status.removed).retain(|listener| services.contains(&listener.service));
     Ok(status)
 }
 
@@ -70,6 +73,7 @@ pub(super) fn describe(status: &StatusReply) -> String {
         headline(status),
         services(&status.services),
         listeners(&status.services),
+        removed(&status.removed),
         traffic(&status.services),
         interfaces(status),
         tables(&status.tables),
@@ -160,6 +164,23 @@ fn backend_row(
         backend.weight.to_string(),
         state(backend),
     ]
+}
+
+/// Listeners that are configured no more.
+fn removed(removed: &[RemovedListenerStatus]) -> String {
+    let mut table = Table::new(["REMOVED FROM", "VIP", "PROTOCOL", "FLOWS", "UNTIL", "THEN"]);
+    for it in removed {
+        table.row([
+            it.service.clone(),
+            endpoint(it.vip, it.port),
+            it.protocol.name().to_owned(),
+            it.in_flight
+                .map_or_else(|| "unknown".to_owned(), |flows| flows.to_string()),
+            it.until_at.clone(),
+            it.at_deadline.name().to_owned(),
+        ]);
+    }
+    table.render()
 }
 
 /// A backend's health, and whether it was taken out by hand.

@@ -177,6 +177,8 @@ pub struct BackendConfig {
 
 /// Longest name of a service or listener in bytes: it is stored in a map value of fixed size.
 pub const MAX_NAME_BYTES: usize = 63;
+/// Longest drain of a service that says nothing else.
+pub const DEFAULT_DRAIN_TIMEOUT: Span = Span::from_secs(30);
 /// Largest weight; bounds the time that filling a Maglev table takes.
 pub const MAX_WEIGHT: u16 = 1_000;
 
@@ -334,7 +336,7 @@ pub mod defaults {
         1
     }
     pub(super) fn drain_timeout() -> Span {
-        Span::from_secs(30)
+        super::DEFAULT_DRAIN_TIMEOUT
     }
     pub(super) fn drain_udp_idle() -> Span {
         Span::from_secs(5)

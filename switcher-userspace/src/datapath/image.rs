@@ -7,9 +7,10 @@ mod editions;
 mod evolution;
 mod gaps;
 mod ids;
+mod removed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
 };
 
@@ -17,6 +18,7 @@ use switcher_common::service::{BackendRecord, ListenerKey, ListenerRecord, Name,
 
 pub(super) use self::editions::Addresses;
 use self::evolution::Evolution;
+pub use self::removed::{Leaving, Place, RemovalTerms, RemovedListener};
 use super::error::DataPathError;
 use crate::config::{Config, Limits};
 
@@ -27,6 +29,8 @@ pub struct Wanted<'a> {
     pub config: &'a Config,
     /// Backends that take no fresh flows.
     pub drained: &'a BTreeSet<DrainedBackend>,
+    /// Listeners that are in the maps and not in the configuration.
+    pub leaving: &'a Leaving,
 }
 
 /// A backend that is administratively drained: it takes no fresh flows, in none of its service's
@@ -56,6 +60,8 @@ pub(super) struct Image {
 pub struct Busy {
     pub(super) backends: HashSet<u32>,
     pub(super) services: HashSet<u16>,
+    /// Flows in flight by backend.
+    pub(super) live: HashMap<u32, u32>,
 }
 
 /// Slots of one table, to be written before the image becomes visible.
@@ -102,6 +108,7 @@ pub(super) fn evolve(
     for service in &wanted.config.services {
         evolution.service(service, wanted.drained)?;
     }
+    evolution.keep_removed(wanted.leaving);
     evolution.finish()
 }
 

@@ -26,7 +26,11 @@ mod tables;
 mod tracer;
 mod unsaved;
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+};
 
 use aya::Ebpf;
 use switcher_common::{
@@ -41,7 +45,7 @@ pub use double::Replaced;
 pub use error::DataPathError;
 pub use explain::{Explained, Explainer, FoundListener, Question, Selection, Tried, Way, Why};
 pub use flow_tables::FoundFlow;
-pub use image::{Busy, DrainedBackend, Wanted};
+pub use image::{Busy, DrainedBackend, Leaving, Place, RemovalTerms, RemovedListener, Wanted};
 pub use links::{Attached, Mode};
 pub use list::{FlowLister, ListedFlow};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
@@ -169,7 +173,19 @@ impl DataPath {
         Scanner::open(&mut self.ebpf, &self.pins)
     }
 
-    /// Names and ids of the services that the maps hold.
+    /// Listeners that are configured no more, and still known.
+    #[must_use]
+    pub fn removed(&self) -> Vec<RemovedListener> {
+        self.tables.image().removed()
+    }
+
+    /// Flows in flight by listener id, as `busy` has counted them.
+    #[must_use]
+    pub fn live_flows(&self, busy: &Busy) -> HashMap<u32, u64> {
+        self.tables.image().live_flows(busy)
+    }
+
+    /// Names and ids of the services that the maps hold, those of removed listeners too.
     #[must_use]
     pub fn services(&self) -> Vec<(u16, String)> {
         self.tables.image().services()
@@ -238,7 +254,11 @@ impl DataPath {
         before_visible: impl FnOnce(&mut Self, &[(u16, String)]) -> Result<(), DataPathError>,
     ) -> Result<Option<Replaced>, DataPathError> {
         let evolved = image::evolve(self.tables.image(), wanted, busy, &self.limits)?;
-        before_visible(self, &evolved.image.services())?;
+        let configured = wanted.config.services.iter();
+        let configured: HashSet<&str> = configured.map(|service| service.name.as_str()).collect();
+        let mut services = evolved.image.services();
+        services.retain(|(_, name)| configured.contains(name.as_str()));
+        before_visible(self, &services)?;
         let installed = self.tables.install(evolved);
         if installed.is_err() {
             // Some of it may be in the maps, where nobody looks.

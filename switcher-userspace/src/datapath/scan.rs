@@ -12,7 +12,10 @@ use aya::{
     maps::{Array, MapData},
 };
 use switcher_common::{
-    scan::{CutFlow, SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table, live_index},
+    scan::{
+        BackendFlows, CutFlow, SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table,
+        live_index,
+    },
     service::{Color, PerColor, Protocol},
 };
 
@@ -160,7 +163,9 @@ impl Scanner {
             live: pins.open("SCAN_LIVE")?,
             live_raw: pins.open_data("SCAN_LIVE")?,
             backends_raw: pins.open_data("SCAN_BACKENDS")?,
-            backends_len: pins.open::<Array<MapData, u64>>("SCAN_BACKENDS")?.len(),
+            backends_len: pins
+                .open::<Array<MapData, BackendFlows>>("SCAN_BACKENDS")?
+                .len(),
         })
     }
 
@@ -174,7 +179,7 @@ impl Scanner {
         mut on_cut: impl FnMut(&CutFlow),
     ) -> Result<Scan, DataPathError> {
         let began_at = Instant::now();
-        clear(&self.live_raw, self.live.len())?;
+        clear::<u64>(&self.live_raw, self.live.len())?;
         let number = self.number.get();
         self.number = self.number.checked_add(1).unwrap_or(NonZero::<u8>::MIN);
         // Read first: an entry that comes meanwhile is then present without being expected.
@@ -222,32 +227,44 @@ impl Scanner {
 
     /// Scans for what flows refer to; removes nothing.
     pub fn busy(&mut self, highest_service: u16) -> Result<Busy, DataPathError> {
-        clear(&self.backends_raw, self.backends_len)?;
-        let scan = self.scan(highest_service, false, |_| {})?;
-        let flows = read(&self.backends_raw, self.backends_len)?;
+        self.scan_busy(highest_service, false, |_| {})
+            .map(|(_, busy)| busy)
+    }
+
+    /// As [`Self::scan`], and what the flows that are left refer to. `highest_service` is the highest id that
+    /// a service may have.
+    pub fn scan_busy(
+        &mut self,
+        highest_service: u16,
+        remove_expired: bool,
+        on_cut: impl FnMut(&CutFlow),
+    ) -> Result<(Scan, Busy), DataPathError> {
+        clear::<BackendFlows>(&self.backends_raw, self.backends_len)?;
+        let scan = self.scan(highest_service, remove_expired, on_cut)?;
+        let flows: Vec<BackendFlows> = read(&self.backends_raw, self.backends_len)?;
         let is_busy = |service: &u16| {
             let live = scan.in_flight(*service);
             live.blue + live.green + scan.preview_flows(*service) > 0
         };
-        Ok(Busy {
-            backends: (0..)
-                .zip(flows)
-                .filter(|(_, flows)| *flows > 0)
-                .map(|(id, _)| id)
-                .collect(),
+        let by_backend = || (0..).zip(&flows).filter(|(_, flows)| flows.all > 0);
+        let live = by_backend().filter(|(_, flows)| flows.live > 0);
+        let busy = Busy {
+            backends: by_backend().map(|(id, _)| id).collect(),
             services: (0..=highest_service).filter(is_busy).collect(),
-        })
+            live: live.map(|(id, flows)| (id, flows.live)).collect(),
+        };
+        Ok((scan, busy))
     }
 }
 
-fn read(map: &MapData, len: u32) -> Result<Vec<u64>, DataPathError> {
-    bpf::lookup_batch::<u32, u64>(map.fd().as_fd(), len)
+fn read<V: bytemuck::Pod>(map: &MapData, len: u32) -> Result<Vec<V>, DataPathError> {
+    bpf::lookup_batch::<u32, V>(map.fd().as_fd(), len)
         .map(|(_, counters)| counters)
         .attempt("reading the scan's counters")
 }
 
-fn clear(map: &MapData, len: u32) -> Result<(), DataPathError> {
+fn clear<V: bytemuck::Pod>(map: &MapData, len: u32) -> Result<(), DataPathError> {
     let keys: Vec<u32> = (0..len).collect();
-    bpf::update_batch(map.fd().as_fd(), &keys, &vec![0_u64; keys.len()])
+    bpf::update_batch(map.fd().as_fd(), &keys, &vec![V::zeroed(); keys.len()])
         .attempt("clearing the scan's counters")
 }

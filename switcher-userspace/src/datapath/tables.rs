@@ -70,7 +70,12 @@ impl Orders {
         let mut orders = vec![CutOrder::default(); len];
         for (order, backend) in orders.iter_mut().zip(&image.backends) {
             let of = (backend.service, Color::from_bit(backend.color));
-            *order = self.cuts.get(&of).copied().unwrap_or_default();
+            let of_removed = || {
+                let record = image.records.get(backend.listener as usize)?;
+                Some(CutOrder::new(record.cut_at_end()?, record.removed_until))
+            };
+            let of_service = self.cuts.get(&of).copied();
+            *order = of_service.or_else(of_removed).unwrap_or_default();
             for (pause, listener) in &pauses {
                 let is_whole = pause.listener.is_none() && pause.service == backend.service;
                 if is_whole || *listener == Some(backend.listener) {
@@ -251,14 +256,16 @@ impl Tables {
     }
 
     /// Gives the backends that only `image` has the orders of their services, such as a pause, and takes
-    /// those back that the id's last owner had. No packet knows them yet.
+    /// those back that the id's last owner had. No packet knows them yet. Orders of removed listeners that
+    /// are configured again, or have ended, are taken back too.
     fn order_added(&mut self, image: &Image) -> Result<(), DataPathError> {
         let of_image = self.orders.of(image, self.ordered.len());
         let mut wanted = self.ordered.clone();
         for (id, backend) in image.backends.iter().enumerate() {
             let is_known = (self.image.backends.get(id)).is_some_and(|old| old.present != 0);
-            if backend.present != 0
-                && !is_known
+            let is_added = backend.present != 0 && !is_known;
+            let was_removed = is_removed(&self.image, backend) && !is_removed(image, backend);
+            if (is_added || was_removed)
                 && let (Some(order), Some(given)) = (wanted.get_mut(id), of_image.get(id))
             {
                 *order = *given;
@@ -288,6 +295,12 @@ impl Tables {
             .set(u32::from(id), ticks, 0)
             .attempt(format!("writing the idle timeouts of {}", service.name))
     }
+}
+
+/// Whether the listener of `backend` is a removed one in `image`.
+fn is_removed(image: &Image, backend: &BackendRecord) -> bool {
+    let record = image.records.get(backend.listener as usize);
+    record.is_some_and(ListenerRecord::is_removed)
 }
 
 /// The program hashes addresses in their own family's form.

@@ -201,6 +201,7 @@ fn web() -> ServiceStatus {
 /// The status of a node with `service` alone.
 fn status(service: ServiceStatus) -> StatusReply {
     StatusReply {
+        removed: Vec::new(),
         agent: AgentStatus {
             version: "9.8.7".to_owned(),
             pid: 42,

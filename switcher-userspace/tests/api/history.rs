@@ -31,6 +31,7 @@ pub(crate) fn entry(number: u64) -> HistoryEntry {
         from_generation: number - 1,
         generation: number,
         active: BTreeMap::from([("web".to_owned(), Color::Green)]),
+        removed: Vec::new(),
         drain: None,
         error: None,
     }

@@ -14,7 +14,9 @@ pub const VIPS: u8 = 4;
 /// Services of every variant.
 pub const SERVICES: usize = 4;
 /// Variants of the configuration that an episode may go over to.
-pub const VARIANTS: usize = 2;
+pub const VARIANTS: usize = 3;
+/// The one in which nobody is any more where a listener was removed; in variant 1 its flows still leave.
+pub const GONE: usize = 2;
 
 /// A world: the sizes of its tables. All else is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +154,7 @@ fn of_kind(ip: Ip, protocol: u8, variant: usize) -> Vec<Listener> {
         vec![(to(BLUE, 11, 8080), 1), (to(BLUE, 12, 8080), weight)],
         vec![(to(GREEN, 11, 8080), 1), (to(GREEN, 12, 8080), 1)],
     ];
-    if variant == 1 {
+    if variant != 0 {
         // A removed backend, whose flows run on.
         web[0].pop();
     }
@@ -192,7 +194,7 @@ fn of_kind(ip: Ip, protocol: u8, variant: usize) -> Vec<Listener> {
         ),
         odd(3, NARROW_PORT, &[to(NARROW, 5, 7000)], &[]),
     ];
-    if variant == 1 {
+    if variant != 0 {
         // A removed listener, whose flows run on too.
         all.retain(|it| it.vip.port() != 443);
     }

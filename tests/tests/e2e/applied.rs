@@ -28,7 +28,12 @@ fn with_shop(lab: &Lab) -> String {
 }
 
 /// Applies `configuration`, which must end with `code`; the answer.
-fn applied(node: &Node<'_>, configuration: &str, arguments: &[&str], code: i32) -> Result<Value> {
+pub(crate) fn applied(
+    node: &Node<'_>,
+    configuration: &str,
+    arguments: &[&str],
+    code: i32,
+) -> Result<Value> {
     let (reply, found) = node.apply(configuration, arguments)?;
     ensure!(
         found == code,
@@ -59,7 +64,7 @@ fn has_shop(lab: &Lab, node: &Node<'_>) -> Result<bool> {
     Ok(told)
 }
 
-fn goes_on(load: &Load) -> Result<()> {
+pub(crate) fn goes_on(load: &Load) -> Result<()> {
     let before = load.snapshot().answered;
     load.wait_until(LIMIT, |stats| stats.answered > before + 100)
 }

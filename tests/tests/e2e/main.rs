@@ -43,6 +43,7 @@ mod receipt;
 mod reconfigured;
 mod redirects;
 mod refusal;
+mod removed;
 mod reset;
 mod rights;
 mod scale;

@@ -11,7 +11,7 @@ use switcher_tests::bpf::between_bpf_calls;
 use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{Action, DrainedBackend, Runner, Wanted};
+use switcher_userspace::datapath::{Action, DrainedBackend, Leaving, Runner, Wanted};
 
 use crate::flows::Flows;
 use crate::packet::{ACK, PSH, Packet};
@@ -201,10 +201,18 @@ fn watch(
     let mut moments = vec![false];
     let (path, scanner) = (&mut rig.path, &mut rig.scanner);
     let apply = || {
-        path.apply(&Wanted { config, drained }, scanner, |path, ids| {
-            let states = states(path.switch_states()?, ids);
-            path.switch(&states).map(drop)
-        })?;
+        path.apply(
+            &Wanted {
+                config,
+                drained,
+                leaving: Leaving::AT_ONCE,
+            },
+            scanner,
+            |path, ids| {
+                let states = states(path.switch_states()?, ids);
+                path.switch(&states).map(drop)
+            },
+        )?;
         Ok(())
     };
     let ((), calls) = between_bpf_calls(apply, |call| {

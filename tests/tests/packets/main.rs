@@ -36,6 +36,7 @@ mod own_errors;
 mod pauses;
 mod receipt;
 mod regressions;
+mod removed;
 mod replies;
 mod rewriting;
 mod scale;

@@ -11,7 +11,9 @@ use switcher_common::reason::{REASON_SLOTS, Reason, Verdict};
 use switcher_common::service::{Color, Protocol, ServiceSwitch};
 use switcher_tests::lab::{FAR_INTERFACE, Family, Lab};
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{Action, Counters, DataPath, Runner, Scanner, TestRun, Wanted};
+use switcher_userspace::datapath::{
+    Action, Counters, DataPath, Leaving, Runner, Scanner, TestRun, Wanted,
+};
 
 use crate::describe;
 use crate::flows::{Flow, Flows};
@@ -143,6 +145,7 @@ impl<'a> Rig<'a> {
         let wanted = Wanted {
             config: &config,
             drained: &BTreeSet::new(),
+            leaving: Leaving::AT_ONCE,
         };
         path.apply(&wanted, &mut scanner, |path, ids| {
             let blue = states(&vec![(Color::Blue, Color::Blue); ids.len()]);

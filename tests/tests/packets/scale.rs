@@ -14,7 +14,7 @@ use switcher_tests::lab::{Family, Lab};
 use switcher_tests::node::Many;
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::config::{Config, Limits};
-use switcher_userspace::datapath::Wanted;
+use switcher_userspace::datapath::{Leaving, Wanted};
 
 use crate::packet::{Packet, SYN};
 use crate::rig::{Rig, states};
@@ -62,6 +62,7 @@ fn apply(rig: &mut Rig, config: &Config, what: &str) -> Result<usize> {
         let wanted = Wanted {
             config,
             drained: &drained,
+            leaving: Leaving::AT_ONCE,
         };
         path.apply(&wanted, scanner, |path, ids| {
             let blue = states(&vec![(Blue, Blue); ids.len()]);

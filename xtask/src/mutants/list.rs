@@ -59,6 +59,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "apply::between_the_calls_of_an_apply_all_packets_see_the_old_or_all_the_new_configuration",
     },
     Mutant {
+        name: "removed-passes",
+        promise: "G11",
+        without: "fresh flows of a removed listener pass while its old ones run on",
+        target: "packets",
+        test: "removed::a_removed_listeners_flows_go_on_and_all_else_is_dropped_until_it_is_ended",
+    },
+    Mutant {
         name: "no-pin",
         promise: "G2",
         without: "a flow goes where fresh flows go",

@@ -17,6 +17,7 @@ use super::{
     encode::{drained_backends, encode, overlaid, udp_idle_ms},
     errors::{data_path, too_many_counts},
     record::Deed,
+    removals::{Removals, leaving},
 };
 use crate::{
     agent::{adopt::configured_only, applied::Kept, configured::Configured},
@@ -226,7 +227,7 @@ impl Core {
             ));
         }
         refuse_fixed_keys(&self.config, asked)?;
-        let board = next_board(&self.board, &asked.config);
+        let board = next_board(&self.board, &asked.config, &self.removals);
         refuse_empty_colors(&self.config, &self.board, asked, &board)?;
         Ok(Plan {
             difference: Difference::between(&self.config, &asked.config),
@@ -246,6 +247,7 @@ impl Core {
         let wanted = Wanted {
             config,
             drained: &drained_backends(&board),
+            leaving: &leaving(Some(&self.config), config),
         };
         let mut ids = BTreeMap::new();
         let applied = self.path.apply_counted(&wanted, busy, |path, services| {
@@ -267,6 +269,7 @@ impl Core {
         self.config = config.clone();
         self.ids = Arc::new(ids);
         self.board = board;
+        self.learn_removals();
         if let Err(error) = self.set_orders() {
             tracing::error!(%error, "pauses and drains do not follow the configuration");
         }
@@ -314,11 +317,15 @@ pub(in crate::agent) fn ready_services(
 }
 
 /// The switch state with the services of `config`: colors, splits, pauses and drains stay as they are.
-fn next_board(board: &Switchboard, config: &Config) -> Switchboard {
+/// A service that was removed and comes again while something of it is known goes on with its color.
+fn next_board(board: &Switchboard, config: &Config, removals: &Removals) -> Switchboard {
     let services = config.services.iter().map(|service| {
         let known = board.services.get(&service.name);
         let state = known.map_or_else(
-            || Service::new(service.initial_active),
+            || {
+                let removed = removals.active(&service.name);
+                Service::new(removed.unwrap_or(service.initial_active))
+            },
             |state| configured_only(state.clone(), service),
         );
         (service.name.clone(), state)

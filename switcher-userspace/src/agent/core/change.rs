@@ -20,7 +20,7 @@ use crate::{
         requests::{ChangeRequest, Endpoint, Terms},
         types::{ApiError, ChangeReply, ErrorCode},
     },
-    datapath::{Busy, Replaced, Wanted},
+    datapath::{Busy, Leaving, Replaced, Wanted},
     switching::{AtDeadline, Change, Conditions, DrainTerms, Order, Switchboard},
 };
 
@@ -149,6 +149,7 @@ impl Core {
             let wanted = Wanted {
                 config: &self.config,
                 drained: &drained_backends(&next),
+                leaving: Leaving::AT_ONCE,
             };
             self.path
                 .apply_counted(&wanted, &busy, |_, _| Ok(()))

@@ -7,6 +7,7 @@ mod deadlines;
 mod encode;
 mod errors;
 mod record;
+mod removals;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,6 +27,7 @@ pub(super) use self::{
     encode::{Observed, cut_orders, drained_backends, encode, overlaid, pauses, tally_of},
     errors::data_path,
     record::Recorded,
+    removals::{Removal, Removals, leaving},
 };
 use self::{encode::udp_idle_ms, errors::not_durable};
 use super::{
@@ -91,6 +93,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     pub(super) writer: Writer,
     pub(super) collector: Collector,
+    /// Listeners that are configured no more, and still known.
+    pub(super) removals: Removals,
     pub(super) view: watch::Sender<Arc<View>>,
     /// Answers that wait for the disk, in the order of their states' numbers.
     pub(super) unanswered: VecDeque<Unanswered>,
@@ -194,10 +198,10 @@ impl Core {
         let pauses = pauses(&next, &self.ids, &self.config);
         self.path
             .keep_with_switch(unsaved::encode(&next, self.saved));
-        let switched = self
-            .path
-            .set_orders(&lasting, &pauses)
-            .and_then(|()| self.path.switch(&encode(&next, &self.ids)));
+        let switched = self.path.set_orders(&lasting, &pauses).and_then(|()| {
+            let states = self.removals.encode(&next, &self.ids);
+            self.path.switch(&states)
+        });
         if switched.is_ok() {
             next.barrier_passed(clock::now(), |service, color| {
                 tally_of(&self.counters, &self.ids, service, color)
@@ -267,6 +271,7 @@ impl Core {
         } else {
             self.end_drains(next, &ended);
         }
+        self.observe_removals(&scanned);
         if self.is_unsaved {
             self.save(Vec::new());
         }
@@ -341,6 +346,11 @@ impl Core {
                 is_settled,
                 scan,
                 interfaces: self.interfaces.clone(),
+                removed: if is_settled {
+                    self.removals.all().into()
+                } else {
+                    view.removed.clone()
+                },
                 at: clock::now(),
                 ..View::clone(view)
             });

@@ -44,6 +44,7 @@ impl Core {
             from_generation: deed.from_generation,
             generation: self.board.generation,
             drain: None,
+            removed: Vec::new(),
             error,
         }
     }

@@ -12,7 +12,7 @@ use switcher_common::{
     select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
     service::{
         Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, SHARED_ENDPOINT, ServiceSwitch,
-        VipMarks,
+        Standing, VipMarks,
     },
 };
 
@@ -190,6 +190,11 @@ where
         let Some((record, switch, found)) = self.listener else {
             return self.reply(begins);
         };
+        match record.standing(self.now) {
+            Standing::Configured => {}
+            Standing::Leaving => return Ok(dropped(Reason::ListenerRemoved)),
+            Standing::Gone => return self.reply(begins),
+        }
         if self.maps.is_martian(&self.key.src)? {
             return Ok(dropped(Reason::MartianSource));
         }

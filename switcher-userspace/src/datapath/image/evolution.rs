@@ -18,7 +18,7 @@ use super::{
         error::DataPathError,
         maglev::{self, Member},
     },
-    Busy, DrainedBackend, Evolved, Image, Slots, at,
+    Busy, DrainedBackend, Evolved, Image, Leaving, Place, Slots, at,
     editions::{self, WantedAddresses},
     gaps::Gaps,
     ids::Ids,
@@ -288,6 +288,40 @@ impl<'a> Evolution<'a> {
         let next = if known.is_some() { slot.next } else { [0; 2] };
         *slot = BackendRecord { next, ..*record };
         Ok(id)
+    }
+
+    /// Keeps what is left of listeners that are configured no more, until it is ended: without slots, and
+    /// without endpoints, so that nothing of it begins a flow.
+    pub(super) fn keep_removed(&mut self, leaving: &Leaving) {
+        for (key, &id) in &self.old.listeners {
+            let record = self.old.records.get(id as usize);
+            let Some(record) = record.filter(|record| record.is_present()) else {
+                continue;
+            };
+            if self.new.listeners.contains_key(key) {
+                continue;
+            }
+            let name = self.old.names.get(usize::from(record.service));
+            let service = name.and_then(|name| name.text()).unwrap_or("");
+            let is_ended = Place::of(key).is_none_or(|place| leaving.ended.contains(&place));
+            let removed = if record.is_removed() {
+                (!is_ended).then_some(*record)
+            } else {
+                let terms = leaving.terms_of(service);
+                terms.map(|terms| record.removed(terms.until, terms.cut_at_end))
+            };
+            let Some(removed) = removed else {
+                continue;
+            };
+            self.new.listeners.insert(*key, id);
+            self.addresses
+                .vips
+                .insert(ListenerKey::any_of(key.vip, key.af), ());
+            *at(&mut self.new.records, id, ListenerRecord::default()) = removed;
+            // The name belongs to the id as long as something is shown by it.
+            let name = name.copied().unwrap_or(FREE_NAME);
+            *at(&mut self.new.names, u32::from(record.service), FREE_NAME) = name;
+        }
     }
 
     /// Places the new tables into slots that neither the old nor the new image uses.

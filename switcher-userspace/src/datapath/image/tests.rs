@@ -4,7 +4,7 @@ use std::path::Path;
 
 use switcher_common::{
     address::WideAddress,
-    service::{Color, NO_LISTENER},
+    service::{Color, EndpointEditions, NO_LISTENER},
 };
 
 use super::*;
@@ -48,6 +48,7 @@ fn wanted(config: &Config) -> Wanted<'_> {
     Wanted {
         config,
         drained: NONE,
+        leaving: Leaving::AT_ONCE,
     }
 }
 
@@ -142,7 +143,7 @@ fn an_id_that_flows_refer_to_is_not_given_out_again() {
         .expect("a backend");
     let busy = Busy {
         backends: [removed].into(),
-        services: HashSet::new(),
+        ..Busy::default()
     };
     let api = config(&[("api", 81, &[2])]);
     let without = evolve(&before, &wanted(&api), &busy, &LIMITS).expect("room");
@@ -274,6 +275,7 @@ fn a_drained_backend_has_no_slot_and_nothing_leads_to_it() {
     let wanted = Wanted {
         config: &config,
         drained: &drained,
+        leaving: Leaving::AT_ONCE,
     };
     let image = evolve(&before, &wanted, &Busy::default(), &LIMITS)
         .expect("room for all")
@@ -313,6 +315,7 @@ fn when_all_backends_are_drained_the_color_has_no_table() {
     let wanted = Wanted {
         config: &config,
         drained: &drained,
+        leaving: Leaving::AT_ONCE,
     };
     let image = evolve(&Image::default(), &wanted, &Busy::default(), &LIMITS)
         .expect("room for all")
@@ -412,4 +415,68 @@ fn an_apply_that_was_cut_short_is_finished_by_the_next_one() {
             }
         }
     }
+}
+
+#[test]
+fn a_removed_listener_keeps_its_ids_and_its_service_s_name_until_it_is_ended() {
+    let leaves = Leaving {
+        others: Some(RemovalTerms {
+            until: 7,
+            cut_at_end: None,
+        }),
+        ..Leaving::default()
+    };
+    let before = apply(
+        &Image::default(),
+        &config(&[("web", 80, &[1]), ("api", 81, &[2])]),
+    );
+    let api = config(&[("api", 81, &[2])]);
+    let next = |image: &Image, config: &Config, leaving: &Leaving| {
+        let wanted = Wanted {
+            leaving,
+            ..wanted(config)
+        };
+        evolve(image, &wanted, &Busy::default(), &LIMITS)
+    };
+    let without = next(&before, &api, &leaves).expect("room").image;
+    let removed = without.removed();
+    assert_eq!(removed.len(), 1);
+    assert_eq!(
+        (removed[0].service.as_str(), removed[0].terms.until),
+        ("web", 7)
+    );
+    assert_eq!(without.listeners, before.listeners);
+    assert_eq!(without.services(), before.services());
+    let is_without_web = |it: &EndpointEditions| {
+        let edition = without.records[NO_LISTENER as usize].edition();
+        it.get(edition)
+            .is_none_or(|it| it.port_be == 81_u16.to_be())
+    };
+    assert!(without.addresses.endpoints.values().all(is_without_web));
+
+    // It counts for the limit: six more fit beside the two.
+    let ports: Vec<(String, u16)> = (90..97).map(|port| (format!("s{port}"), port)).collect();
+    let others = |count: usize| {
+        let services = ports[..count]
+            .iter()
+            .map(|(name, port)| (name.as_str(), *port, &[2][..]));
+        let services: Vec<_> = [("api", 81, &[2][..])]
+            .into_iter()
+            .chain(services)
+            .collect();
+        config(&services)
+    };
+    assert!(next(&without, &others(6), &leaves).is_ok());
+    let full = next(&without, &others(7), &leaves).expect_err("no room");
+    assert!(matches!(full, DataPathError::Full { .. }), "{full}");
+
+    let ended = Leaving {
+        ended: removed.iter().map(|it| it.place).collect(),
+        ..Leaving::default()
+    };
+    let after = next(&without, &api, &ended).expect("room").image;
+    assert!(after.removed().is_empty());
+    assert_eq!(after.listeners.len(), 1);
+    assert_eq!(after.services().len(), 1);
+    assert!(next(&after, &others(7), &leaves).is_ok());
 }

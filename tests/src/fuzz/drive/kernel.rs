@@ -15,8 +15,8 @@ use switcher_common::rate::{Capped, Window};
 use switcher_common::reason::REASON_SLOTS;
 use switcher_common::scan::{self, IdleTicks};
 use switcher_common::service::{
-    BackendRecord, EndpointEditions, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS,
-    ListenerKey, ListenerRecord, SHARED_ENDPOINT, ServiceSwitch, VipMarks,
+    BackendRecord, EndpointEditions, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_REMOVED,
+    LISTENER_RINGS, ListenerKey, ListenerRecord, SHARED_ENDPOINT, ServiceSwitch, VipMarks,
 };
 use switcher_common::stats::{ColorStats, TableStats, Writer};
 
@@ -418,6 +418,7 @@ fn listener(record: &ListenerRecord) -> Listener {
         rings: LISTENER_RINGS.map(|ring| usize::from(record.flags & ring != 0)),
         service: record.service,
         preview: record.flags & LISTENER_PREVIEW != 0,
+        removed_until: (record.flags & LISTENER_REMOVED != 0).then_some(record.removed_until),
     }
 }
 

@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 use switcher_common::rate::Capped;
 use switcher_common::service::ServiceSwitch;
 use switcher_userspace::config::Config;
-use switcher_userspace::datapath::{DataPath, Runner, Scanner, TestRun, Wanted};
+use switcher_userspace::datapath::{
+    DataPath, Leaving, RemovalTerms, Runner, Scanner, TestRun, Wanted,
+};
 
 pub use self::compare::Difference;
 use self::compare::{compare_entry, compare_outcome};
@@ -216,8 +218,25 @@ impl Rig {
             return Ok(());
         }
         let config = world::config(self.world, variant, &self.pin_dir)?;
-        self.path
-            .apply(&wanted(&config), &mut self.scanner, |_, _| Ok(()))?;
+        let now = now_ticks();
+        let until = if variant == world::GONE {
+            now.wrapping_sub(1)
+        } else {
+            now.wrapping_add(PLENTY)
+        };
+        let others = Some(RemovalTerms {
+            until,
+            cut_at_end: None,
+        });
+        let leaving = Leaving {
+            others,
+            ..Leaving::default()
+        };
+        let wanted = Wanted {
+            leaving: &leaving,
+            ..wanted(&config)
+        };
+        self.path.apply(&wanted, &mut self.scanner, |_, _| Ok(()))?;
         self.model.config = self.kernel.config()?;
         self.variant = variant;
         Ok(())
@@ -376,6 +395,7 @@ fn wanted(config: &Config) -> Wanted<'_> {
     Wanted {
         config,
         drained: &NONE,
+        leaving: Leaving::AT_ONCE,
     }
 }
 

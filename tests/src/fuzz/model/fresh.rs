@@ -22,9 +22,15 @@ impl Model {
     ) -> Result<Found, Ended> {
         let key = (tuple.dst, tuple.protocol);
         match self.config.listeners.get(&key).copied() {
-            Some(listener) => self
-                .select(packet, tuple, segment, &listener)
-                .map(Found::Entry),
+            Some(listener) => match listener.removed_until {
+                Some(until) if has_passed(until, packet.now) => {
+                    self.stray_reply(packet, tuple, segment)
+                }
+                Some(_) => Err(drop("listener_removed")),
+                None => self
+                    .select(packet, tuple, segment, &listener)
+                    .map(Found::Entry),
+            },
             None => self.stray_reply(packet, tuple, segment),
         }
     }
@@ -215,4 +221,9 @@ impl Model {
         }
         Ok(Found::Entry(again))
     }
+}
+
+/// Whether the tick `then` has come: ticks wrap, and half of them lie ahead.
+const fn has_passed(then: u32, now: u32) -> bool {
+    now.wrapping_sub(then) < 1 << 31
 }

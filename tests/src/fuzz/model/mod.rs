@@ -66,6 +66,8 @@ pub struct Listener {
     pub service: u16,
     /// Selects the standby.
     pub preview: bool,
+    /// It is configured no more: the tick from which nobody is there.
+    pub removed_until: Option<u32>,
 }
 
 /// A backend.
