@@ -59,22 +59,17 @@ pub(super) fn board(
     board
 }
 
-/// `state` without drained backends that are configured no more.
+/// `state` without what it says of backends that are configured no more, and of health that is checked no
+/// more.
 pub(super) fn configured_only(mut state: Service, config: &ServiceConfig) -> Service {
-    let backends = |color| {
-        config
-            .listeners
-            .iter()
-            .flat_map(move |it| it.backends(color))
-    };
-    let configured: BTreeSet<SocketAddr> = Color::ALL
-        .into_iter()
-        .flat_map(backends)
-        .map(|backend| (backend.address, backend.port).into())
-        .collect();
+    let configured: BTreeSet<SocketAddr> = config.endpoints().collect();
     state
         .drained_backends
         .retain(|backend| configured.contains(backend));
+    let is_checked = config.check.is_some();
+    state
+        .health
+        .retain(|backend, _| is_checked && configured.contains(backend));
     state
 }
 
@@ -91,6 +86,7 @@ fn adopted(
     let drained_backends = file
         .map(|file| file.drained_backends.clone())
         .unwrap_or_default();
+    let health = file.map(|file| file.health.clone()).unwrap_or_default();
     if let Some(known) = file.filter(saw_newest).or(unsaved.filter(saw_newest)) {
         let is_draining = known.running_drain().is_some();
         return Service {
@@ -98,6 +94,7 @@ fn adopted(
             base: if is_draining { known.base } else { active },
             split_percent: kernel.split_percent,
             drained_backends,
+            health,
             ..known.clone()
         };
     }
@@ -140,6 +137,7 @@ fn adopted(
         split_percent: kernel.split_percent,
         pauses: Vec::new(),
         drained_backends,
+        health,
         drain,
     }
 }

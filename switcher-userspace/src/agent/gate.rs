@@ -1,28 +1,38 @@
-//! The gate of a flip (G6): how many backends of a color could serve.
+//! Who may get fresh flows: the gate of a flip (G6), and which backends leave their tables.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use switcher_common::service::Color;
+use switcher_common::service::{Color, PerColor};
 
 use crate::{
-    config::{BackendConfig, Config},
-    switching::{Gate, Shortage},
+    config::{BackendConfig, Config, ServiceConfig},
+    failover::{Candidate, Health, kept},
+    switching::{Gate, Service, Shortage, Switchboard},
 };
 
-/// Whether a backend may get fresh flows: it is not drained by hand. Without a check none is known to be bad.
-pub(super) fn is_eligible(backend: &BackendConfig, drained: &BTreeSet<SocketAddr>) -> bool {
-    !drained.contains(&(backend.address, backend.port).into())
+/// Whether a backend counts at the gate: it is not drained by hand, and its checks say that it is healthy, or
+/// it has none.
+pub(super) fn is_eligible(
+    backend: &BackendConfig,
+    service: &ServiceConfig,
+    state: &Service,
+    drained: &BTreeSet<SocketAddr>,
+) -> bool {
+    let endpoint = backend.endpoint();
+    let is_healthy = || state.health_of(endpoint) == Health::Healthy;
+    !drained.contains(&endpoint) && (service.check.is_none() || is_healthy())
 }
 
 /// Counts eligible backends.
 pub(super) struct ConfiguredGate<'a> {
     config: &'a Config,
+    board: &'a Switchboard,
 }
 
 impl<'a> ConfiguredGate<'a> {
-    /// The gate of `config`.
-    pub(super) fn new(config: &'a Config) -> Self {
-        Self { config }
+    /// The gate of `config`, with the health that `board` knows.
+    pub(super) fn new(config: &'a Config, board: &'a Switchboard) -> Self {
+        Self { config, board }
     }
 }
 
@@ -36,6 +46,7 @@ impl Gate for ConfiguredGate<'_> {
         if cfg!(mutant = "no-gate") {
             return None;
         }
+        let state = self.board.services.get(service)?;
         let service = self.config.services.iter().find(|s| s.name == service)?;
         let listeners = service
             .listeners
@@ -45,10 +56,151 @@ impl Gate for ConfiguredGate<'_> {
             .map(|listener| Shortage {
                 listener: listener.name.clone(),
                 eligible: (listener.backends(color).iter())
-                    .filter(|backend| is_eligible(backend, drained))
+                    .filter(|backend| is_eligible(backend, service, state, drained))
                     .count(),
                 min_healthy: service.min_healthy,
             })
             .find(|shortage| shortage.eligible < shortage.min_healthy as usize)
+    }
+}
+
+/// The unhealthy backends of `service` that leave their tables ([`kept`] says who). One that a list keeps, as
+/// there is nobody better, stays in all.
+pub(super) fn ejected(service: &ServiceConfig, state: &Service) -> BTreeSet<SocketAddr> {
+    if service.check.is_none() || cfg!(mutant = "nobody-ejected") {
+        return BTreeSet::new();
+    }
+    let candidate = |backend: &BackendConfig| Candidate {
+        health: Some(state.health_of(backend.endpoint())),
+        is_drained: state.drained_backends.contains(&backend.endpoint()),
+    };
+    let (mut leave, mut stay) = (BTreeSet::new(), BTreeSet::new());
+    for listener in &service.listeners {
+        let candidates =
+            PerColor::from_fn(|color| listener.backends(color).iter().map(candidate).collect());
+        let kept = kept(state.active, &candidates, service.min_healthy);
+        for color in Color::ALL {
+            let keeps_slots = &kept.get(color).keeps_slots;
+            for (backend, keeps) in listener.backends(color).iter().zip(keeps_slots) {
+                let endpoint = backend.endpoint();
+                if *keeps {
+                    stay.insert(endpoint);
+                } else if state.health_of(endpoint) == Health::Unhealthy {
+                    leave.insert(endpoint);
+                }
+            }
+        }
+    }
+    &leave - &stay
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const BLUE: [&str; 3] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+    const GREEN: [&str; 2] = ["10.0.1.1:80", "10.0.1.2:80"];
+
+    fn config(min_healthy: u32) -> Config {
+        let list = |all: &[&str]| {
+            let each = all.iter().map(|it| {
+                let endpoint: SocketAddr = it.parse().expect("an endpoint");
+                format!("{{ address = \"{}\", port = 80 }}", endpoint.ip())
+            });
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let text = format!(
+            r#"[agent]
+interfaces = ["eth0"]
+[[service]]
+name = "web"
+min_healthy = {min_healthy}
+[service.check]
+[[service.listener]]
+name = "http"
+vip = "192.0.2.10"
+port = 80
+protocol = "tcp"
+blue = [{}]
+green = [{}]
+"#,
+            list(&BLUE),
+            list(&GREEN)
+        );
+        Config::parse(Path::new("test"), &text).expect("a configuration")
+    }
+
+    /// Health by letters: `+` healthy, `-` unhealthy, `?` unknown, `d` healthy and drained by hand.
+    fn state(blue: &str, green: &str) -> Service {
+        let mut state = Service::new(Color::Blue);
+        let all = BLUE.iter().zip(blue.chars());
+        for (endpoint, letter) in all.chain(GREEN.iter().zip(green.chars())) {
+            let endpoint = endpoint.parse().expect("an endpoint");
+            let health = match letter {
+                '-' => Health::Unhealthy,
+                '?' => Health::Unknown,
+                _ => Health::Healthy,
+            };
+            state.health.insert(endpoint, health);
+            if letter == 'd' {
+                state.drained_backends.insert(endpoint);
+            }
+        }
+        state
+    }
+
+    #[test]
+    fn unhealthy_backends_leave_unless_that_serves_nobody_better() {
+        for (min_healthy, blue, green, out) in [
+            (1, "+++", "++", &[][..]),
+            (1, "-++", "++", &BLUE[..1]),
+            (
+                1,
+                "--+",
+                "-+",
+                &["10.0.0.1:80", "10.0.0.2:80", "10.0.1.1:80"],
+            ),
+            (1, "?+-", "??", &BLUE[2..]),
+            // Nobody is known to be good.
+            (1, "??-", "??", &[]),
+            // Nobody else is left: a table with all of them, until the standby is flipped to.
+            (1, "---", "++", &[]),
+            (1, "---", "--", &[]),
+            (1, "--d", "++", &[]),
+            // Too few, and the standby has not enough either.
+            (2, "--+", "-+", &["10.0.1.1:80"]),
+            (2, "--+", "++", &BLUE[..2]),
+            (2, "-++", "--", &BLUE[..1]),
+        ] {
+            let config = config(min_healthy);
+            let found = ejected(&config.services[0], &state(blue, green));
+            let expected: BTreeSet<SocketAddr> = (out.iter())
+                .map(|it| it.parse().expect("an endpoint"))
+                .collect();
+            assert_eq!(found, expected, "{min_healthy} {blue} {green}");
+        }
+    }
+
+    #[test]
+    fn g6_the_gate_counts_healthy_backends_where_they_are_checked() {
+        for (green, passes) in [("+-", true), ("--", false), ("??", false), ("dd", false)] {
+            let mut config = config(1);
+            let state = state("+++", green);
+            let drained = state.drained_backends.clone();
+            let mut board = Switchboard::default();
+            board.services.insert("web".to_owned(), state);
+            let shortage = |config: &Config| {
+                ConfiguredGate::new(config, &board).shortage("web", Color::Green, &drained)
+            };
+            assert_eq!(shortage(&config).is_none(), passes, "{green}");
+            config.services[0].check = None;
+            assert_eq!(
+                shortage(&config).is_none(),
+                green != "dd",
+                "{green}, unchecked"
+            );
+        }
     }
 }

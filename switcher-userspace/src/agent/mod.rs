@@ -6,6 +6,7 @@
 mod adopt;
 mod applied;
 mod applier;
+mod checks;
 mod clock;
 mod collector;
 mod configured;
@@ -182,6 +183,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
     // A few may wait: each is served at once.
     let (subscribe, subscriptions) = mpsc::channel(8);
     let traces = tokio::spawn(trace::run(tracer, subscriptions, view.clone()));
+    tokio::spawn(checks::run(view.clone(), commands.clone()));
     let applier = Applier::new(commands.clone(), own);
     tokio::spawn(applier.clone().follow(hangup));
     let control = Arc::new(AgentControl {

@@ -10,7 +10,7 @@ use crate::{
         preview::{GateObstacle, PreviewBackend, PreviewListener, PreviewReply},
         types::{ApiError, ErrorCode},
     },
-    config::{BackendConfig, ListenerConfig},
+    config::{BackendConfig, ListenerConfig, ServiceConfig},
     switching::{Gate as _, Service},
 };
 
@@ -23,7 +23,7 @@ pub(super) fn preview(view: &View, name: &str) -> Result<PreviewReply, ApiError>
     };
     let listeners = |preview: bool| -> Vec<PreviewListener> {
         let wanted = config.listeners.iter().filter(|it| it.preview == preview);
-        wanted.map(|it| listener(it, state)).collect()
+        wanted.map(|it| listener(it, config, state)).collect()
     };
     let previews = listeners(true);
     if previews.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn preview(view: &View, name: &str) -> Result<PreviewReply, ApiError>
         ));
     }
     let standby = state.standby();
-    let gate = ConfiguredGate::new(&view.config);
+    let gate = ConfiguredGate::new(&view.config, &view.board);
     let shortage = gate.shortage(name, standby, &state.drained_backends);
     Ok(PreviewReply {
         service: name.to_owned(),
@@ -54,10 +54,10 @@ pub(super) fn preview(view: &View, name: &str) -> Result<PreviewReply, ApiError>
     })
 }
 
-fn listener(config: &ListenerConfig, state: &Service) -> PreviewListener {
+fn listener(config: &ListenerConfig, service: &ServiceConfig, state: &Service) -> PreviewListener {
     let backend = |backend: &BackendConfig| PreviewBackend {
         status: backend_status(backend, state),
-        eligible: is_eligible(backend, &state.drained_backends),
+        eligible: is_eligible(backend, service, state, &state.drained_backends),
     };
     let backends = config.backends(state.standby()).iter();
     PreviewListener {

@@ -17,8 +17,8 @@ use super::{
     collector::{Collector, ServiceIds},
     configured::Configured,
     core::{
-        Command, Core, Observed, Recorded, Removals, cut_orders, data_path, drained_backends,
-        empty_listener, encode, leaving, overlaid, pauses, ready_services, tally_of,
+        Command, Core, Observed, Recorded, Removals, cut_orders, data_path,
+        empty_listener, encode, leaving, overlaid, pauses, ready_services, tally_of, without_slots,
     },
     history::{History, HistoryFile},
     interfaces,
@@ -192,7 +192,7 @@ fn prepare(
     let mut ids = BTreeMap::new();
     let wanted = Wanted {
         config,
-        drained: &drained_backends(&board),
+        drained: &without_slots(config, &board),
         // What ran before is not known any more.
         leaving: &leaving(None, config),
     };

@@ -26,6 +26,7 @@ pub(super) fn encode(board: &Switchboard, saved: u64) -> Vec<u8> {
     // Those change without a generation, so the disk decides about them.
     let without_backends = |service: &Service| Service {
         drained_backends: BTreeSet::new(),
+        health: BTreeMap::new(),
         ..service.clone()
     };
     let services: BTreeMap<_, _> = changed
@@ -126,6 +127,7 @@ mod tests {
                 2
             ],
             drained_backends: BTreeSet::new(),
+            health: BTreeMap::new(),
             drain: Some(serde_json::from_value(drain).expect("a drain")),
         }
     }

@@ -17,8 +17,9 @@ use crate::{
             ServiceStatus, StatusReply, TableStatus, TrafficCount, VerdictCount,
         },
     },
-    config::{BackendConfig, Config, ListenerConfig, ServiceConfig},
+    config::{BackendConfig, CheckConfig, Config, ListenerConfig, ServiceConfig},
     datapath::{Counters, DataPathError, Scan},
+    failover,
     interfaces::Interfaces,
     preflight,
     switching::{Drain, Now, Pause, Service, Switchboard},
@@ -127,6 +128,7 @@ impl View {
                 green: traffic(counters, id, Color::Green)?,
             },
             drain: self.drain(&config.name),
+            health_settles_ms: config.check.as_ref().map(CheckConfig::settles_ms),
             listeners: (config.listeners.iter())
                 .map(|it| listener(it, state))
                 .collect(),
@@ -313,8 +315,12 @@ pub(super) fn backend_status(config: &BackendConfig, state: &Service) -> Backend
         address: config.address,
         port: config.port,
         weight: config.weight,
-        health: Health::Unknown,
-        drained: (state.drained_backends).contains(&(config.address, config.port).into()),
+        health: match state.health_of(config.endpoint()) {
+            failover::Health::Unknown => Health::Unknown,
+            failover::Health::Healthy => Health::Healthy,
+            failover::Health::Unhealthy => Health::Unhealthy,
+        },
+        drained: state.drained_backends.contains(&config.endpoint()),
     }
 }
 

@@ -86,6 +86,8 @@ pub enum What {
     DrainEnded,
     /// Listeners that an apply had removed are known no more.
     RemovalEnded,
+    /// A backend has become unhealthy, or healthy again.
+    Health,
 }
 
 impl What {
@@ -110,6 +112,7 @@ impl What {
             Self::PauseEnded => "pause_ended",
             Self::DrainEnded => "drain_ended",
             Self::RemovalEnded => "removal_ended",
+            Self::Health => "health",
         }
     }
 }

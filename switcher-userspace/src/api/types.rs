@@ -246,6 +246,10 @@ pub struct ServiceStatus {
     pub traffic: PerColor<TrafficCount>,
     /// The drain that runs, or the newest one that ended.
     pub drain: Option<DrainStatus>,
+    /// So long after a backend has failed or come back at the latest, its health says so; `null`: backends are
+    /// not checked, their health is `unknown` and does not count.
+    #[serde(default)]
+    pub health_settles_ms: Option<u64>,
     /// Its listeners.
     pub listeners: Vec<ListenerStatus>,
 }

@@ -54,6 +54,7 @@ fn options(options: &ServiceOptions) -> Vec<String> {
         idle_established_ms,
         idle_closing_ms,
         idle_udp_ms,
+        check,
     } = options;
     let color = |it: &Changed<Color>| value("initial_active", &named(it, |color| color.name()));
     let spans = [
@@ -69,7 +70,16 @@ fn options(options: &ServiceOptions) -> Vec<String> {
         Some(value(key, &named(changed, |ms| Span::from_millis(*ms))))
     });
     let at_deadline = at_deadline.as_ref().map(|it| named(it, |it| it.name()));
+    let asked = |it: &Changed<Option<String>>| {
+        value(
+            "check",
+            &named(it, |check| {
+                check.clone().unwrap_or_else(|| "none".to_owned())
+            }),
+        )
+    };
     let others = [
+        check.as_ref().map(asked),
         initial_active.as_ref().map(color),
         min_healthy.as_ref().map(|it| value("min_healthy", it)),
         at_deadline.map(|it| value("at_deadline", &it)),

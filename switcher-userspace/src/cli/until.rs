@@ -1,10 +1,12 @@
 //! Conditions that are waited for, and whether a service's status meets them.
 
+use std::{collections::BTreeSet, net::SocketAddr};
+
 use switcher_common::service::Color;
 
 use super::progress;
 use crate::{
-    api::types::{ApiError, DrainStatus, ErrorCode, ServiceStatus},
+    api::types::{ApiError, DrainStatus, ErrorCode, Health, ServiceStatus},
     switching::Origin,
 };
 
@@ -13,6 +15,8 @@ use crate::{
 pub(super) enum Condition {
     /// The color is active.
     Active(Color),
+    /// Each backend of the color that is not drained by hand is healthy, or backends are not checked.
+    Healthy(Color),
     /// No drain runs, and the newest one left no flow.
     Drained,
     /// The newest flip waits for no confirmation, and was not taken back.
@@ -34,9 +38,11 @@ pub(super) enum Verdict {
 
 impl Condition {
     /// As the command line has them.
-    pub(super) const ALL: [(&'static str, Self); 5] = [
+    pub(super) const ALL: [(&'static str, Self); 7] = [
         ("active=blue", Self::Active(Color::Blue)),
         ("active=green", Self::Active(Color::Green)),
+        ("healthy=blue", Self::Healthy(Color::Blue)),
+        ("healthy=green", Self::Healthy(Color::Green)),
         ("drained", Self::Drained),
         ("confirmed", Self::Confirmed),
         ("resumed", Self::Resumed),
@@ -63,6 +69,17 @@ impl Condition {
                 service.active == color,
                 format!("{} is not active in {name}", color.name()),
             ),
+            Self::Healthy(color) => {
+                let bad = not_healthy(service, color);
+                not_yet(
+                    bad.is_empty(),
+                    format!(
+                        "{} of {} in {name} are not healthy",
+                        bad.join(", "),
+                        color.name()
+                    ),
+                )
+            }
             Self::Drained => match &service.drain {
                 None => Verdict::Holds,
                 Some(drain) if drain.ended.is_none() => {
@@ -81,6 +98,18 @@ impl Condition {
             Self::Resumed => not_yet(service.pauses.is_empty(), format!("{name} is paused")),
         }
     }
+}
+
+/// Backends of `color` that are checked, not drained by hand, and not healthy; each once.
+fn not_healthy(service: &ServiceStatus, color: Color) -> Vec<String> {
+    if service.health_settles_ms.is_none() {
+        return Vec::new();
+    }
+    let listeners = service.listeners.iter();
+    let backends = listeners.flat_map(|listener| listener.backends.get(color));
+    let bad = backends.filter(|it| !it.drained && it.health != Health::Healthy);
+    let endpoints: BTreeSet<SocketAddr> = bad.map(|it| (it.address, it.port).into()).collect();
+    endpoints.iter().map(ToString::to_string).collect()
 }
 
 /// The error of a drain that has left flows.
@@ -107,10 +136,10 @@ fn taken_back(service: &str, by: Origin) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use switcher_common::service::PerColor;
+    use switcher_common::service::{PerColor, Protocol};
 
     use super::*;
-    use crate::api::types::{DrainEnd, NewestChange, PauseStatus};
+    use crate::api::types::{BackendStatus, DrainEnd, ListenerStatus, NewestChange, PauseStatus};
 
     fn service() -> ServiceStatus {
         ServiceStatus {
@@ -127,6 +156,7 @@ mod tests {
             preview_flows: 0,
             traffic: PerColor::default(),
             drain: None,
+            health_settles_ms: None,
             listeners: Vec::new(),
         }
     }
@@ -167,6 +197,43 @@ mod tests {
     fn the_active_color_is_one_of_two() {
         assert_eq!(judged(Condition::Active(Color::Blue), &service()), '+');
         assert_eq!(judged(Condition::Active(Color::Green), &service()), '-');
+    }
+
+    #[test]
+    fn a_color_is_healthy_when_all_of_it_is_that_is_not_drained() {
+        use Health::{Healthy, Unhealthy, Unknown};
+        for (backends, settles, expected) in [
+            (&[][..], Some(1), '+'),
+            (&[(Healthy, false), (Healthy, false)], Some(1), '+'),
+            (&[(Healthy, false), (Unknown, false)], Some(1), '-'),
+            (&[(Unhealthy, false), (Healthy, false)], Some(1), '-'),
+            (&[(Unhealthy, true), (Healthy, false)], Some(1), '+'),
+            (&[(Unknown, false)], None, '+'),
+        ] {
+            let mut service = service();
+            service.health_settles_ms = settles;
+            let backend = |(health, drained): &(Health, bool)| BackendStatus {
+                address: [10, 0, 0, 1].into(),
+                port: 80,
+                weight: 1,
+                health: *health,
+                drained: *drained,
+            };
+            service.listeners.push(ListenerStatus {
+                name: "http".to_owned(),
+                vip: [192, 0, 2, 1].into(),
+                port: 80,
+                protocol: Protocol::Tcp,
+                preview: false,
+                backends: PerColor {
+                    blue: Vec::new(),
+                    green: backends.iter().map(backend).collect(),
+                },
+            });
+            let found = judged(Condition::Healthy(Color::Green), &service);
+            assert_eq!(found, expected, "{backends:?}");
+            assert_eq!(judged(Condition::Healthy(Color::Blue), &service), '+');
+        }
     }
 
     #[test]

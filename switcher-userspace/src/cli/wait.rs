@@ -30,7 +30,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Arguments of `switcher wait`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Conditions, all at once: active=blue or active=green; drained: no drain runs, and the newest one \
+    after_help = "Conditions, all at once: active=blue or active=green; healthy=blue or healthy=green: every backend of it \
+                  that is not drained passes its checks; drained: no drain runs, and the newest one \
                   left no flow (code 5 if it did); confirmed: the newest flip waits for no confirmation (code 4 if it \
                   was taken back); resumed: nothing is paused."
 )]

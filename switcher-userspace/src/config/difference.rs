@@ -21,7 +21,7 @@ pub struct Difference {
 }
 
 /// A value that differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed<T> {
     /// As it was.
     pub from: T,
@@ -155,6 +155,9 @@ service_options! {
     idle_closing_ms: u64 = |it| it.idle.closing.as_millis();
     /// The same of a UDP flow whose backend has answered.
     idle_udp_ms: u64 = |it| it.idle.udp.as_millis();
+    /// Whether backends are asked whether they can serve, and how: as the configuration has it, `null` where they
+    /// are not asked.
+    check: Option<String> = |it| it.check.as_ref().map(ToString::to_string);
 }
 
 /// Does nothing: a new field of the configuration must be told above, or named here as a part.
@@ -166,6 +169,7 @@ const fn is_told(service: &ServiceConfig) {
         drain_timeout: _,
         at_deadline: _,
         drain_udp_idle: _,
+        check: _,
         idle:
             IdleTimeouts {
                 unanswered: _,

@@ -3,6 +3,7 @@
 //! Reading is all or nothing: a file is parsed, then checked as a whole ([`validate`]); every
 //! finding names the file, and the line where the parser knows it.
 
+mod check;
 pub mod difference;
 mod fixed;
 #[cfg(test)]
@@ -11,14 +12,17 @@ mod validate;
 
 use std::{
     fmt, fs,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, Protocol};
 
-pub use self::fixed::FixedKey;
+pub use self::{
+    check::{CheckConfig, CheckKind},
+    fixed::FixedKey,
+};
 use crate::{duration::Span, switching::AtDeadline};
 
 /// The whole file.
@@ -120,6 +124,9 @@ pub struct ServiceConfig {
     /// Silence after which a flow is forgotten.
     #[serde(default)]
     pub idle: IdleTimeouts,
+    /// How backends are asked whether they can serve.
+    #[serde(default)]
+    pub check: Option<CheckConfig>,
     /// Where the service listens.
     #[serde(default, rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
@@ -248,6 +255,27 @@ impl Config {
                 findings,
             })
         }
+    }
+}
+
+impl ServiceConfig {
+    /// Addresses and ports of all backends; one for each listener and color that has it.
+    pub fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
+        let of = |listener: &ListenerConfig, color| -> Vec<SocketAddr> {
+            let backends = listener.backends(color).iter();
+            backends.map(BackendConfig::endpoint).collect()
+        };
+        self.listeners
+            .iter()
+            .flat_map(move |it| Color::ALL.into_iter().flat_map(move |color| of(it, color)))
+    }
+}
+
+impl BackendConfig {
+    /// Address and port.
+    #[must_use]
+    pub fn endpoint(&self) -> SocketAddr {
+        (self.address, self.port).into()
     }
 }
 

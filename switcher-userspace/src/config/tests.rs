@@ -157,6 +157,71 @@ an idle time of a month | udp = "60s" | closing = "720h" | line 10: service web,
 }
 
 #[test]
+fn what_checks_can_have_wrong() {
+    let of_check = |lines: &str, protocol: &str| {
+        let text = format!(
+            "[agent]\ninterfaces = ['a']\n[[service]]\nname = 'x'\n[service.check]\n{lines}\n\
+             [[service.listener]]\nname = 'l'\nvip = '192.0.2.1'\nport = 80\nprotocol = '{protocol}'\n\
+             blue = [{{ address = '10.0.0.1', port = 80 }}]\n"
+        );
+        parse(&text).map_err(|error| error.to_string())
+    };
+    for (lines, protocol) in [
+        ("", "tcp"),
+        ("port = 8080", "udp"),
+        (
+            "kind = 'http'\npath = '/a?b'\nhost = 'h:80'\nexpect_status = 204",
+            "tcp",
+        ),
+        ("interval = '1s'\ntimeout = '2s'\nfall = 1\nrise = 1", "tcp"),
+    ] {
+        assert!(of_check(lines, protocol).is_ok(), "{lines}");
+    }
+    for (lines, protocol, expected) in [
+        (
+            "interval = '1ms'",
+            "tcp",
+            "line 6: service x, check: interval is 1ms; expected 10ms to",
+        ),
+        (
+            "timeout = '2m'",
+            "tcp",
+            "timeout is 120s; expected 10ms to 60s",
+        ),
+        ("fall = 0", "tcp", "fall is 0; expected 1 to 100"),
+        ("rise = 101", "tcp", "rise is 101; expected 1 to 100"),
+        ("port = 0", "tcp", "port is 0; expected 1 to 65535"),
+        ("", "udp", "port is missing; expected the TCP port"),
+        ("path = '/'", "tcp", "path is for kind = \"http\""),
+        (
+            "kind = 'http'\npath = 'x'",
+            "tcp",
+            "path is \"x\"; expected",
+        ),
+        (
+            "kind = 'http'\npath = '/ x'",
+            "tcp",
+            "path is \"/ x\"; expected",
+        ),
+        (
+            "kind = 'http'\nhost = ''",
+            "tcp",
+            "host is \"\"; expected a name",
+        ),
+        (
+            "kind = 'http'\nexpect_status = 99",
+            "tcp",
+            "expect_status is 99; expected 100 to 599",
+        ),
+        ("kind = 'ping'", "tcp", "unknown variant `ping`"),
+        ("every = '1s'", "tcp", "unknown field `every`"),
+    ] {
+        let found = of_check(lines, protocol).expect_err(lines);
+        assert!(found.contains(expected), "{lines}: {found}");
+    }
+}
+
+#[test]
 fn a_service_without_a_listener_is_refused() {
     let error = parse("[agent]\ninterfaces = ['a']\n\n[[service]]\nname = 'x'\n")
         .expect_err("nothing to listen on");

@@ -5,6 +5,7 @@
 
 mod agent;
 mod endpoints;
+mod health;
 mod lines;
 mod services;
 

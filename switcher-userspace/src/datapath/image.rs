@@ -89,6 +89,18 @@ impl Image {
             .collect()
     }
 
+    /// Everything that is there, as if flows referred to it.
+    pub(super) fn busy(&self) -> Busy {
+        let services = (0..).zip(&self.names);
+        let named = services.filter(|(_, name)| name.text().is_some());
+        let backends = (0..).zip(&self.backends);
+        let present = backends.filter(|(_, backend)| backend.present != 0);
+        Busy {
+            services: named.map(|(id, _)| id).collect(),
+            backends: present.map(|(id, _)| id).collect(),
+        }
+    }
+
     /// The slots of a table; `None` when they are not all there.
     fn slots(&self, range: TableRange) -> Option<&[u32]> {
         let start = range.start as usize;

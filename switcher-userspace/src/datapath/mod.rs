@@ -267,6 +267,16 @@ impl DataPath {
         installed
     }
 
+    /// As [`Self::apply`], for another choice among the backends that are configured already: whatever is in
+    /// the maps keeps its meaning, so nothing needs to be counted before.
+    pub fn apply_uncounted(
+        &mut self,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Replaced>, DataPathError> {
+        let busy = self.tables.image().busy();
+        self.apply_counted(wanted, &busy, |_, _| Ok(()))
+    }
+
     /// The highest id that a service may have.
     #[must_use]
     pub fn highest_service(&self) -> u16 {

@@ -23,6 +23,7 @@ pub use order::{Change, Conditions, DrainTerms, Gate, Obstacle, Order, Refusal, 
 pub use time::Now;
 
 use self::flip::Step;
+use crate::failover::Health;
 
 /// The switch state of all services of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,9 @@ pub struct Service {
     /// Backends that take no fresh flows.
     #[serde(default)]
     pub drained_backends: BTreeSet<SocketAddr>,
+    /// What the checks of backends say; those that are missing are unknown.
+    #[serde(default)]
+    pub health: BTreeMap<SocketAddr, Health>,
     /// The drain that runs, or the newest one that ended.
     pub drain: Option<Drain>,
 }
@@ -121,6 +125,7 @@ impl Service {
             split_percent: 0,
             pauses: Vec::new(),
             drained_backends: BTreeSet::new(),
+            health: BTreeMap::new(),
             drain: None,
         }
     }
@@ -164,6 +169,12 @@ impl Service {
                 Ok(false)
             }
         }
+    }
+
+    /// What the checks of a backend say.
+    #[must_use]
+    pub fn health_of(&self, backend: SocketAddr) -> Health {
+        self.health.get(&backend).copied().unwrap_or_default()
     }
 
     /// The color that is not active.

@@ -194,6 +194,7 @@ fn web() -> ServiceStatus {
         preview_flows: 0,
         traffic: PerColor::default(),
         drain: None,
+        health_settles_ms: None,
         listeners: Vec::new(),
     }
 }

@@ -398,3 +398,26 @@ fn a_release_whose_command_dies_leaves_the_old_color_or_an_unconfirmed_flip() ->
     })?;
     Ok(())
 }
+
+#[test]
+fn a_standby_that_fails_its_checks_is_not_flipped_to() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, _backends) = crate::lab()?;
+    let start = |check: &str| {
+        let service = LabService {
+            options: format!("[service.check]\nkind = \"http\"\n{check}"),
+            ..LabService::web(0)
+        };
+        Node::start(&lab, &[service])
+    };
+    let node = start("expect_status = 204")?;
+    let reply = deploy(&node, &[], "true", 3)?;
+    ensure!(steps(&reply).last() == Some(&("healthy", false)), "{reply}");
+    ensure!(message(&reply).starts_with("healthy: "), "{reply}");
+    ensure!(node.service("web")?["active"] == "blue", "{reply}");
+    drop(node);
+    let node = start("expect_status = 200")?;
+    let reply = deploy(&node, &[], "true", 0)?;
+    ensure!(steps(&reply).contains(&("healthy", true)), "{reply}");
+    Ok(())
+}

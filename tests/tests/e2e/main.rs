@@ -24,6 +24,7 @@ mod forged;
 mod fragments;
 mod full;
 mod generic;
+mod health;
 mod history;
 mod interface;
 mod killed;

@@ -277,6 +277,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "split::a_split_gives_the_standby_its_share_of_the_clients_and_more_is_never_less",
     },
     Mutant {
+        name: "nobody-ejected",
+        promise: "health",
+        without: "unhealthy backends keep their slots",
+        target: "e2e",
+        test: "health::a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them_again",
+    },
+    Mutant {
         name: "no-pause",
         promise: "pause",
         without: "nothing is held",

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     Core, Counting, Unanswered,
     change::micros,
-    encode::{drained_backends, encode, overlaid, udp_idle_ms},
+    encode::{encode, overlaid, udp_idle_ms, without_slots},
     errors::{data_path, too_many_counts},
     record::Deed,
     removals::{Removals, leaving},
@@ -246,7 +246,7 @@ impl Core {
         let rate = |config: &Config| config.agent.limits.inserts_per_second;
         let wanted = Wanted {
             config,
-            drained: &drained_backends(&board),
+            drained: &without_slots(config, &board),
             leaving: &leaving(Some(&self.config), config),
         };
         let mut ids = BTreeMap::new();

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Core, Counting, Unanswered,
-    encode::drained_backends,
+    encode::without_slots,
     errors::{data_path, refused, too_many_counts},
     record::{Deed, what},
 };
@@ -102,7 +102,7 @@ impl Core {
         busy: Option<Busy>,
     ) -> Result<ChangeReply, ApiError> {
         let order = self.order(request, terms)?;
-        let gate = ConfiguredGate::new(&self.config);
+        let gate = ConfiguredGate::new(&self.config, &self.board);
         let next = self
             .board
             .changed(&order, &gate, clock::now())
@@ -148,7 +148,7 @@ impl Core {
         if let Some(busy) = busy {
             let wanted = Wanted {
                 config: &self.config,
-                drained: &drained_backends(&next),
+                drained: &without_slots(&self.config, &next),
                 leaving: Leaving::AT_ONCE,
             };
             self.path

@@ -70,7 +70,7 @@ impl Core {
     /// Why that did not go, if it did not.
     fn try_to_take_back(&mut self, services: Vec<String>) -> Option<ApiError> {
         let names = services.join(",");
-        let gate = ConfiguredGate::new(&self.config);
+        let gate = ConfiguredGate::new(&self.config, &self.board);
         let mut order = Order {
             drains: self.drain_terms(&services, None, None),
             services,

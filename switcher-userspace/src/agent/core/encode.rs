@@ -1,9 +1,6 @@
 //! The switch state in the kernel's terms, and a scan in the state machine's.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use switcher_common::{
     cut::{Action, CutOrder, Hold},
@@ -11,7 +8,7 @@ use switcher_common::{
 };
 
 use crate::{
-    agent::clock,
+    agent::{clock, gate::ejected},
     config::{Config, ServiceConfig},
     datapath::{ColorTraffic, Counters, DrainedBackend, HeldListeners, Scan},
     switching::{AtDeadline, Counted, Cuts, Observation, Seen, Service, Switchboard, Tally},
@@ -135,20 +132,26 @@ fn traffic_of(counters: &Counters, service: u16, color: Color) -> ColorTraffic {
     })
 }
 
-/// The backends that take no fresh flows.
-pub(in crate::agent) fn drained_backends(board: &Switchboard) -> BTreeSet<DrainedBackend> {
-    let of_service = |(name, service): (&String, &Service)| {
-        let drained = |endpoint: &SocketAddr| DrainedBackend {
-            service: name.clone(),
-            endpoint: *endpoint,
+/// The backends that take no fresh flows: drained by hand, or ejected.
+pub(in crate::agent) fn without_slots(
+    config: &Config,
+    board: &Switchboard,
+) -> BTreeSet<DrainedBackend> {
+    let of_service = |service: &ServiceConfig| -> Vec<DrainedBackend> {
+        let Some(state) = board.services.get(&service.name) else {
+            return Vec::new();
         };
-        let drained: Vec<_> = service.drained_backends.iter().map(drained).collect();
-        drained
+        let mut out = ejected(service, state);
+        if !cfg!(mutant = "drained-gets-flows") {
+            out.extend(&state.drained_backends);
+        }
+        let named = out.into_iter().map(|endpoint| DrainedBackend {
+            service: service.name.clone(),
+            endpoint,
+        });
+        named.collect()
     };
-    if cfg!(mutant = "drained-gets-flows") {
-        return BTreeSet::new();
-    }
-    board.services.iter().flat_map(of_service).collect()
+    config.services.iter().flat_map(of_service).collect()
 }
 
 /// The orders to cut flows that the drains of `board` want, by service id and color.

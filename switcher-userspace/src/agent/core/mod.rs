@@ -6,6 +6,7 @@ mod change;
 mod deadlines;
 mod encode;
 mod errors;
+mod health;
 mod record;
 mod removals;
 
@@ -24,13 +25,14 @@ use tokio::{
 pub(super) use self::{
     apply::{AskedApply, By, empty_listener, ready_services},
     change::Asked,
-    encode::{Observed, cut_orders, drained_backends, encode, overlaid, pauses, tally_of},
+    encode::{Observed, cut_orders, encode, overlaid, pauses, tally_of, without_slots},
     errors::data_path,
     record::Recorded,
     removals::{Removal, Removals, leaving},
 };
 use self::{encode::udp_idle_ms, errors::not_durable};
 use super::{
+    checks::HealthNews,
     clock,
     collector::{Collector, Counted, Scanned},
     configured::Configured,
@@ -57,6 +59,8 @@ pub(super) enum Command {
     Counted(Counted),
     /// The collector has finished a scan.
     Scanned(Scanned),
+    /// Checks have found that backends' health has changed.
+    Health(Vec<HealthNews>),
     /// Interfaces of the node have changed.
     Interfaces(Interfaces),
     /// The writer has tried the disk.
@@ -127,6 +131,7 @@ impl Core {
                 Command::Apply(asked) => self.take_apply(asked),
                 Command::Counted(counted) => self.take_counted(counted),
                 Command::Scanned(scanned) => self.take_scan(scanned),
+                Command::Health(news) => self.take_health(news),
                 Command::Interfaces(interfaces) => self.take_interfaces(interfaces),
                 Command::Written(written) => self.take_written(written),
                 Command::Deadline => self.end_overdue(),

@@ -16,7 +16,7 @@ use switcher_common::{
 
 use super::{
     Core, Scanned,
-    encode::{drained_backends, encode},
+    encode::{encode, without_slots},
     record::Deed,
 };
 use crate::{
@@ -209,7 +209,7 @@ impl Core {
         };
         let wanted = Wanted {
             config: &self.config,
-            drained: &drained_backends(&self.board),
+            drained: &without_slots(&self.config, &self.board),
             leaving: &leaving,
         };
         self.path.apply_counted(&wanted, busy, |_, _| Ok(()))?;

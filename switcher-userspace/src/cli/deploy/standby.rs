@@ -82,6 +82,8 @@ pub(super) struct Standby {
     /// Those that listen on TCP.
     tcp: BTreeSet<SocketAddr>,
     previews: BTreeSet<SocketAddr>,
+    /// After which health tells of a change; absent: backends are not checked.
+    pub(super) health_settles: Option<Duration>,
 }
 
 impl Standby {
@@ -92,6 +94,7 @@ impl Standby {
             backends: BTreeSet::new(),
             tcp: BTreeSet::new(),
             previews: BTreeSet::new(),
+            health_settles: service.health_settles_ms.map(Duration::from_millis),
         };
         for listener in &service.listeners {
             if listener.preview {

@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 use switcher_common::service::Color;
+use tokio::time::sleep;
 
 use super::{DeployArgs, standby::Standby};
 use crate::{
@@ -168,11 +169,36 @@ impl<'a, 'b, 'c> Steps<'a, 'b, 'c> {
         self.step("update", updated).await?;
         let ready = standby.is_ready(args.ready_timeout.into());
         self.step("ready", ready).await?;
+        self.healthy(standby).await?;
         if let Some(smoke) = &args.smoke {
             let tried = smoke.run("smoke", &variables, args.hook_timeout.into());
             self.step("smoke", tried).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the checks, where there are any, have seen the updated backends, and pass.
+    async fn healthy(&mut self, standby: &Standby) -> Result<(), ApiError> {
+        let Some(settles) = standby.health_settles else {
+            return Ok(());
+        };
+        let limit = self.args.ready_timeout;
+        let services = std::slice::from_ref(&self.args.service);
+        let began = Instant::now();
+        // What is known before is from before the update.
+        sleep(settles).await;
+        let healthy = [Condition::Healthy(standby.color)];
+        let waited = wait::until(self.client, services, &healthy, Some(limit), self.console).await;
+        self.note("healthy", began.elapsed(), waited.error.is_none());
+        match waited.error {
+            None => Ok(()),
+            // Nothing has changed, so this is no timeout of a change that stands.
+            Some(error) => Err(ApiError::new(
+                ErrorCode::Refused,
+                format!("healthy: {}", error.message),
+                "mend what the checks find (`switcher history` says what), then repeat the command",
+            )),
+        }
     }
 
     /// Makes the standby active, and looks at it; brings the old color back if that finds a fault.

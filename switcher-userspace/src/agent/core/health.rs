@@ -1,0 +1,89 @@
+//! News of backends' health: what they change in the tables, and how the history tells them.
+
+use super::{Core, encode::without_slots, record::Deed};
+use crate::{
+    agent::checks::HealthNews,
+    api::history::{HistoryEntry, What},
+    config::ServiceConfig,
+    datapath::{DataPathError, Leaving, Wanted},
+    failover::Health,
+    switching::Switchboard,
+};
+
+impl Core {
+    /// Takes in what checks have found, of all backends together.
+    pub(super) fn take_health(&mut self, news: Vec<HealthNews>) {
+        let mut next = self.board.clone();
+        let mut told = Vec::new();
+        for news in news {
+            if self.note_health(&mut next, &news) {
+                told.push(news);
+            }
+        }
+        if next == self.board {
+            return;
+        }
+        if let Err(error) = self.set_slots(&next) {
+            tracing::error!(%error, "unhealthy backends keep their slots; the next change tries again");
+        }
+        self.board = next;
+        let entries = told.iter().map(|news| self.entry_of_health(news)).collect();
+        self.save(entries);
+    }
+
+    /// Keeps `news` in `next`; whether they are worth telling.
+    fn note_health(&self, next: &mut Switchboard, news: &HealthNews) -> bool {
+        let is_checked = |service: &&ServiceConfig| {
+            service.name == news.service
+                && service.check.is_some()
+                && service.endpoints().any(|it| it == news.endpoint)
+        };
+        let service = next.services.get_mut(&news.service);
+        // An apply may have taken it away since it was asked.
+        let Some(service) =
+            service.filter(|_| self.config.services.iter().any(|it| is_checked(&it)))
+        else {
+            return false;
+        };
+        let before = service.health.insert(news.endpoint, news.health);
+        let was_bad = before == Some(Health::Unhealthy);
+        was_bad != (news.health == Health::Unhealthy)
+    }
+
+    /// Gives tables to those that can serve. No flow is cut, and no id gets another meaning.
+    fn set_slots(&mut self, next: &Switchboard) -> Result<(), DataPathError> {
+        let before = without_slots(&self.config, &self.board);
+        let after = without_slots(&self.config, next);
+        if before == after {
+            return Ok(());
+        }
+        let wanted = Wanted {
+            config: &self.config,
+            drained: &after,
+            leaving: Leaving::AT_ONCE,
+        };
+        self.path.apply_uncounted(&wanted).map(drop)
+    }
+
+    fn entry_of_health(&mut self, news: &HealthNews) -> HistoryEntry {
+        let health = match news.health {
+            Health::Unhealthy => "unhealthy",
+            Health::Healthy | Health::Unknown => "healthy",
+        };
+        tracing::warn!(
+            service = news.service,
+            backend = %news.endpoint,
+            health,
+            evidence = news.evidence,
+            "a backend's health has changed"
+        );
+        let deed = Deed {
+            what: What::Health,
+            services: vec![news.service.clone()],
+            by: None,
+            reason: Some(format!("{} is {health}: {}", news.endpoint, news.evidence)),
+            from_generation: self.board.generation,
+        };
+        self.entry(deed, None)
+    }
+}

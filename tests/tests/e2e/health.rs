@@ -1,0 +1,215 @@
+//! Active checks on the running data path: who fails them gets no fresh connections, and those alone.
+
+use std::{net::SocketAddr, time::Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use switcher_common::service::Color;
+use switcher_tests::{
+    lab::{Family, Lab},
+    node::{LabService, Node, service_in},
+    skip_unless_lab,
+    traffic::{Client, HttpNew, Identity, Load, LongLived},
+};
+
+use crate::{mixed::LIMIT, verbs::ends};
+
+const TCP: &str = "[service.check]";
+const HTTP: &str = "[service.check]\nkind = \"http\"\npath = \"/health\"\nexpect_status = 200";
+
+fn start<'lab>(lab: &'lab Lab, check: &str) -> Result<Node<'lab>> {
+    let web = LabService {
+        options: check.to_owned(),
+        ..LabService::web(0)
+    };
+    Node::start(lab, &[web, LabService::stream(1)])
+}
+
+/// Health of the backends of `web` in a color, by their numbers; of the listener of IPv4.
+fn health(status: &Value, color: Color) -> Vec<String> {
+    let listener = &service_in(status, "web")["listeners"][0];
+    let backends = listener["backends"][color.name()].as_array();
+    let health = backends.into_iter().flatten();
+    health
+        .map(|it| it["health"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn wait_for(node: &Node<'_>, color: Color, expected: [&str; 2]) -> Result<Value> {
+    let what = format!("{} being {expected:?}", color.name());
+    node.wait_until(&what, |status| health(status, color) == expected)
+}
+
+/// Waits until `load` has begun 50 connections from now on that were answered; by whom.
+fn who_answers(load: &Load) -> Result<Vec<Identity>> {
+    let since = Instant::now();
+    let mut seen = Vec::new();
+    load.wait_until(LIMIT, |stats| {
+        let later = stats.fresh.iter().filter(|it| it.began > since);
+        let identity = |it: &switcher_tests::traffic::Fresh| Identity {
+            color: it.color,
+            backend: it.backend,
+        };
+        seen = later.map(identity).collect();
+        seen.len() > 50
+    })?;
+    Ok(seen)
+}
+
+const FIRST: Identity = Identity {
+    color: Color::Blue,
+    backend: 0,
+};
+
+#[test]
+fn a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them_again()
+-> Result<()> {
+    skip_unless_lab!(Ok(()));
+    for check in [TCP, HTTP] {
+        let (lab, mut backends) = crate::lab()?;
+        let node = start(&lab, check)?;
+        wait_for(&node, Color::Blue, ["healthy"; 2])?;
+        let target = LabService::web(0).target(&lab, Family::V4);
+        let old = LabService::stream(1).target(&lab, Family::V6);
+        let old = Client::new(lab.client()).long_lived(old, LongLived::default());
+        backends.stop(FIRST);
+        wait_for(&node, Color::Blue, ["unhealthy", "healthy"])?;
+        let load = Client::new(lab.client()).http_new(target, HttpNew::per_second(200));
+        let seen = who_answers(&load)?;
+        ensure!(
+            seen.iter()
+                .all(|it| it.color == Color::Blue && it.backend == 1),
+            "{check}: an unhealthy backend was asked: {seen:?}"
+        );
+        backends.restart(&lab, FIRST)?;
+        wait_for(&node, Color::Blue, ["healthy"; 2])?;
+        ensure!(who_answers(&load)?.contains(&FIRST), "{check}: it is back");
+        let stats = load.finish();
+        ensure!(stats.is_clean(), "{check}: {:?}", stats.samples);
+        drop(old);
+        let history = node.json(&["history", "web"])?.0;
+        let entries = history["entries"].as_array().into_iter().flatten();
+        let told: Vec<&str> = entries
+            .filter(|it| it["what"] == "health")
+            .filter_map(|it| it["reason"].as_str())
+            .collect();
+        let port = LabService::web(0).backend_port;
+        let endpoint = SocketAddr::new(lab.backends(Color::Blue, Family::V4)[0], port).to_string();
+        let is_told = |health: &str| {
+            told.iter()
+                .any(|it| it.starts_with(&format!("{endpoint} is {health}: ")))
+        };
+        ensure!(
+            is_told("unhealthy") && is_told("healthy"),
+            "{check}: {told:?}"
+        );
+        ensure!(
+            node.service("web")?["generation"] == 0,
+            "health is no generation"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn g6_a_standby_that_fails_its_checks_is_not_flipped_to() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let node = start(&lab, TCP)?;
+    wait_for(&node, Color::Green, ["healthy"; 2])?;
+    backends.stop_color(Color::Green);
+    wait_for(&node, Color::Green, ["unhealthy"; 2])?;
+    let refused = ends(&node, &["flip", "web", "--to", "green"], 3)?;
+    let message = refused["error"]["message"].as_str().unwrap_or_default();
+    ensure!(
+        refused["changed"] == false && message.contains("0 eligible backends on green"),
+        "{refused}"
+    );
+    let group = ["flip", "stream", "web", "--to", "green"];
+    ends(&node, &group, 3)?;
+    ensure!(
+        node.service("stream")?["active"] == "blue",
+        "nor in a group"
+    );
+    ends(&node, &["split", "web", "--standby", "10"], 3)?;
+    // One that serves is enough.
+    backends.restart(
+        &lab,
+        Identity {
+            color: Color::Green,
+            backend: 1,
+        },
+    )?;
+    wait_for(&node, Color::Green, ["unhealthy", "healthy"])?;
+    ends(&node, &["flip", "web", "--to", "green"], 0)?;
+    let load = Client::new(lab.client()).http_new(
+        LabService::web(0).target(&lab, Family::V6),
+        HttpNew::per_second(200),
+    );
+    let seen = who_answers(&load)?;
+    ensure!(
+        seen.iter()
+            .all(|it| it.color == Color::Green && it.backend == 1),
+        "{seen:?}"
+    );
+    ensure!(load.finish().is_clean());
+    Ok(())
+}
+
+#[test]
+fn g6_a_color_without_any_healthy_backend_fails_open() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    // What answers its checks is another port than what serves, so that clients see who is asked.
+    let node = start(&lab, "[service.check]\nport = 4")?;
+    wait_for(&node, Color::Blue, ["unhealthy"; 2])?;
+    wait_for(&node, Color::Green, ["unhealthy"; 2])?;
+    let target = LabService::web(0).target(&lab, Family::V4);
+    let load = Client::new(lab.client()).http_new(target, HttpNew::per_second(200));
+    let seen = who_answers(&load)?;
+    for backend in 0..2 {
+        let blue = Identity {
+            color: Color::Blue,
+            backend,
+        };
+        ensure!(seen.contains(&blue), "{blue} keeps its slots: {seen:?}");
+    }
+    ensure!(load.finish().is_clean());
+    backends.stop_color(Color::Green);
+    Ok(())
+}
+
+#[test]
+fn what_is_known_of_health_outlives_the_agent() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    // No check comes in the time of this test but the first ones.
+    let mut node = start(&lab, "[service.check]\nfall = 1")?;
+    wait_for(&node, Color::Blue, ["healthy"; 2])?;
+    backends.stop(FIRST);
+    wait_for(&node, Color::Blue, ["unhealthy", "healthy"])?;
+    node.kill_agent()?;
+    let load = Client::new(lab.client()).http_new(
+        LabService::web(0).target(&lab, Family::V4),
+        HttpNew::per_second(200),
+    );
+    let seen = who_answers(&load)?;
+    ensure!(
+        !seen.contains(&FIRST),
+        "the tables are the kernel's: {seen:?}"
+    );
+    node.start_agent()?;
+    let first = node.status()?;
+    ensure!(
+        health(&first, Color::Blue) == ["unhealthy", "healthy"],
+        "the first answer after the start: {first}"
+    );
+    ensure!(!who_answers(&load)?.contains(&FIRST));
+    ensure!(load.finish().is_clean(), "nobody was sent to the dead one");
+    // Without a check, nothing is held against a backend.
+    let unchecked =
+        switcher_tests::node::configuration(&lab, &[LabService::web(0), LabService::stream(1)]);
+    ensure!(node.apply(&unchecked, &[])?.1 == 0);
+    wait_for(&node, Color::Blue, ["unknown"; 2])?;
+    Ok(())
+}
