@@ -149,7 +149,7 @@ fn detach_refuses_while_flows_of_a_removed_service_are_in_flight() -> Result<()>
     ensure!(
         reply["error"]["message"]
             .to_string()
-            .contains("a removed service has 10"),
+            .contains("stream has 10"),
         "{reply}"
     );
     ensure!(load.finish().is_clean(), "flows of the removed service");

@@ -205,7 +205,10 @@ impl<'lab> Rounds<'lab> {
             let mut drains = SERVICES
                 .map(|name| &service_in(status, name)["drain"])
                 .into_iter();
-            drains.all(|drain| drain.is_null() || !drain["ended"].is_null())
+            // The end of a removal is the core's own, and comes when it comes.
+            let removed = status["removed"].as_array();
+            removed.is_none_or(Vec::is_empty)
+                && drains.all(|drain| drain.is_null() || !drain["ended"].is_null())
         })?;
         Ok(())
     }
