@@ -17,8 +17,8 @@ use super::{
     collector::{Collector, ServiceIds},
     configured::Configured,
     core::{
-        Command, Core, Observed, Recorded, Removals, cut_orders, data_path,
-        empty_listener, encode, leaving, overlaid, pauses, ready_services, tally_of, without_slots,
+        Command, Core, Observed, Recorded, Removals, cut_orders, data_path, empty_listener, encode,
+        leaving, overlaid, pauses, ready_services, tally_of, without_slots,
     },
     history::{History, HistoryFile},
     interfaces,
@@ -135,6 +135,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         applies: 0,
         counters: core_counters,
         writer,
+        are_slots_old: false,
         collector: collector.clone(),
         removals,
         view,

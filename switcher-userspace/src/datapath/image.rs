@@ -98,6 +98,7 @@ impl Image {
         Busy {
             services: named.map(|(id, _)| id).collect(),
             backends: present.map(|(id, _)| id).collect(),
+            ..Busy::default()
         }
     }
 

@@ -213,3 +213,50 @@ fn what_is_known_of_health_outlives_the_agent() -> Result<()> {
     wait_for(&node, Color::Blue, ["unknown"; 2])?;
     Ok(())
 }
+
+/// Where fresh connections to `web` over IPv4 would go, of many clients.
+fn would_go_to(lab: &Lab, node: &Node<'_>) -> Result<std::collections::BTreeSet<String>> {
+    let target = LabService::web(0).target(lab, Family::V4).to_string();
+    let explained = (1_000..1_032).map(|port| {
+        let client = format!("203.0.113.7:{port}");
+        let reply = ends(node, &["explain", "tcp", &client, &target], 0)?;
+        Ok(reply["begins"]["to"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
+    });
+    explained.collect()
+}
+
+#[test]
+fn g6_a_forced_flip_to_a_color_that_is_short_uses_all_of_it() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let node = start(&lab, "min_healthy = 2\n[service.check]")?;
+    wait_for(&node, Color::Green, ["healthy"; 2])?;
+    backends.stop_color(Color::Blue);
+    backends.stop(Identity {
+        color: Color::Green,
+        backend: 0,
+    });
+    wait_for(&node, Color::Blue, ["unhealthy"; 2])?;
+    wait_for(&node, Color::Green, ["unhealthy", "healthy"])?;
+    let port = LabService::web(0).backend_port;
+    let endpoints = |color| -> std::collections::BTreeSet<String> {
+        let addresses = lab.backends(color, Family::V4).into_iter();
+        addresses
+            .map(|address| SocketAddr::new(address, port).to_string())
+            .collect()
+    };
+    ensure!(
+        would_go_to(&lab, &node)? == endpoints(Color::Blue),
+        "fail open"
+    );
+    ends(&node, &["flip", "web", "--to", "green"], 3)?;
+    ends(&node, &["flip", "web", "--to", "green", "--force"], 0)?;
+    ensure!(
+        would_go_to(&lab, &node)? == endpoints(Color::Green),
+        "fail open"
+    );
+    Ok(())
+}

@@ -5,7 +5,7 @@ use crate::{
     agent::checks::HealthNews,
     api::history::{HistoryEntry, What},
     config::ServiceConfig,
-    datapath::{DataPathError, Leaving, Wanted},
+    datapath::{Leaving, Wanted},
     failover::Health,
     switching::Switchboard,
 };
@@ -23,12 +23,32 @@ impl Core {
         if next == self.board {
             return;
         }
-        if let Err(error) = self.set_slots(&next) {
-            tracing::error!(%error, "unhealthy backends keep their slots; the next change tries again");
-        }
+        let is_same =
+            without_slots(&self.config, &self.board) == without_slots(&self.config, &next);
         self.board = next;
+        self.are_slots_old |= !is_same;
+        self.renew_slots();
         let entries = told.iter().map(|news| self.entry_of_health(news)).collect();
         self.save(entries);
+    }
+
+    /// Gives slots to those that can serve, if others have them. No flow is cut, and no id gets another
+    /// meaning. A failure is tried again after the next scan.
+    pub(super) fn renew_slots(&mut self) {
+        if !self.are_slots_old {
+            return;
+        }
+        let wanted = Wanted {
+            config: &self.config,
+            drained: &without_slots(&self.config, &self.board),
+            leaving: Leaving::AT_ONCE,
+        };
+        match self.path.apply_uncounted(&wanted) {
+            Ok(_) => self.are_slots_old = false,
+            Err(error) => {
+                tracing::error!(%error, "unhealthy backends keep their slots; the next scan tries again");
+            }
+        }
     }
 
     /// Keeps `news` in `next`; whether they are worth telling.
@@ -48,21 +68,6 @@ impl Core {
         let before = service.health.insert(news.endpoint, news.health);
         let was_bad = before == Some(Health::Unhealthy);
         was_bad != (news.health == Health::Unhealthy)
-    }
-
-    /// Gives tables to those that can serve. No flow is cut, and no id gets another meaning.
-    fn set_slots(&mut self, next: &Switchboard) -> Result<(), DataPathError> {
-        let before = without_slots(&self.config, &self.board);
-        let after = without_slots(&self.config, next);
-        if before == after {
-            return Ok(());
-        }
-        let wanted = Wanted {
-            config: &self.config,
-            drained: &after,
-            leaving: Leaving::AT_ONCE,
-        };
-        self.path.apply_uncounted(&wanted).map(drop)
     }
 
     fn entry_of_health(&mut self, news: &HealthNews) -> HistoryEntry {

@@ -97,6 +97,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     pub(super) writer: Writer,
     pub(super) collector: Collector,
+    /// Health has changed, and the tables do not follow yet.
+    pub(super) are_slots_old: bool,
     /// Listeners that are configured no more, and still known.
     pub(super) removals: Removals,
     pub(super) view: watch::Sender<Arc<View>>,
@@ -211,6 +213,9 @@ impl Core {
             next.barrier_passed(clock::now(), |service, color| {
                 tally_of(&self.counters, &self.ids, service, color)
             });
+            // Which unhealthy backends stay depends on the active color.
+            let (before, config) = (without_slots(&self.config, &self.board), &self.config);
+            self.are_slots_old |= before != without_slots(config, &next);
             self.board = next;
         }
         // Those of the state that holds now, whichever it is.
@@ -218,6 +223,7 @@ impl Core {
             tracing::error!(%error, "what is left at the drains' deadlines would not be cut");
         }
         let replaced = switched.map_err(|error| data_path(&error))?;
+        self.renew_slots();
         self.set_idle_timeouts();
         self.collector.pace(self.board.is_draining());
         Ok(replaced)
@@ -277,6 +283,7 @@ impl Core {
             self.end_drains(next, &ended);
         }
         self.observe_removals(&scanned);
+        self.renew_slots();
         if self.is_unsaved {
             self.save(Vec::new());
         }
