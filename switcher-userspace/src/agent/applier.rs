@@ -79,7 +79,12 @@ impl Applier {
     pub(super) async fn follow(self, mut hangup: Signal) {
         while hangup.recv().await.is_some() {
             match self.reload().await {
-                Ok(None) => return,
+                Ok(None) if self.core.is_closed() => return,
+                Ok(None) => {
+                    tracing::error!(
+                        "SIGHUP: what flows refer to could not be counted; nothing changed, send it again"
+                    );
+                }
                 Ok(Some(ChangeReply {
                     error: Some(error),
                     changed,

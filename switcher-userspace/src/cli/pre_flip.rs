@@ -204,7 +204,8 @@ fn both(
         }),
         (Err(failed), Err(held)) => Err(ChangeFailure {
             error: ApiError::new(
-                failed.error.code,
+                // What promises that nothing has changed would not be true: the pause stands.
+                ErrorCode::Internal,
                 format!(
                     "{}; nor could it be resumed: {}",
                     failed.error.message, held.error.message

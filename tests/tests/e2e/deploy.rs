@@ -286,8 +286,8 @@ fn a_rolling_release_updates_each_color_while_the_other_one_serves() -> Result<(
     let reply = ended.object()?;
     ensure!(ended.code == 0 && reply["changed"] == true, "{reply}");
     let names = [
-        "look", "abort", "drain", "update", "ready", "flip", "drain", "look", "update", "ready",
-        "split",
+        "look", "abort", "drain", "look", "update", "ready", "flip", "drain", "look", "update",
+        "ready", "split",
     ];
     ensure!(steps(&reply) == names.map(|name| (name, true)), "{reply}");
     let service = node.service("web")?;
@@ -305,6 +305,12 @@ fn a_rolling_release_that_fails_half_way_says_so_and_is_finished_by_a_repetition
     skip_unless_lab!(Ok(()));
     let (lab, _backends) = crate::lab()?;
     let node = crate::start(&lab)?;
+    // The share that was taken away is a change, and is named.
+    node.json(&["split", "web", "--standby", "20"])?;
+    let reply = deploy(&node, &["--rolling"], "false", 1)?;
+    let next_step = reply["error"]["next_step"].as_str().unwrap_or_default();
+    ensure!(next_step.contains("--split 20"), "{reply}");
+    ensure!(node.service("web")?["split_percent"] == 0, "{reply}");
     let reply = deploy(&node, &["--rolling"], "test $SWITCHER_COLOR = blue", 3)?;
     ensure!(
         reply["changed"] == false && reply["active"]["web"] == "blue",

@@ -260,3 +260,43 @@ fn g6_a_forced_flip_to_a_color_that_is_short_uses_all_of_it() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_standby_that_fails_loses_its_share_of_the_clients() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let node = start(&lab, TCP)?;
+    wait_for(&node, Color::Green, ["healthy"; 2])?;
+    ends(&node, &["split", "web", "--standby", "100"], 0)?;
+    // One that is left is enough.
+    backends.stop(Identity {
+        color: Color::Green,
+        backend: 0,
+    });
+    wait_for(&node, Color::Green, ["unhealthy", "healthy"])?;
+    ensure!(node.service("web")?["split_percent"] == 100);
+    backends.stop_color(Color::Green);
+    node.wait_until("the end of the split", |status| {
+        service_in(status, "web")["split_percent"] == 0
+    })?;
+    let service = node.service("web")?;
+    ensure!(
+        service["active"] == "blue" && service["generation"] == 2,
+        "{service}"
+    );
+    let history = node.json(&["history", "web"])?.0;
+    let mut entries = history["entries"].as_array().into_iter().flatten();
+    let is_told = entries.any(|it| {
+        let reason = it["reason"].as_str().unwrap_or_default();
+        it["what"] == "split" && it["by"].is_null() && reason.contains("0 eligible")
+    });
+    ensure!(is_told, "{history}");
+    let load = Client::new(lab.client()).http_new(
+        LabService::web(0).target(&lab, Family::V4),
+        HttpNew::per_second(200),
+    );
+    let seen = who_answers(&load)?;
+    ensure!(seen.iter().all(|it| it.color == Color::Blue), "{seen:?}");
+    ensure!(load.finish().is_clean());
+    Ok(())
+}

@@ -277,6 +277,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "split::a_split_gives_the_standby_its_share_of_the_clients_and_more_is_never_less",
     },
     Mutant {
+        name: "split-outlives-standby",
+        promise: "split",
+        without: "a standby that fails keeps its share of the clients",
+        target: "e2e",
+        test: "health::a_standby_that_fails_loses_its_share_of_the_clients",
+    },
+    Mutant {
         name: "nobody-ejected",
         promise: "health",
         without: "unhealthy backends keep their slots",

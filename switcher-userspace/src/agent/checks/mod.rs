@@ -25,6 +25,8 @@ use crate::{
 
 /// Checks that run at once; each has a descriptor. Further ones wait, and so come later than configured.
 const MAX_AT_ONCE: usize = 256;
+/// Checks after which health is told again, though it has not changed.
+const TOLD_EVERY: u32 = 25;
 /// News that wait for the core; a task whose news do not fit waits with them.
 const MAX_NEWS: usize = 1_024;
 
@@ -155,6 +157,7 @@ impl Task {
         let period = Duration::from(self.check.interval);
         // Checks of different backends are spread over the interval, and do not meet again.
         let mut next = Instant::now() + period.mul_f64(fastrand::f64());
+        let mut untold = 0;
         loop {
             sleep_until(next).await;
             next = next.max(Instant::now()) + period.mul_f64(0.95 + fastrand::f64() / 10.0);
@@ -166,14 +169,17 @@ impl Task {
             drop(slot);
             let (fall, rise) = (self.check.fall, self.check.rise);
             let terms = CheckTerms { fall, rise };
-            let Some(change) = self.checked.observe(result.is_ok(), terms) else {
+            untold += 1;
+            // What the core knows may be from before an apply.
+            if self.checked.observe(result.is_ok(), terms).is_none() && untold < TOLD_EVERY {
                 continue;
-            };
+            }
+            untold = 0;
             let news = HealthNews {
                 service: self.target.service.clone(),
                 endpoint: self.target.endpoint,
-                health: change.to,
-                evidence: evidence(&result, fall),
+                health: self.checked.health,
+                evidence: evidence(self.checked.health, &result, fall),
             };
             if self.news.send(news).await.is_err() {
                 return;
@@ -182,9 +188,10 @@ impl Task {
     }
 }
 
-fn evidence(newest: &Result<(), String>, fall: u32) -> String {
-    match newest {
-        Ok(()) => "it passes its checks".to_owned(),
-        Err(found) => format!("{fall} checks in a row have failed: {found}"),
+fn evidence(health: Health, newest: &Result<(), String>, fall: u32) -> String {
+    match (health, newest) {
+        (Health::Unhealthy, Err(found)) => format!("{fall} checks in a row have failed: {found}"),
+        (Health::Unhealthy, Ok(())) => format!("{fall} checks in a row have failed"),
+        (Health::Healthy | Health::Unknown, _) => "it passes its checks".to_owned(),
     }
 }

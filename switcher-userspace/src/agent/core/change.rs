@@ -156,9 +156,11 @@ impl Core {
                 .map_err(|error| data_path(&error))?;
         }
         self.board = next;
-        self.set_orders()
-            .map_err(|error| data_path(&error))
-            .map(|()| Made::Unseen)
+        // The change stands, whatever becomes of the orders.
+        if let Err(error) = self.set_orders() {
+            tracing::error!(%error, "what is left at the drains' deadlines would not be cut");
+        }
+        Ok(Made::Unseen)
     }
 
     /// A request in the state machine's terms; refused where it names what is not configured.

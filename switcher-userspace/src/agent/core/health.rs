@@ -1,13 +1,15 @@
 //! News of backends' health: what they change in the tables, and how the history tells them.
 
-use super::{Core, encode::without_slots, record::Deed};
+use std::collections::BTreeMap;
+
+use super::{Core, encode::without_slots, errors::refused, record::Deed};
 use crate::{
-    agent::checks::HealthNews,
+    agent::{checks::HealthNews, clock, gate::ConfiguredGate},
     api::history::{HistoryEntry, What},
     config::ServiceConfig,
     datapath::{Leaving, Wanted},
     failover::Health,
-    switching::Switchboard,
+    switching::{Change, Conditions, Gate as _, Order, Service, Shortage, Switchboard},
 };
 
 impl Core {
@@ -28,8 +30,57 @@ impl Core {
         self.board = next;
         self.are_slots_old |= !is_same;
         self.renew_slots();
-        let entries = told.iter().map(|news| self.entry_of_health(news)).collect();
+        let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
+        for (service, shortage) in self.short_standbys() {
+            entries.extend(self.end_split(service, &shortage));
+        }
         self.save(entries);
+    }
+
+    /// Services whose standby has a share of the clients and could not serve them any more.
+    fn short_standbys(&self) -> Vec<(String, Shortage)> {
+        let gate = ConfiguredGate::new(&self.config, &self.board);
+        let short = |(name, service): (&String, &Service)| {
+            let shortage = gate.shortage(name, service.standby(), &service.drained_backends)?;
+            let is_due = service.split_percent > 0 && !cfg!(mutant = "split-outlives-standby");
+            is_due.then(|| (name.clone(), shortage))
+        };
+        self.board.services.iter().filter_map(short).collect()
+    }
+
+    /// Gives all clients of `service` to its active color.
+    fn end_split(&mut self, service: String, shortage: &Shortage) -> Option<HistoryEntry> {
+        let order = Order {
+            services: vec![service.clone()],
+            conditions: Conditions::default(),
+            change: Change::Split { percent: 0 },
+            drains: BTreeMap::new(),
+        };
+        let gate = ConfiguredGate::new(&self.config, &self.board);
+        let deed = Deed {
+            what: What::Split,
+            services: vec![service],
+            by: None,
+            reason: Some(format!(
+                "the standby's share has ended: its listener {} has {} eligible backends, {} are needed",
+                shortage.listener, shortage.eligible, shortage.min_healthy
+            )),
+            from_generation: self.board.generation,
+        };
+        let next = self.board.changed(&order, &gate, clock::now());
+        let done = next
+            .map_err(|refusal| refused(&refusal))
+            .and_then(|next| self.switch_to(next));
+        match done {
+            Ok(_) => {
+                tracing::warn!(services = ?deed.services, reason = ?deed.reason, "split ended");
+                Some(self.entry(deed, None))
+            }
+            Err(error) => {
+                tracing::error!(services = ?deed.services, %error, "the share of a standby that fails is not ended; the next news of health try again");
+                None
+            }
+        }
     }
 
     /// Gives slots to those that can serve, if others have them. No flow is cut, and no id gets another
@@ -65,6 +116,9 @@ impl Core {
         else {
             return false;
         };
+        if service.health_of(news.endpoint) == news.health {
+            return false;
+        }
         let before = service.health.insert(news.endpoint, news.health);
         let was_bad = before == Some(Health::Unhealthy);
         was_bad != (news.health == Health::Unhealthy)

@@ -284,7 +284,8 @@ impl Core {
         }
         self.observe_removals(&scanned);
         self.renew_slots();
-        if self.is_unsaved {
+        // One that stalls must not gather states that wait for it.
+        if self.is_unsaved && self.written == self.writer.newest() {
             self.save(Vec::new());
         }
         self.publish(Some(scanned.scan), None);

@@ -22,7 +22,9 @@ pub(super) async fn carry_out(steps: &mut Steps<'_, '_, '_>) -> Result<(), ApiEr
         percent => percent,
     });
     take_clients_away(steps, &service).await?;
-    let first = Standby::of(&service);
+    // Draining takes its time: somebody may have flipped meanwhile.
+    let first = Standby::of(&steps.look(standby::may_begin).await?);
+    standby::refuse_other(&first, service.standby)?;
     steps.update(&first).await?;
     steps.flip(&first).await?;
     steps.drain().await;
@@ -46,6 +48,7 @@ async fn take_clients_away(
             ..AbortRequest::default()
         };
         steps.change("abort", &request).await?;
+        steps.share_taken = Some(service.split_percent);
     }
     steps.drain().await;
     Ok(())
@@ -70,6 +73,7 @@ async fn second_half(
         ..SplitRequest::default()
     };
     steps.change("split", &request).await?;
+    steps.share_taken = None;
     Ok(())
 }
 

@@ -78,6 +78,8 @@ pub(super) struct Steps<'a, 'b, 'c> {
     outcome: Deployed,
     /// The color that was active at the beginning.
     began_with: Option<Color>,
+    /// The share of the clients, in percent, that the standby had, and does not have any more.
+    pub(super) share_taken: Option<u8>,
 }
 
 impl<'a, 'b, 'c> Steps<'a, 'b, 'c> {
@@ -101,15 +103,22 @@ impl<'a, 'b, 'c> Steps<'a, 'b, 'c> {
             console,
             outcome,
             began_with: None,
+            share_taken: None,
         }
     }
 
     /// What it came to.
     pub(super) fn end(self, mut error: Option<ApiError>) -> Deployed {
-        if let Some(error) = error.as_mut().filter(|_| self.outcome.changed)
-            && error.code.promises_no_change()
-        {
-            error.code = ErrorCode::Internal;
+        let is_changed = self.outcome.changed || self.share_taken.is_some();
+        if let Some(error) = error.as_mut().filter(|_| is_changed) {
+            if error.code.promises_no_change() {
+                error.code = ErrorCode::Internal;
+            }
+            if let Some(percent) = self.share_taken {
+                let next =
+                    format!("; the standby had {percent} % of the clients: --split {percent}");
+                error.next_step.push_str(&next);
+            }
         }
         Deployed {
             error,
