@@ -411,7 +411,7 @@ fn a_standby_that_fails_its_checks_is_not_flipped_to() -> Result<()> {
     let (lab, _backends) = crate::lab()?;
     let start = |check: &str| {
         let service = LabService {
-            options: format!("[service.check]\nkind = \"http\"\n{check}"),
+            options: format!("[service.check]\ntimeout = \"1s\"\nkind = \"http\"\n{check}"),
             ..LabService::web(0)
         };
         Node::start(&lab, &[service])

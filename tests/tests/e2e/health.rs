@@ -14,8 +14,10 @@ use switcher_tests::{
 
 use crate::{mixed::LIMIT, verbs::ends};
 
-const TCP: &str = "[service.check]";
-const HTTP: &str = "[service.check]\nkind = \"http\"\npath = \"/health\"\nexpect_status = 200";
+// Nobody is unhealthy because the machine is busy: only refusals count.
+const TCP: &str = "[service.check]\ntimeout = \"10s\"";
+const HTTP: &str =
+    "[service.check]\ntimeout = \"10s\"\nkind = \"http\"\npath = \"/health\"\nexpect_status = 200";
 
 fn start<'lab>(lab: &'lab Lab, check: &str) -> Result<Node<'lab>> {
     let web = LabService {
@@ -25,19 +27,27 @@ fn start<'lab>(lab: &'lab Lab, check: &str) -> Result<Node<'lab>> {
     Node::start(lab, &[web, LabService::stream(1)])
 }
 
-/// Health of the backends of `web` in a color, by their numbers; of the listener of IPv4.
-fn health(status: &Value, color: Color) -> Vec<String> {
-    let listener = &service_in(status, "web")["listeners"][0];
-    let backends = listener["backends"][color.name()].as_array();
-    let health = backends.into_iter().flatten();
-    health
-        .map(|it| it["health"].as_str().unwrap_or_default().to_owned())
-        .collect()
+/// Health of the backends of `web` in a color, by their numbers, in each of its listeners.
+fn health(status: &Value, color: Color) -> Vec<Vec<String>> {
+    let listeners = service_in(status, "web")["listeners"].as_array();
+    let of_listener = |listener: &Value| {
+        let backends = listener["backends"][color.name()].as_array();
+        let health = backends.into_iter().flatten();
+        health
+            .map(|it| it["health"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    listeners.into_iter().flatten().map(of_listener).collect()
+}
+
+/// Whether the backends of a color are so in the listeners of both families.
+fn are(status: &Value, color: Color, expected: [&str; 2]) -> bool {
+    health(status, color) == [expected, expected]
 }
 
 fn wait_for(node: &Node<'_>, color: Color, expected: [&str; 2]) -> Result<Value> {
     let what = format!("{} being {expected:?}", color.name());
-    node.wait_until(&what, |status| health(status, color) == expected)
+    node.wait_until(&what, |status| are(status, color, expected))
 }
 
 /// Waits until `load` has begun 50 connections from now on that were answered; by whom.
@@ -161,7 +171,7 @@ fn g6_a_color_without_any_healthy_backend_fails_open() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let (lab, mut backends) = crate::lab()?;
     // What answers its checks is another port than what serves, so that clients see who is asked.
-    let node = start(&lab, "[service.check]\nport = 4")?;
+    let node = start(&lab, "[service.check]\ntimeout = \"10s\"\nport = 4")?;
     wait_for(&node, Color::Blue, ["unhealthy"; 2])?;
     wait_for(&node, Color::Green, ["unhealthy"; 2])?;
     let target = LabService::web(0).target(&lab, Family::V4);
@@ -183,8 +193,7 @@ fn g6_a_color_without_any_healthy_backend_fails_open() -> Result<()> {
 fn what_is_known_of_health_outlives_the_agent() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let (lab, mut backends) = crate::lab()?;
-    // No check comes in the time of this test but the first ones.
-    let mut node = start(&lab, "[service.check]\nfall = 1")?;
+    let mut node = start(&lab, "[service.check]\ntimeout = \"10s\"\nfall = 1")?;
     wait_for(&node, Color::Blue, ["healthy"; 2])?;
     backends.stop(FIRST);
     wait_for(&node, Color::Blue, ["unhealthy", "healthy"])?;
@@ -201,7 +210,7 @@ fn what_is_known_of_health_outlives_the_agent() -> Result<()> {
     node.start_agent()?;
     let first = node.status()?;
     ensure!(
-        health(&first, Color::Blue) == ["unhealthy", "healthy"],
+        are(&first, Color::Blue, ["unhealthy", "healthy"]),
         "the first answer after the start: {first}"
     );
     ensure!(!who_answers(&load)?.contains(&FIRST));
@@ -232,7 +241,7 @@ fn would_go_to(lab: &Lab, node: &Node<'_>) -> Result<std::collections::BTreeSet<
 fn g6_a_forced_flip_to_a_color_that_is_short_uses_all_of_it() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let (lab, mut backends) = crate::lab()?;
-    let node = start(&lab, "min_healthy = 2\n[service.check]")?;
+    let node = start(&lab, "min_healthy = 2\n[service.check]\ntimeout = \"10s\"")?;
     wait_for(&node, Color::Green, ["healthy"; 2])?;
     backends.stop_color(Color::Blue);
     backends.stop(Identity {
