@@ -18,9 +18,21 @@ pub(super) fn is_eligible(
     state: &Service,
     drained: &BTreeSet<SocketAddr>,
 ) -> bool {
+    candidate(backend, service, state, drained).is_eligible()
+}
+
+fn candidate(
+    backend: &BackendConfig,
+    service: &ServiceConfig,
+    state: &Service,
+    drained: &BTreeSet<SocketAddr>,
+) -> Candidate {
     let endpoint = backend.endpoint();
-    let is_healthy = || state.health_of(endpoint) == Health::Healthy;
-    !drained.contains(&endpoint) && (service.check.is_none() || is_healthy())
+    let is_checked = service.check.is_some();
+    Candidate {
+        health: is_checked.then(|| state.health_of(endpoint)),
+        is_drained: drained.contains(&endpoint),
+    }
 }
 
 /// Counts eligible backends.
@@ -70,10 +82,8 @@ pub(super) fn ejected(service: &ServiceConfig, state: &Service) -> BTreeSet<Sock
     if service.check.is_none() || cfg!(mutant = "nobody-ejected") {
         return BTreeSet::new();
     }
-    let candidate = |backend: &BackendConfig| Candidate {
-        health: Some(state.health_of(backend.endpoint())),
-        is_drained: state.drained_backends.contains(&backend.endpoint()),
-    };
+    let candidate =
+        |backend: &BackendConfig| candidate(backend, service, state, &state.drained_backends);
     let (mut leave, mut stay) = (BTreeSet::new(), BTreeSet::new());
     for listener in &service.listeners {
         let candidates =

@@ -12,14 +12,13 @@ use crate::{
     api::{
         instant,
         types::{
-            AgentStatus, BackendStatus, DrainEnd, DrainStatus, Health, InterfaceStatus,
-            ListenerStatus, NewestChange, PauseStatus, RemovedListenerStatus, SendErrorStatus,
-            ServiceStatus, StatusReply, TableStatus, TrafficCount, VerdictCount,
+            AgentStatus, BackendStatus, DrainEnd, DrainStatus, InterfaceStatus, ListenerStatus,
+            NewestChange, PauseStatus, RemovedListenerStatus, SendErrorStatus, ServiceStatus,
+            StatusReply, TableStatus, TrafficCount, VerdictCount,
         },
     },
     config::{BackendConfig, CheckConfig, Config, ListenerConfig, ServiceConfig},
     datapath::{Counters, DataPathError, Scan},
-    failover,
     interfaces::Interfaces,
     preflight,
     switching::{Drain, Now, Pause, Service, Switchboard},
@@ -315,11 +314,7 @@ pub(super) fn backend_status(config: &BackendConfig, state: &Service) -> Backend
         address: config.address,
         port: config.port,
         weight: config.weight,
-        health: match state.health_of(config.endpoint()) {
-            failover::Health::Unknown => Health::Unknown,
-            failover::Health::Healthy => Health::Healthy,
-            failover::Health::Unhealthy => Health::Unhealthy,
-        },
+        health: state.health_of(config.endpoint()),
         drained: state.drained_backends.contains(&config.endpoint()),
     }
 }

@@ -159,8 +159,8 @@ impl Writer {
 
     /// Hands a state over; [`Command::Written`] with this number or a higher one tells its end.
     ///
-    /// The queue has no bound of its own: each entry belongs to a request that waits for its answer,
-    /// and the API bounds those.
+    /// The queue has no bound of its own. Most entries belong to a request that waits for its answer, and the
+    /// API bounds those; what the agent does by itself, such as news of health, adds to them.
     pub(super) fn write(&mut self, board: &Switchboard, entries: &[HistoryEntry]) -> u64 {
         self.newest += 1;
         let order = Order {

@@ -10,6 +10,7 @@ use switcher_common::service::{Color, PerColor, Protocol};
 
 use crate::{
     config::difference::Difference,
+    failover::Health,
     switching::{AtDeadline, Origin},
 };
 
@@ -344,19 +345,6 @@ pub struct BackendStatus {
     pub health: Health,
     /// Taken out by hand: no fresh flows.
     pub drained: bool,
-}
-
-/// Health of a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// Not checked, or not yet.
-    #[default]
-    Unknown,
-    /// Passed its checks.
-    Healthy,
-    /// Failed its checks.
-    Unhealthy,
 }
 
 /// An interface in [`StatusReply`].

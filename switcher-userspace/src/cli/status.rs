@@ -4,12 +4,15 @@ use clap::Args;
 use switcher_common::service::{Color, Protocol};
 
 use super::{Console, answer::Answer, progress, status_watch, table::Table};
-use crate::api::{
-    client::Client,
-    types::{
-        ApiError, BackendStatus, ErrorCode, Health, ListenerStatus, RemovedListenerStatus,
-        ServiceStatus, StatusReply, TableStatus,
+use crate::{
+    api::{
+        client::Client,
+        types::{
+            ApiError, BackendStatus, ErrorCode, ListenerStatus, RemovedListenerStatus,
+            ServiceStatus, StatusReply, TableStatus,
+        },
     },
+    failover::Health,
 };
 
 /// Arguments of `switcher status`.

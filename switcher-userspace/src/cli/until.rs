@@ -6,7 +6,8 @@ use switcher_common::service::Color;
 
 use super::progress;
 use crate::{
-    api::types::{ApiError, DrainStatus, ErrorCode, Health, ServiceStatus},
+    api::types::{ApiError, DrainStatus, ErrorCode, ServiceStatus},
+    failover::Health,
     switching::Origin,
 };
 

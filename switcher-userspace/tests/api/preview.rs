@@ -6,8 +6,9 @@ use serde_json::json;
 use switcher_common::service::{Color, Protocol};
 use switcher_userspace::api::{
     preview::{GateObstacle, PreviewBackend, PreviewListener, PreviewReply},
-    types::{BackendStatus, Health},
+    types::BackendStatus,
 };
+use switcher_userspace::failover::Health;
 
 use crate::{command::run, fake::Served, http::request};
 
