@@ -70,6 +70,8 @@ pub(super) fn configured_only(mut state: Service, config: &ServiceConfig) -> Ser
     state
         .health
         .retain(|backend, _| is_checked && configured.contains(backend));
+    let health = &state.health;
+    state.dead.retain(|backend, _| health.contains_key(backend));
     state
 }
 
@@ -87,6 +89,7 @@ fn adopted(
         .map(|file| file.drained_backends.clone())
         .unwrap_or_default();
     let health = file.map(|file| file.health.clone()).unwrap_or_default();
+    let dead = file.map(|file| file.dead.clone()).unwrap_or_default();
     if let Some(known) = file.filter(saw_newest).or(unsaved.filter(saw_newest)) {
         let is_draining = known.running_drain().is_some();
         return Service {
@@ -95,6 +98,7 @@ fn adopted(
             split_percent: kernel.split_percent,
             drained_backends,
             health,
+            dead,
             ..known.clone()
         };
     }
@@ -138,6 +142,7 @@ fn adopted(
         pauses: Vec::new(),
         drained_backends,
         health,
+        dead,
         drain,
     }
 }

@@ -17,8 +17,8 @@ use super::{
     collector::{Collector, ServiceIds},
     configured::Configured,
     core::{
-        Command, Core, Observed, Recorded, Removals, cut_orders, data_path, empty_listener, encode,
-        leaving, overlaid, pauses, ready_services, tally_of, without_slots,
+        Command, Core, Observed, Recorded, Removals, data_path, empty_listener, encode, leaving,
+        orders, overlaid, ready_services, tally_of, without_slots,
     },
     history::{History, HistoryFile},
     interfaces,
@@ -220,10 +220,10 @@ fn prepare(
         verified_instructions = facts.verified_instructions,
         "data path ready"
     );
-    path.set_orders(&cut_orders(&board, &ids), &pauses(&board, &ids, config))
+    path.set_orders(orders(&board, &ids, config))
         .map_err(kernel_error)?;
     end_overdue_drains(path, &mut board, &mut scanner, &counters, &ids).map_err(kernel_error)?;
-    path.set_orders(&cut_orders(&board, &ids), &pauses(&board, &ids, config))
+    path.set_orders(orders(&board, &ids, config))
         .map_err(kernel_error)?;
     Ok(Ready {
         scanner,

@@ -27,6 +27,7 @@ pub(super) fn encode(board: &Switchboard, saved: u64) -> Vec<u8> {
     let without_backends = |service: &Service| Service {
         drained_backends: BTreeSet::new(),
         health: BTreeMap::new(),
+        dead: BTreeMap::new(),
         ..service.clone()
     };
     let services: BTreeMap<_, _> = changed
@@ -128,6 +129,7 @@ mod tests {
             ],
             drained_backends: BTreeSet::new(),
             health: BTreeMap::new(),
+            dead: BTreeMap::new(),
             drain: Some(serde_json::from_value(drain).expect("a drain")),
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::duration::Span;
+use crate::{duration::Span, switching::AtDeadline};
 
 /// `[service.check]`; without one, backends are eligible unless somebody drains them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -33,6 +33,10 @@ pub struct CheckConfig {
     /// So many successes in a row make an unhealthy backend healthy.
     #[serde(default = "CheckConfig::default_rise")]
     pub rise: u32,
+    /// What becomes of the flows of a backend that has left its table because it takes no connection at all.
+    /// One that takes them and fails its checks all the same keeps its flows.
+    #[serde(default = "CheckConfig::default_at_ejection")]
+    pub at_ejection: AtDeadline,
 }
 
 /// `kind` of `[service.check]`.
@@ -88,6 +92,10 @@ impl CheckConfig {
     const fn default_rise() -> u32 {
         2
     }
+
+    const fn default_at_ejection() -> AtDeadline {
+        AtDeadline::Reset
+    }
 }
 
 impl Default for CheckConfig {
@@ -102,6 +110,7 @@ impl Default for CheckConfig {
             timeout: Self::default_timeout(),
             fall: Self::default_fall(),
             rise: Self::default_rise(),
+            at_ejection: Self::default_at_ejection(),
         }
     }
 }
@@ -126,11 +135,13 @@ impl fmt::Display for CheckConfig {
             timeout,
             fall,
             rise,
+            at_ejection,
             ..
         } = self;
         write!(
             f,
-            ", every {interval}, timeout {timeout}, fall {fall}, rise {rise}"
+            ", every {interval}, timeout {timeout}, fall {fall}, rise {rise}, flows of a dead backend: {}",
+            at_ejection.name()
         )
     }
 }

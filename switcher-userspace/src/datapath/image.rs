@@ -14,12 +14,14 @@ use std::{
     net::SocketAddr,
 };
 
-use switcher_common::service::{BackendRecord, ListenerKey, ListenerRecord, Name, TableRange};
+use switcher_common::service::{
+    BackendRecord, Color, ListenerKey, ListenerRecord, Name, TableRange,
+};
 
 pub(super) use self::editions::Addresses;
 use self::evolution::Evolution;
 pub use self::removed::{Leaving, Place, RemovalTerms, RemovedListener};
-use super::error::DataPathError;
+use super::{error::DataPathError, maglev::Member};
 use crate::config::{Config, Limits};
 
 /// What the operator wants the data path to do.
@@ -53,6 +55,9 @@ pub(super) struct Image {
     pub(super) backends: Vec<BackendRecord>,
     /// Slots of all tables, up to the last one that a record refers to.
     pub(super) maglev: Vec<u32>,
+    /// What this agent has filled the tables of, by listener: as long as that stays, so does the table. What
+    /// another agent has filled is filled once more.
+    pub(super) filled: BTreeMap<(u32, Color), Vec<Member>>,
 }
 
 /// What flows refer to, which must not get another meaning.

@@ -28,7 +28,7 @@ mod unsaved;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
@@ -72,6 +72,17 @@ pub struct HeldListeners {
     pub hold: Hold,
     /// Tick at which it ends.
     pub until: u32,
+}
+
+/// What the program is ordered to do with packets of flows that it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// Cuts of the flows of a service's color, by service id.
+    pub colors: BTreeMap<(u16, Color), CutOrder>,
+    /// Cuts of the flows of single backends, by service id and endpoint.
+    pub backends: BTreeMap<(u16, SocketAddr), CutOrder>,
+    /// Pauses.
+    pub pauses: Vec<HeldListeners>,
 }
 
 /// The loaded and pinned data path.
@@ -301,14 +312,10 @@ impl DataPath {
         self.tables.set_idle(id, service, udp_ms)
     }
 
-    /// Makes `cuts`, by service id and color, the only orders to cut flows, and `pauses` the only
-    /// pauses: those of all other backends are taken back. Flows of preview listeners are spared.
-    pub fn set_orders(
-        &mut self,
-        cuts: &BTreeMap<(u16, Color), CutOrder>,
-        pauses: &[HeldListeners],
-    ) -> Result<(), DataPathError> {
-        self.tables.set_orders(cuts, pauses)
+    /// Makes these the only orders: those of all other backends are taken back. Flows of preview listeners
+    /// are spared.
+    pub fn set_orders(&mut self, orders: Orders) -> Result<(), DataPathError> {
+        self.tables.set_orders(orders)
     }
 
     /// Puts this version's program into the slot that all dispatchers jump to: one store.

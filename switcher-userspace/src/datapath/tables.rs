@@ -1,12 +1,17 @@
 //! Reading the configuration out of the maps, and making a new one visible by one store.
 
-use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr, os::fd::AsFd as _};
+use std::{
+    collections::BTreeMap,
+    marker::PhantomData,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
 
 use aya::maps::{Array, MapData};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6, WideAddress},
     clock::ticks_from_ms,
-    cut::CutOrder,
+    cut::{Action, CutOrder},
     filter::{FILTER_WORDS, position},
     rate::{Capped, budget},
     scan::IdleTicks,
@@ -17,7 +22,7 @@ use switcher_common::{
 };
 
 use super::{
-    HeldListeners, bpf,
+    HeldListeners, Orders, bpf,
     double::{Doubled, Replaced},
     error::{Attempt as _, DataPathError},
     image::{Addresses, Evolved, Image, Slots},
@@ -50,13 +55,6 @@ pub(super) struct Tables {
     image: Image,
 }
 
-/// Orders as the agent gives them.
-#[derive(Default)]
-struct Orders {
-    cuts: BTreeMap<(u16, Color), CutOrder>,
-    pauses: Vec<HeldListeners>,
-}
-
 impl Orders {
     /// The orders of the backends of `image`, by id, of which there are `len`.
     fn of(&self, image: &Image, len: usize) -> Vec<CutOrder> {
@@ -67,6 +65,9 @@ impl Orders {
         let pauses: Vec<(&HeldListeners, Option<u32>)> = (self.pauses.iter())
             .map(|pause| (pause, pause.listener.and_then(id_of)))
             .collect();
+        let dead: BTreeMap<_, _> = (self.backends.iter())
+            .map(|((service, endpoint), order)| ((*service, record_key(*endpoint)), *order))
+            .collect();
         let mut orders = vec![CutOrder::default(); len];
         for (order, backend) in orders.iter_mut().zip(&image.backends) {
             let of = (backend.service, Color::from_bit(backend.color));
@@ -74,8 +75,16 @@ impl Orders {
                 let record = image.records.get(backend.listener as usize)?;
                 Some(CutOrder::new(record.cut_at_end()?, record.removed_until))
             };
-            let of_service = self.cuts.get(&of).copied();
-            *order = of_service.or_else(of_removed).unwrap_or_default();
+            let of_color = self.colors.get(&of).copied();
+            let endpoint = (backend.address, backend.port_be);
+            let of_backend = dead.get(&(backend.service, endpoint)).copied();
+            // A backend's flows that are reset are all that it has, those of the color's drain too.
+            let is_reset = |order: &CutOrder| order.action == Action::Reset as u8;
+            *order = (of_backend.filter(is_reset))
+                .or(of_color)
+                .or(of_backend)
+                .or_else(of_removed)
+                .unwrap_or_default();
             for (pause, listener) in &pauses {
                 let is_whole = pause.listener.is_none() && pause.service == backend.service;
                 if is_whole || *listener == Some(backend.listener) {
@@ -134,6 +143,7 @@ impl Tables {
             backends: self.backends.values(self.backends.len)?,
             maglev: self.maglev.values(used_slots(&records))?,
             records,
+            filled: BTreeMap::new(),
         })
     }
 
@@ -238,17 +248,9 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives each backend the order of its service and color, or none: also the removed ones, whose
-    /// flows still run.
-    pub(super) fn set_orders(
-        &mut self,
-        cuts: &BTreeMap<(u16, Color), CutOrder>,
-        pauses: &[HeldListeners],
-    ) -> Result<(), DataPathError> {
-        self.orders = Orders {
-            cuts: cuts.clone(),
-            pauses: pauses.to_vec(),
-        };
+    /// Gives each backend its order, or none: also the removed ones, whose flows still run.
+    pub(super) fn set_orders(&mut self, orders: Orders) -> Result<(), DataPathError> {
+        self.orders = orders;
         let wanted = self.orders.of(&self.image, self.ordered.len());
         self.cuts.write_changed(&self.ordered, &wanted)?;
         self.ordered = wanted;
@@ -295,6 +297,11 @@ impl Tables {
             .set(u32::from(id), ticks, 0)
             .attempt(format!("writing the idle timeouts of {}", service.name))
     }
+}
+
+/// An endpoint as a [`BackendRecord`] has it.
+fn record_key(endpoint: SocketAddr) -> (WideAddress, u16) {
+    (WideAddress::from_ip(endpoint.ip()), endpoint.port().to_be())
 }
 
 /// Whether the listener of `backend` is a removed one in `image`.

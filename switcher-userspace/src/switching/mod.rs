@@ -64,6 +64,9 @@ pub struct Service {
     /// What the checks of backends say; those that are missing are unknown.
     #[serde(default)]
     pub health: BTreeMap<SocketAddr, Health>,
+    /// Unhealthy backends that take no connection at all, and when that was found.
+    #[serde(default)]
+    pub dead: BTreeMap<SocketAddr, Now>,
     /// The drain that runs, or the newest one that ended.
     pub drain: Option<Drain>,
 }
@@ -126,6 +129,7 @@ impl Service {
             pauses: Vec::new(),
             drained_backends: BTreeSet::new(),
             health: BTreeMap::new(),
+            dead: BTreeMap::new(),
             drain: None,
         }
     }

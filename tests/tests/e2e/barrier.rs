@@ -110,6 +110,12 @@ fn is_held_up(lab: &Lab, node: &Node<'_>, of_program: &CpuSet) -> Result<bool> {
     // What the slot holds, as a number: the id of an inner map.
     let slot: Array<MapData, u32> = Map::Array(pinned(lab, "SWITCH")?).try_into()?;
     let old = slot.get(&0, 0)?;
+    // An attempt before may have left either, if its second flip came first.
+    let active = if node.service("stream")?["active"] == Color::Blue.name() {
+        Color::Blue
+    } else {
+        Color::Green
+    };
     thread::scope(|scope| {
         let run = scope.spawn(|| {
             sched_setaffinity(None, of_program)?;
@@ -119,12 +125,12 @@ fn is_held_up(lab: &Lab, node: &Node<'_>, of_program: &CpuSet) -> Result<bool> {
             &held,
             || Ok(run.is_finished() || held.told()?.has_read == 1),
         )?;
-        let first = scope.spawn(|| flip(&socket, Color::Green));
+        let first = scope.spawn(|| flip(&socket, active.other()));
         until(&held, || {
             Ok(first.is_finished() || core_is_in_a_store(agent)?)
         })?;
         // The other way round: it would write into the map that the program stands on.
-        let second = scope.spawn(|| flip(&socket, Color::Blue));
+        let second = scope.spawn(|| flip(&socket, active));
         version(&socket).context("the agent serves meanwhile")?;
         let waits = core_is_in_a_store(agent)? && slot.get(&0, 0)? != old;
         let is_answered = first.is_finished();

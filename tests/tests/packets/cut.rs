@@ -14,7 +14,7 @@ use switcher_common::scan::Table;
 use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
-use switcher_userspace::datapath::CutCount;
+use switcher_userspace::datapath::{CutCount, Orders};
 
 use crate::packet::{ACK, Link, PSH, Packet, RST};
 use crate::rig::{Expected, Rig};
@@ -35,7 +35,10 @@ pub(crate) fn tick(ahead_ms: i64) -> Result<u32> {
 fn order(rig: &mut Rig, action: Action, ahead_ms: i64) -> Result<()> {
     let order = CutOrder::new(action, tick(ahead_ms)?);
     let orders = BTreeMap::from([((SERVICE, Color::Blue), order)]);
-    Ok(rig.path.set_orders(&orders, &[])?)
+    Ok(rig.path.set_orders(Orders {
+        colors: orders,
+        ..Orders::default()
+    })?)
 }
 
 /// Waits until the program's clock, which moves every few milliseconds, has passed the present tick.
@@ -80,7 +83,7 @@ fn g10_a_cut_connections_next_packet_is_answered_with_a_rst_on_both_sides() -> R
         for kind in Kind::TCP {
             for client_first in [true, false] {
                 let port = 4_000 + u16::from(client_first);
-                rig.path.set_orders(&BTreeMap::new(), &[])?;
+                rig.path.set_orders(Orders::default())?;
                 let talk = Talk::open(rig, kind, port, Color::Blue)?;
                 let_the_clock_move()?;
                 order(rig, Action::Reset, 0)?;
@@ -102,7 +105,7 @@ fn g10_a_cut_connections_next_packet_is_answered_with_a_rst_on_both_sides() -> R
                     let dropped = Expected::untouched(Reason::FlowCut);
                     rig.expect("a RST is never answered", &rst, &dropped)?;
                 }
-                rig.path.set_orders(&BTreeMap::new(), &[])?;
+                rig.path.set_orders(Orders::default())?;
                 rig.expect("without the order", first, &answered(first))?;
             }
         }
@@ -122,7 +125,7 @@ fn g10_the_rst_is_unfinished_where_its_packet_was_and_none_is_made_where_it_woul
     Rig::with(&lab, &setup, |rig| {
         let ends = [rig.interface("client")?, rig.interface("blue")?];
         for (kind, port) in Kind::TCP.into_iter().zip(4000..) {
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
             let talk = Talk::open(rig, kind, port, Color::Blue)?;
             let_the_clock_move()?;
             order(rig, Action::Reset, 0)?;
@@ -168,7 +171,7 @@ fn g10_an_order_that_is_not_due_or_not_for_it_leaves_a_flow_alone() -> Result<()
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::ALL {
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
             rig.flip(Color::Blue)?;
             let mut talk = Talk::open(rig, kind, 4000, Color::Blue)?;
             order(rig, Action::Reset, 60_000)?;
@@ -182,7 +185,7 @@ fn g10_an_order_that_is_not_due_or_not_for_it_leaves_a_flow_alone() -> Result<()
             green.goes_on(rig, "a flow of the other color")?;
         }
         for kind in Kind::TCP {
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
             rig.flip(Color::Blue)?;
             let mut talk = Talk::open(rig, kind, 4002, Color::Blue)?;
             let_the_clock_move()?;
@@ -200,7 +203,7 @@ fn g10_a_new_connection_on_a_cut_ones_tuple_selects_afresh() -> Result<()> {
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for kind in Kind::TCP {
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
             rig.flip(Color::Blue)?;
             let talk = Talk::open(rig, kind, 4000, Color::Blue)?;
             let_the_clock_move()?;
@@ -226,7 +229,7 @@ fn g10_a_udp_flow_of_a_cut_color_moves_with_its_clients_next_datagram() -> Resul
     let lab = Lab::builder().build()?;
     Rig::plain(&lab, |rig| {
         for (kind, action) in Kind::UDP.into_iter().zip([Action::Move, Action::Reset]) {
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
             rig.flip(Color::Blue)?;
             let talk = Talk::open(rig, kind, 4000, Color::Blue)?;
             let_the_clock_move()?;
@@ -271,7 +274,7 @@ fn g10_a_scan_cuts_what_is_silent_and_hands_it_on() -> Result<()> {
         let scan = rig.scanner.scan(SERVICE, true, |flow| told.push(*flow))?;
         let cut = scan.cut(SERVICE).blue;
         ensure!((cut.tcp, cut.udp) == (2, 2), "{scan:?}");
-        rig.path.set_orders(&BTreeMap::new(), &[])?;
+        rig.path.set_orders(Orders::default())?;
         for talk in &talks {
             let endpoint =
                 |ip: std::net::IpAddr, port_be: u16| SocketAddr::new(ip, u16::from_be(port_be));

@@ -1,7 +1,5 @@
 //! Paused listeners: what is dropped, and what goes on.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, ensure};
 use switcher_common::clock::{has_come, ticks_from_ns};
 use switcher_common::cut::Hold;
@@ -9,7 +7,7 @@ use switcher_common::reason::Reason;
 use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
-use switcher_userspace::datapath::HeldListeners;
+use switcher_userspace::datapath::{HeldListeners, Orders};
 
 use crate::packet::{ACK, PSH};
 use crate::rig::{Expected, Rig, first};
@@ -38,12 +36,15 @@ fn pause(rig: &mut Rig, listener: Option<Kind>, hold: Hold, ticks: u32) -> Resul
         hold,
         until,
     };
-    rig.path.set_orders(&BTreeMap::new(), &[pause])?;
+    rig.path.set_orders(Orders {
+        pauses: vec![pause],
+        ..Orders::default()
+    })?;
     Ok(until)
 }
 
 fn resume(rig: &mut Rig) -> Result<()> {
-    Ok(rig.path.set_orders(&BTreeMap::new(), &[])?)
+    Ok(rig.path.set_orders(Orders::default())?)
 }
 
 fn dropped() -> Expected {

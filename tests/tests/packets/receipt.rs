@@ -12,7 +12,7 @@ use switcher_common::service::{
 };
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
-use switcher_userspace::datapath::{ColorTraffic, CutCount};
+use switcher_userspace::datapath::{ColorTraffic, CutCount, Orders};
 
 use crate::cut::{let_the_clock_move, tick};
 use crate::packet::{ACK, FIN, PSH, Packet, RST, SYN};
@@ -287,7 +287,10 @@ fn g10_what_is_over_is_neither_reset_nor_moved_nor_finished_twice() -> Result<()
         rig.flip(Green)?;
         let_the_clock_move()?;
         let orders = [((SERVICE, Blue), CutOrder::new(Action::Reset, tick(0)?))];
-        rig.path.set_orders(&BTreeMap::from(orders), &[])?;
+        rig.path.set_orders(Orders {
+            colors: BTreeMap::from(orders),
+            ..Orders::default()
+        })?;
         let_the_clock_move()?;
         // The first of each two by a packet, the second one by the scan.
         for talk in over.iter().chain(&alive).step_by(2) {
@@ -303,12 +306,15 @@ fn g10_what_is_over_is_neither_reset_nor_moved_nor_finished_twice() -> Result<()
         let cut = scan.cut(SERVICE).blue;
         ensure!(cut == CutCount { tcp: 2, udp: 2 }, "{cut:?}");
         // A connection that begins on a flow's tuple which an order would cut.
-        rig.path.set_orders(&BTreeMap::new(), &[])?;
+        rig.path.set_orders(Orders::default())?;
         rig.flip(Blue)?;
         let talk = Talk::open(rig, Kind::TCP[0], 4_004, Blue)?;
         let_the_clock_move()?;
         let orders = [((SERVICE, Blue), CutOrder::new(Action::Reset, tick(0)?))];
-        rig.path.set_orders(&BTreeMap::from(orders), &[])?;
+        rig.path.set_orders(Orders {
+            colors: BTreeMap::from(orders),
+            ..Orders::default()
+        })?;
         let_the_clock_move()?;
         let anew = Packet {
             seq: 77_000,

@@ -1,7 +1,7 @@
 //! A listener that is configured no more: its flows go on, everything else to it is dropped until its time is
 //! over or it is ended, and then its place is nobody's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
@@ -11,7 +11,7 @@ use switcher_common::reason::Reason;
 use switcher_common::service::{Color, Protocol};
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
-use switcher_userspace::datapath::{Leaving, Place, RemovalTerms, Wanted};
+use switcher_userspace::datapath::{Leaving, Orders, Place, RemovalTerms, Wanted};
 
 use crate::packet::{ACK, PSH, Packet};
 use crate::rig::{Expected, Rig, first};
@@ -56,7 +56,7 @@ fn apply(rig: &mut Rig, setup: &Setup, leaving: &Leaving) -> Result<()> {
         leaving,
     };
     rig.path.apply(&wanted, &mut rig.scanner, |_, _| Ok(()))?;
-    rig.path.set_orders(&BTreeMap::new(), &[])?;
+    rig.path.set_orders(Orders::default())?;
     Ok(())
 }
 

@@ -291,6 +291,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "health::a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them_again",
     },
     Mutant {
+        name: "dead-keeps-flows",
+        promise: "health",
+        without: "flows of a dead backend are not cut",
+        target: "e2e",
+        test: "ejection::flows_of_a_backend_that_is_dead_are_reset_on_both_sides_and_no_others",
+    },
+    Mutant {
         name: "no-pause",
         promise: "pause",
         without: "nothing is held",

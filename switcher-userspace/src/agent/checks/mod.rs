@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::probe::probe;
+use self::probe::{Failure, probe};
 use super::{core::Command, view::View};
 use crate::{
     config::{CheckConfig, Config, ServiceConfig},
@@ -39,6 +39,8 @@ pub(super) struct HealthNews {
     pub(super) endpoint: SocketAddr,
     /// What it is from now on.
     pub(super) health: Health,
+    /// It takes no connection at all.
+    pub(super) is_dead: bool,
     /// What the checks have found.
     pub(super) evidence: String,
 }
@@ -179,6 +181,7 @@ impl Task {
                 service: self.target.service.clone(),
                 endpoint: self.target.endpoint,
                 health: self.checked.health,
+                is_dead: result.as_ref().is_err_and(|failure| failure.is_dead),
                 evidence: evidence(self.checked.health, &result, fall),
             };
             if self.news.send(news).await.is_err() {
@@ -188,9 +191,11 @@ impl Task {
     }
 }
 
-fn evidence(health: Health, newest: &Result<(), String>, fall: u32) -> String {
+fn evidence(health: Health, newest: &Result<(), Failure>, fall: u32) -> String {
     match (health, newest) {
-        (Health::Unhealthy, Err(found)) => format!("{fall} checks in a row have failed: {found}"),
+        (Health::Unhealthy, Err(failure)) => {
+            format!("{fall} checks in a row have failed: {}", failure.found)
+        }
         (Health::Unhealthy, Ok(())) => format!("{fall} checks in a row have failed"),
         (Health::Healthy | Health::Unknown, _) => "it passes its checks".to_owned(),
     }

@@ -11,32 +11,65 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use crate::config::{CheckConfig, CheckKind};
 
 /// How the agent calls itself.
 const AGENT: &str = concat!("switcher/", env!("CARGO_PKG_VERSION"), " (check)");
 
-/// Asks `backend`, which serves on that address and port; an error says what was found.
-pub(super) async fn probe(check: &CheckConfig, backend: SocketAddr) -> Result<(), String> {
+/// Why a check has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What was found, for operators.
+    pub(super) found: String,
+    /// The backend took no connection on the port that it serves on, or its host was not there.
+    pub(super) is_dead: bool,
+}
+
+/// Asks `backend`, which serves on that address and port.
+pub(super) async fn probe(check: &CheckConfig, backend: SocketAddr) -> Result<(), Failure> {
     let limit = check.timeout.into();
-    timeout(limit, ask(check, backend))
-        .await
-        .unwrap_or_else(|_: tokio::time::error::Elapsed| Err(late(limit)))
+    let deadline = Instant::now() + limit;
+    let asked = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
+    let connected = timeout_at(deadline, connect(asked)).await;
+    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let stream = connected.map_err(|error| Failure {
+        found: match error.kind() {
+            io::ErrorKind::TimedOut => late(limit),
+            _ => told(asked, &error),
+        },
+        is_dead: is_dead(&error, asked == backend),
+    })?;
+    let answered = match check.kind {
+        CheckKind::Tcp => return Ok(()),
+        CheckKind::Http => timeout_at(deadline, get(check, asked, stream)).await,
+    };
+    let answered = answered.unwrap_or_else(|_| Err(late(limit)));
+    answered.map_err(|found| Failure {
+        found,
+        is_dead: false,
+    })
+}
+
+/// Whether such an attempt to connect tells that the backend is dead; `is_served`: where it serves. An error of
+/// the node itself, such as too few descriptors, does not.
+fn is_dead(error: &io::Error, is_served: bool) -> bool {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => is_served,
+        io::ErrorKind::TimedOut
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable => true,
+        _ => false,
+    }
 }
 
 fn late(limit: Duration) -> String {
     format!("no answer within {limit:?}")
-}
-
-async fn ask(check: &CheckConfig, backend: SocketAddr) -> Result<(), String> {
-    let asked = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
-    let stream = connect(asked).await.map_err(|error| told(asked, &error))?;
-    match check.kind {
-        CheckKind::Tcp => Ok(()),
-        CheckKind::Http => get(check, asked, stream).await,
-    }
 }
 
 /// Connects; the connection ends with a RST, so that a check every 200 ms leaves no ports in TIME-WAIT.
@@ -130,11 +163,27 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         drop(listener);
         let failed = probe(&check(CheckKind::Tcp), address).await;
-        let why = failed.expect_err("nobody listens");
+        let Failure {
+            found: why,
+            is_dead,
+        } = failed.expect_err("nobody listens");
+        assert!(is_dead, "{why}");
         assert!(
             why.contains(&address.to_string()) && why.contains("refused"),
             "{why}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_check_of_another_port_does_not_tell_that_the_backend_is_dead() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut check = check(CheckKind::Tcp);
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        check.port = Some(closed.local_addr().expect("an address").port());
+        drop(closed);
+        let backend = listener.local_addr().expect("an address");
+        let failure = probe(&check, backend).await.expect_err("nobody listens");
+        assert!(!failure.is_dead, "{failure:?}");
     }
 
     #[tokio::test]
@@ -154,6 +203,8 @@ mod tests {
         );
         http.expect_status = Some(200);
         let why = probe(&http, address).await.expect_err("another status");
+        assert!(!why.is_dead);
+        let why = why.found;
         assert!(why.contains("answered 204, expected 200"), "{why}");
     }
 
@@ -169,7 +220,11 @@ mod tests {
         ] {
             let (address, _requests) = server(answer).await;
             let why = probe(&check(CheckKind::Http), address).await;
-            let why = why.expect_err(answer);
+            let Failure {
+                found: why,
+                is_dead,
+            } = why.expect_err(answer);
+            assert!(!is_dead, "{why}");
             assert!(why.contains(expected), "{why}");
         }
     }
@@ -181,6 +236,8 @@ mod tests {
         let mut http = check(CheckKind::Http);
         http.timeout = Span::from_millis(20);
         let why = probe(&http, address).await.expect_err("nobody answers");
+        assert!(!why.is_dead, "it has taken the connection");
+        let why = why.found;
         assert!(why.contains("no answer within 20ms"), "{why}");
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         history::{HistoryEntry, What, Who},
         types::{ApiError, ChangeReply, ErrorCode},
     },
-    config::{BackendConfig, Config, ListenerConfig, difference::Difference},
+    config::{BackendConfig, Config, ListenerConfig, ServiceConfig, difference::Difference},
     datapath::{Busy, DataPath, DataPathError, Replaced, Wanted},
     switching::{Service, Switchboard},
 };
@@ -228,6 +228,7 @@ impl Core {
         }
         refuse_fixed_keys(&self.config, asked)?;
         let board = next_board(&self.board, &asked.config, &self.removals);
+        refuse_moved_colors(&self.config, &self.board, asked, &board)?;
         refuse_empty_colors(&self.config, &self.board, asked, &board)?;
         Ok(Plan {
             difference: Difference::between(&self.config, &asked.config),
@@ -371,6 +372,58 @@ pub(in crate::agent) fn empty_listener<'a>(
 
 /// Fresh flows would be dropped of a listener whose active color has no backend, or has only backends that
 /// are drained by hand, or whose standby has a share of the clients and no backend (G6).
+/// A listener that goes over to another service, as when a service is renamed, keeps its color: an apply
+/// switches nobody.
+fn refuse_moved_colors(
+    running: &Config,
+    before: &Switchboard,
+    asked: &AskedApply,
+    board: &Switchboard,
+) -> Result<(), ApiError> {
+    let place = |it: &ListenerConfig| (it.vip, it.port, it.protocol as u8);
+    let of_service = |service: &'_ ServiceConfig, board: &Switchboard| {
+        let active = board.services.get(&service.name).map(|it| it.active)?;
+        Some((service.name.clone(), active))
+    };
+    let mut known = BTreeMap::new();
+    for service in &running.services {
+        let owner = of_service(service, before);
+        known.extend(
+            service
+                .listeners
+                .iter()
+                .map(|it| (place(it), owner.clone())),
+        );
+    }
+    for service in &asked.config.services {
+        let Some((name, active)) = of_service(service, board) else {
+            continue;
+        };
+        for listener in &service.listeners {
+            if let Some(Some((from, was))) = known.get(&place(listener))
+                && *from != name
+                && *was != active
+            {
+                return Err(ApiError::new(
+                    ErrorCode::Refused,
+                    format!(
+                        "cannot apply {}: listener {} goes from {from}, where {} is active, to {name}, where {} is: its fresh flows would change their color; nothing changed",
+                        asked.file,
+                        listener.name,
+                        was.name(),
+                        active.name(),
+                    ),
+                    format!(
+                        "set `initial_active = \"{}\"` if {name} is a new service, else flip one of the two before",
+                        was.name()
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn refuse_empty_colors(
     running: &Config,
     before: &Switchboard,

@@ -1,6 +1,9 @@
 //! The switch state in the kernel's terms, and a scan in the state machine's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use switcher_common::{
     cut::{Action, CutOrder, Hold},
@@ -10,7 +13,7 @@ use switcher_common::{
 use crate::{
     agent::{clock, gate::ejected},
     config::{Config, ServiceConfig},
-    datapath::{ColorTraffic, Counters, DrainedBackend, HeldListeners, Scan},
+    datapath::{ColorTraffic, Counters, DrainedBackend, HeldListeners, Orders, Scan},
     switching::{AtDeadline, Counted, Cuts, Observation, Seen, Service, Switchboard, Tally},
 };
 
@@ -154,30 +157,75 @@ pub(in crate::agent) fn without_slots(
     config.services.iter().flat_map(of_service).collect()
 }
 
+/// All orders to the program that `board` wants.
+pub(in crate::agent) fn orders(
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+    config: &Config,
+) -> Orders {
+    Orders {
+        colors: drain_orders(board, ids),
+        backends: ejection_orders(board, ids, config),
+        pauses: pauses(board, ids, config),
+    }
+}
+
+/// The orders for the flows of backends that have left their tables because they are dead. Where a table keeps
+/// a dead backend, as there is nobody better, its flows stay too: it may be the check that is wrong.
+pub(in crate::agent) fn ejection_orders(
+    board: &Switchboard,
+    ids: &BTreeMap<String, u16>,
+    config: &Config,
+) -> BTreeMap<(u16, SocketAddr), CutOrder> {
+    let mut orders = BTreeMap::new();
+    for service in &config.services {
+        let (Some(state), Some(&id), Some(check)) = (
+            board.services.get(&service.name),
+            ids.get(&service.name),
+            &service.check,
+        ) else {
+            continue;
+        };
+        let Some(action) = action(check.at_ejection) else {
+            continue;
+        };
+        if cfg!(mutant = "dead-keeps-flows") {
+            continue;
+        }
+        let out = ejected(service, state);
+        let dead = state.dead.iter().filter(|(it, _)| out.contains(it));
+        orders.extend(dead.map(|(endpoint, since)| {
+            let order = CutOrder::new(action, clock::tick_of(*since));
+            ((id, *endpoint), order)
+        }));
+    }
+    orders
+}
+
+/// What cuts flows, if something does.
+const fn action(at: AtDeadline) -> Option<Action> {
+    match at {
+        AtDeadline::Keep => None,
+        AtDeadline::Reset => Some(Action::Reset),
+        AtDeadline::Move => Some(Action::Move),
+    }
+}
+
 /// The orders to cut flows that the drains of `board` want, by service id and color.
-pub(in crate::agent) fn cut_orders(
+pub(in crate::agent) fn drain_orders(
     board: &Switchboard,
     ids: &BTreeMap<String, u16>,
 ) -> BTreeMap<(u16, Color), CutOrder> {
     let order = |(name, service): (&String, &Service)| {
         let drain = service.running_drain()?;
-        let action = match drain.at_deadline {
-            AtDeadline::Keep => return None,
-            AtDeadline::Reset => Action::Reset,
-            AtDeadline::Move => Action::Move,
-        };
-        let order = CutOrder::new(action, clock::tick_of(drain.deadline));
+        let order = CutOrder::new(action(drain.at_deadline)?, clock::tick_of(drain.deadline));
         Some(((*ids.get(name)?, drain.color), order))
     };
     board.services.iter().filter_map(order).collect()
 }
 
 /// The pauses of `board`.
-pub(in crate::agent) fn pauses(
-    board: &Switchboard,
-    ids: &BTreeMap<String, u16>,
-    config: &Config,
-) -> Vec<HeldListeners> {
+fn pauses(board: &Switchboard, ids: &BTreeMap<String, u16>, config: &Config) -> Vec<HeldListeners> {
     let mut held = Vec::new();
     for service in &config.services {
         let (Some(state), Some(&id)) = (board.services.get(&service.name), ids.get(&service.name))

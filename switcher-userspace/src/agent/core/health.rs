@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Core, encode::without_slots, errors::refused, record::Deed};
+use super::{
+    Core,
+    encode::{ejection_orders, without_slots},
+    errors::refused,
+    record::Deed,
+};
 use crate::{
     agent::{checks::HealthNews, clock, gate::ConfiguredGate},
     api::history::{HistoryEntry, What},
@@ -27,14 +32,32 @@ impl Core {
         }
         let is_same =
             without_slots(&self.config, &self.board) == without_slots(&self.config, &next);
-        self.board = next;
+        let before = std::mem::replace(&mut self.board, next);
         self.are_slots_old |= !is_same;
         self.renew_slots();
+        self.cut_dead(&before);
         let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
         for (service, shortage) in self.short_standbys() {
             entries.extend(self.end_split(service, &shortage));
         }
         self.save(entries);
+    }
+
+    /// Cuts the flows of backends that have died, if they are to be cut, and takes back what was ordered of
+    /// those that have come back.
+    fn cut_dead(&mut self, before: &Switchboard) {
+        let wanted = |board| ejection_orders(board, &self.ids, &self.config);
+        let (old, new) = (wanted(before), wanted(&self.board));
+        if old == new {
+            return;
+        }
+        if let Err(error) = self.set_orders() {
+            tracing::error!(%error, "flows of a dead backend are not cut; the next change of orders tries again");
+        }
+        // Silent flows are found by a scan, and both their sides are told.
+        if new.keys().any(|it| !old.contains_key(it)) {
+            self.collector.pace(self.board.is_draining());
+        }
     }
 
     /// Services whose standby has a share of the clients and could not serve them any more.
@@ -116,6 +139,14 @@ impl Core {
         else {
             return false;
         };
+        // A backend that has failed its checks may die later.
+        let is_dead = news.is_dead && news.health == Health::Unhealthy;
+        if !is_dead {
+            service.dead.remove(&news.endpoint);
+        } else {
+            let since = service.dead.entry(news.endpoint);
+            since.or_insert_with(clock::now);
+        }
         if service.health_of(news.endpoint) == news.health {
             return false;
         }

@@ -25,7 +25,7 @@ use tokio::{
 pub(super) use self::{
     apply::{AskedApply, By, empty_listener, ready_services},
     change::Asked,
-    encode::{Observed, cut_orders, encode, overlaid, pauses, tally_of, without_slots},
+    encode::{Observed, drain_orders, encode, orders, overlaid, tally_of, without_slots},
     errors::data_path,
     record::Recorded,
     removals::{Removal, Removals, leaving},
@@ -198,14 +198,13 @@ impl Core {
     /// Orders to cut a color's flows are taken back before it can become active again, and given
     /// when no fresh flow comes to it any more.
     fn switch_to(&mut self, mut next: Switchboard) -> Result<Replaced, ApiError> {
-        let mut lasting = cut_orders(&self.board, &self.ids);
-        let wanted = cut_orders(&next, &self.ids);
-        lasting.retain(|color, _| wanted.contains_key(color));
         // A pause begins before the barrier and so holds when it has passed.
-        let pauses = pauses(&next, &self.ids, &self.config);
+        let mut before = orders(&next, &self.ids, &self.config);
+        let wanted = std::mem::replace(&mut before.colors, drain_orders(&self.board, &self.ids));
+        before.colors.retain(|color, _| wanted.contains_key(color));
         self.path
             .keep_with_switch(unsaved::encode(&next, self.saved));
-        let switched = self.path.set_orders(&lasting, &pauses).and_then(|()| {
+        let switched = self.path.set_orders(before).and_then(|()| {
             let states = self.removals.encode(&next, &self.ids);
             self.path.switch(&states)
         });
@@ -239,9 +238,8 @@ impl Core {
     }
 
     fn set_orders(&mut self) -> Result<(), DataPathError> {
-        let pauses = pauses(&self.board, &self.ids, &self.config);
-        let cuts = cut_orders(&self.board, &self.ids);
-        self.path.set_orders(&cuts, &pauses)
+        let wanted = orders(&self.board, &self.ids, &self.config);
+        self.path.set_orders(wanted)
     }
 
     /// Sets the idle timeouts of all services, as their drains want them.

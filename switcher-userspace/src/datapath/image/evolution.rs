@@ -37,7 +37,7 @@ pub(super) struct Evolution<'a> {
     listener_ids: Ids,
     backend_ids: Ids,
     known_services: HashMap<&'a str, u32>,
-    known_backends: HashMap<(u32, u8, WideAddress, u16), u32>,
+    known_backends: HashMap<BackendKey, u32>,
     addresses: WantedAddresses,
     /// Tables that are still to be placed.
     pending: Vec<(u32, Color, Vec<u32>)>,
@@ -78,13 +78,7 @@ impl<'a> Evolution<'a> {
     fn reserve(&mut self, busy: &Busy) {
         for (id, backend) in (0..).zip(&self.old.backends) {
             if backend.present != 0 {
-                let key = (
-                    backend.listener,
-                    backend.color,
-                    backend.address,
-                    backend.port_be,
-                );
-                self.known_backends.insert(key, id);
+                self.known_backends.insert(backend_key(backend), id);
             }
             if backend.present != 0 || busy.backends.contains(&id) {
                 self.backend_ids.take(id);
@@ -172,13 +166,18 @@ impl<'a> Evolution<'a> {
                 self.add_endpoints(id, &key, &backends);
             }
             let members: Vec<_> = backends.into_iter().filter_map(Backend::member).collect();
-            let slots = maglev::fill(&members);
             let kept = before.tables[color as usize];
-            if self.old.slots(kept) == Some(&slots) {
+            if self.old.filled.get(&(id, color)) == Some(&members) {
                 record.tables[color as usize] = kept;
             } else {
-                self.pending.push((id, color, slots));
+                let slots = maglev::fill(&members);
+                if self.old.slots(kept) == Some(&slots) {
+                    record.tables[color as usize] = kept;
+                } else {
+                    self.pending.push((id, color, slots));
+                }
             }
+            self.new.filled.insert((id, color), members);
         }
         *at(&mut self.new.records, id, ListenerRecord::default()) = record;
         Ok(())
@@ -272,13 +271,7 @@ impl<'a> Evolution<'a> {
     }
 
     fn backend(&mut self, record: &BackendRecord) -> Result<u32, DataPathError> {
-        let key = (
-            record.listener,
-            record.color,
-            record.address,
-            record.port_be,
-        );
-        let known = self.known_backends.get(&key).copied();
+        let known = self.known_backends.get(&backend_key(record)).copied();
         let id = match known {
             Some(id) => id,
             None => self.backend_ids.claim()?,
@@ -358,6 +351,20 @@ impl<'a> Evolution<'a> {
             retiring: edited.retiring,
         })
     }
+}
+
+/// What keeps its id from one image to the next: a backend of a service, color and listener. One whose listener
+/// goes over to another service is another: the flows before are the service's before.
+type BackendKey = (u16, u32, u8, WideAddress, u16);
+
+const fn backend_key(record: &BackendRecord) -> BackendKey {
+    (
+        record.service,
+        record.listener,
+        record.color,
+        record.address,
+        record.port_be,
+    )
 }
 
 /// A configured backend of a listener and color.

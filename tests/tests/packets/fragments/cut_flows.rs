@@ -10,6 +10,7 @@ use switcher_common::reason::Reason;
 use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
+use switcher_userspace::datapath::Orders;
 
 use super::{ENDS, answer, pieces, request};
 use crate::fragment::{Cut, Firsts};
@@ -22,8 +23,10 @@ use crate::talk::Talk;
 fn cut_blue(rig: &mut Rig, action: Action) -> Result<()> {
     let deadline = Firsts::open(&rig.config.agent.pin_dir)?.newest()?;
     let order = CutOrder::new(action, deadline);
-    rig.path
-        .set_orders(&BTreeMap::from([((1, Color::Blue), order)]), &[])?;
+    rig.path.set_orders(Orders {
+        colors: BTreeMap::from([((1, Color::Blue), order)]),
+        ..Orders::default()
+    })?;
     Ok(())
 }
 
@@ -78,7 +81,7 @@ fn g10_fragments_of_a_cut_tcp_flow_end_here_and_the_first_one_is_answered() -> R
                 rig.expect_frame(&pieces[0].what, &pieces[0].frame, &answered)?;
                 pieces[2].is(rig, Reason::FlowCut)?;
             }
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
         }
         Ok(())
     })
@@ -107,7 +110,7 @@ fn g10_a_datagram_whose_flow_moves_with_it_moves_as_a_whole() -> Result<()> {
                 }
                 piece.follows(rig)?;
             }
-            rig.path.set_orders(&BTreeMap::new(), &[])?;
+            rig.path.set_orders(Orders::default())?;
             rig.flip(Color::Blue)?;
         }
         Ok(())
