@@ -141,11 +141,11 @@ impl Core {
         };
         // A backend that has failed its checks may die later.
         let is_dead = news.is_dead && news.health == Health::Unhealthy;
-        if !is_dead {
-            service.dead.remove(&news.endpoint);
-        } else {
+        if is_dead {
             let since = service.dead.entry(news.endpoint);
             since.or_insert_with(clock::now);
+        } else {
+            service.dead.remove(&news.endpoint);
         }
         if service.health_of(news.endpoint) == news.health {
             return false;
