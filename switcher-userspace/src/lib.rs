@@ -11,6 +11,7 @@ pub mod datapath;
 pub mod duration;
 pub mod failover;
 pub mod interfaces;
+mod issuers;
 mod netlink;
 pub mod preflight;
 pub mod switching;

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::{durable, state_file::unusable};
 use crate::{
     api::types::{ApiError, ErrorCode},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, ConfigFile},
 };
 
 /// The file's name in the state directory.
@@ -136,8 +136,8 @@ pub(super) struct Chosen {
 
 /// Chooses between the agent's own file, and what was applied since.
 pub(super) fn choose(own: &Path) -> anyhow::Result<Chosen> {
-    let own_text = Config::read(own)?;
-    let config = Config::parse(own, &own_text)?;
+    let own_file = ConfigFile::read(own)?;
+    let config = own_file.config()?;
     let file = AppliedFile::of(&config.agent.state_dir);
     let Some(content) = file.read()? else {
         return Ok(Chosen {
@@ -148,7 +148,7 @@ pub(super) fn choose(own: &Path) -> anyhow::Result<Chosen> {
     };
     let path = file.path();
     let (text, then) = parts(&content).ok_or_else(|| damaged(&path, "its digest does not fit"))?;
-    if then != Digest::of(&own_text) {
+    if then != Digest::of(&own_file.text) {
         return Ok(Chosen {
             config,
             kept: Kept::File,
@@ -156,10 +156,12 @@ pub(super) fn choose(own: &Path) -> anyhow::Result<Chosen> {
         });
     }
     // The whole of it, so that a finding names a line of the file that it names.
-    let config = Config::parse(&path, &content).map_err(|error| rejected(&path, &error))?;
+    let mut applied = Config::parse(&path, &content).map_err(|error| rejected(&path, &error))?;
+    // Only who may write the agent's own file says what runs with its rights.
+    applied.agent.hooks = config.agent.hooks;
     let text = text.to_owned();
     Ok(Chosen {
-        config,
+        config: applied,
         kept: Kept::Applied { text, file: then },
         is_overruled: false,
     })

@@ -22,7 +22,8 @@ use crate::{
         requests::ApplyRequest,
         types::{ApiError, ChangeReply, ErrorCode},
     },
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, ConfigFile},
+    issuers,
 };
 
 /// Name of a file that was given none.
@@ -40,6 +41,7 @@ pub(super) struct Applier {
 struct Sound {
     config: Config,
     kept: Kept,
+    has_own_hooks: bool,
 }
 
 impl Applier {
@@ -60,10 +62,15 @@ impl Applier {
         let (reply, answer) = oneshot::channel();
         let file = request.file.unwrap_or_else(|| NAMELESS.to_owned());
         let (named, own) = (PathBuf::from(&file), self.own.clone());
-        let Sound { config, kept } = read(move || sound(&named, request.config, &own)).await?;
+        let Sound {
+            config,
+            kept,
+            has_own_hooks,
+        } = read(move || sound(&named, request.config, &own)).await?;
         let asked = AskedApply {
             config: Arc::new(config),
             kept,
+            has_own_hooks,
             file,
             if_generation: request.if_generation,
             dry_run: request.dry_run,
@@ -106,10 +113,15 @@ impl Applier {
         let arrived = Instant::now();
         let (reply, answer) = oneshot::channel();
         let own = self.own.clone();
-        let config = read(move || Config::load(&own).map_err(|error| rejected(&error))).await?;
+        let config = read(move || {
+            let config = Config::load(&own).map_err(|error| rejected(&error))?;
+            expect_issuers(&own, &config).map(|()| config)
+        })
+        .await?;
         let asked = AskedApply {
             config: Arc::new(config),
             kept: Kept::File,
+            has_own_hooks: true,
             file: self.own.display().to_string(),
             if_generation: None,
             dry_run: false,
@@ -146,7 +158,8 @@ async fn read<T: Send + 'static>(
 
 fn sound(file: &Path, text: String, own: &Path) -> Result<Sound, ApiError> {
     let config = Config::parse(file, &text).map_err(|error| rejected(&error))?;
-    let own_text = Config::read(own).map_err(|error| {
+    expect_issuers(file, &config)?;
+    let own = ConfigFile::read(own).map_err(|error| {
         ApiError::new(
             ErrorCode::Refused,
             format!(
@@ -156,10 +169,29 @@ fn sound(file: &Path, text: String, own: &Path) -> Result<Sound, ApiError> {
             "put the agent's own file back",
         )
     })?;
+    let has_own_hooks = own
+        .config()
+        .is_ok_and(|own| own.agent.hooks == config.agent.hooks);
     Ok(Sound {
         config,
-        kept: Kept::applied(text, &own_text),
+        kept: Kept::applied(text, &own.text),
+        has_own_hooks,
     })
+}
+
+/// Checks that need issuers which are not there would fail, and with them every backend.
+fn expect_issuers(file: &Path, config: &Config) -> Result<(), ApiError> {
+    let Some((service, why)) = issuers::missing(config).into_iter().next() else {
+        return Ok(());
+    };
+    Err(ApiError::new(
+        ErrorCode::Usage,
+        format!(
+            "cannot apply {}: the checks of {service} would fail: {why}; nothing changed",
+            file.display()
+        ),
+        "mend ca_file in [service.check]: a PEM file with the certificates of the issuers",
+    ))
 }
 
 fn rejected(error: &ConfigError) -> ApiError {

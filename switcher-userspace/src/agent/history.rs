@@ -196,6 +196,7 @@ mod tests {
             active: BTreeMap::new(),
             drain: None,
             removed: Vec::new(),
+            health: None,
             error: None,
         }
     }

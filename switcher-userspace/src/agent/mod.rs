@@ -18,6 +18,7 @@ mod explain;
 mod flows;
 mod gate;
 mod history;
+mod hooks;
 mod interfaces;
 mod preview;
 mod resetter;
@@ -41,8 +42,8 @@ use tokio::{
 
 pub use self::detach::detach;
 use self::{
-    applied::Chosen, applier::Applier, control::AgentControl, core::Command, start::Started,
-    statuses::Statuses,
+    applied::Chosen, applier::Applier, control::AgentControl, core::Command, hooks::Hooks,
+    start::Started, statuses::Statuses,
 };
 use crate::{
     api::{
@@ -155,6 +156,10 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
         tracer,
         log,
     } = start::start(chosen, commands.clone())?;
+    let (stop_hooks, stop) = oneshot::channel();
+    let configured = view.clone();
+    let hooks = Hooks::new(history.clone(), move || configured.borrow().config.clone());
+    let hooks = tokio::spawn(hooks.run(stop));
     let runtime = Handle::current();
     // Dropped when the core's thread ends, however it does.
     let (alive, core_ended) = oneshot::channel::<()>();
@@ -217,5 +222,8 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || core.join())
         .await
         .context("cannot wait for the core's thread")?
-        .map_err(|_| anyhow::anyhow!("the core's thread panicked; its message is in the log"))
+        .map_err(|_| anyhow::anyhow!("the core's thread panicked; its message is in the log"))?;
+    // Its last entries are there now.
+    let _ = stop_hooks.send(());
+    hooks.await.context("cannot wait for the hooks")
 }

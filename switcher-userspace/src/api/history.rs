@@ -1,6 +1,6 @@
 //! What has changed on a node: `GET /v1/history`, and `GET /v1/events` as it happens.
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,10 +42,22 @@ pub struct HistoryEntry {
     /// The listeners whose removal has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<RemovedListenerStatus>,
+    /// The backend whose health has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthEntry>,
     /// What failed: the change stands, but would not survive a reboot; or why the agent did not do
     /// what was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
+}
+
+/// A change of a backend's health, in [`HistoryEntry`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HealthEntry {
+    /// Its address and port.
+    pub backend: SocketAddr,
+    /// Whether it can serve from now on.
+    pub is_healthy: bool,
 }
 
 /// What was done.

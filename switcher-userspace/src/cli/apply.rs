@@ -17,7 +17,7 @@ use crate::{
         requests::ApplyRequest,
         types::{ApiError, ChangeFailure, ChangeReply, ErrorCode},
     },
-    config::{Config, difference::Difference},
+    config::{ConfigFile, difference::Difference},
 };
 
 const WORDS: Words = Words {
@@ -96,7 +96,7 @@ fn text(reply: &ChangeReply, is_shown: bool) -> String {
 
 fn request(args: &ApplyArgs) -> Result<ApplyRequest, ApiError> {
     Ok(ApplyRequest {
-        config: read(&args.file)?,
+        config: read(&args.file)?.text,
         file: Some(args.file.display().to_string()),
         if_generation: args.if_generation,
         dry_run: args.dry_run,
@@ -104,8 +104,8 @@ fn request(args: &ApplyArgs) -> Result<ApplyRequest, ApiError> {
     })
 }
 
-fn read(file: &Path) -> Result<String, ApiError> {
-    Config::read(file).map_err(|error| {
+fn read(file: &Path) -> Result<ConfigFile, ApiError> {
+    ConfigFile::read(file).map_err(|error| {
         ApiError::new(
             ErrorCode::Usage,
             error.to_string(),
@@ -128,15 +128,15 @@ struct Checked {
 
 /// Checks the file; with an agent also what applying it would do.
 pub(super) async fn check(args: &CheckArgs, client: &Client) -> Answer {
-    let text = match read(&args.file) {
-        Ok(text) => text,
+    let file = match read(&args.file) {
+        Ok(file) => file,
         Err(error) => return error.into(),
     };
-    if let Err(error) = Config::parse(&args.file, &text) {
+    if let Err(error) = file.config() {
         return rejected(&error.into());
     }
     let request = ApplyRequest {
-        config: text,
+        config: file.text,
         file: Some(args.file.display().to_string()),
         dry_run: true,
         ..ApplyRequest::default()

@@ -22,6 +22,15 @@ pub(super) fn describe(difference: &Difference) -> String {
     if let Some(rate) = &difference.inserts_per_second {
         lines.push(format!("~ agent: {}", value("inserts_per_second", rate)));
     }
+    if let Some(hooks) = &difference.hooks {
+        let only = |of: &'_ [String], not: &[String], sign: char| -> Vec<String> {
+            let only = of.iter().filter(|hook| !not.contains(hook));
+            only.map(|hook| format!("{sign} agent: hook {hook}"))
+                .collect()
+        };
+        lines.extend(only(&hooks.from, &hooks.to, '-'));
+        lines.extend(only(&hooks.to, &hooks.from, '+'));
+    }
     for service in &difference.services {
         lines.push(headline(service));
         for listener in &service.listeners {

@@ -1,6 +1,6 @@
 //! `[service.check]`: how the agent asks a backend whether it can serve.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -15,12 +15,17 @@ pub struct CheckConfig {
     pub kind: CheckKind,
     /// Port of each backend that is asked; absent: the one that it serves on.
     pub port: Option<u16>,
-    /// HTTP: the path, with a query if there is one.
+    /// HTTP and HTTPS: the path, with a query if there is one.
     pub path: Option<String>,
-    /// HTTP: the `Host` header; absent: the backend's address and port.
+    /// HTTP and HTTPS: the `Host` header; absent: the backend's address and port. HTTPS: without its port also the
+    /// name that is asked for (SNI) and that the certificate must have; absent: the backend's address.
     pub host: Option<String>,
-    /// HTTP: the status of a backend that can serve; absent: 200 to 399.
+    /// HTTP and HTTPS: the status of a backend that can serve; absent: 200 to 399.
     pub expect_status: Option<u16>,
+    /// HTTPS: PEM file with the certificates of the issuers that are trusted; absent: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// HTTPS: whether the backend's certificate is verified; absent: it is.
+    pub verify: Option<bool>,
     /// From the beginning of a check to that of the next.
     #[serde(default = "CheckConfig::default_interval")]
     pub interval: Span,
@@ -50,6 +55,8 @@ pub enum CheckKind {
     Tcp,
     /// An HTTP/1.1 GET is answered as expected.
     Http,
+    /// The same over TLS.
+    Https,
 }
 
 impl CheckConfig {
@@ -57,6 +64,24 @@ impl CheckConfig {
     #[must_use]
     pub fn path(&self) -> &str {
         self.path.as_deref().unwrap_or("/")
+    }
+
+    /// Whether a certificate that cannot be verified fails the check.
+    #[must_use]
+    pub fn verifies(&self) -> bool {
+        self.verify.unwrap_or(true)
+    }
+
+    /// The name in `host`, without its port.
+    #[must_use]
+    pub fn host_name(&self) -> Option<&str> {
+        let host = self.host.as_deref()?;
+        let name = match host.strip_prefix('[') {
+            // An IPv6 address, and perhaps a port.
+            Some(rest) => rest.split(']').next(),
+            None => host.split(':').next(),
+        };
+        Some(name.unwrap_or(host))
     }
 
     /// Whether an answer with `status` is one of a backend that can serve.
@@ -106,6 +131,8 @@ impl Default for CheckConfig {
             path: None,
             host: None,
             expect_status: None,
+            ca_file: None,
+            verify: None,
             interval: Self::default_interval(),
             timeout: Self::default_timeout(),
             fall: Self::default_fall(),
@@ -120,12 +147,19 @@ impl fmt::Display for CheckConfig {
         match self.kind {
             CheckKind::Tcp => f.write_str("tcp")?,
             CheckKind::Http => write!(f, "http {}", self.path())?,
+            CheckKind::Https => write!(f, "https {}", self.path())?,
         }
         if let Some(host) = &self.host {
             write!(f, " of {host}")?;
         }
         if let Some(status) = self.expect_status {
             write!(f, ", expected {status}")?;
+        }
+        if let Some(file) = &self.ca_file {
+            write!(f, ", issuers of {}", file.display())?;
+        }
+        if !self.verifies() {
+            f.write_str(", certificates not verified")?;
         }
         if let Some(port) = self.port {
             write!(f, ", port {port}")?;

@@ -16,6 +16,9 @@ pub struct Difference {
     /// `limits.inserts_per_second` of `[agent]`, where it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inserts_per_second: Option<Changed<u32>>,
+    /// The hooks, where they differ: all of them, as the configuration has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Changed<Vec<String>>>,
     /// The services that differ: first in the order of the new configuration, then those removed.
     pub services: Vec<ServiceDifference>,
 }
@@ -190,8 +193,13 @@ impl Difference {
     #[must_use]
     pub fn between(old: &Config, new: &Config) -> Self {
         let rate = |config: &Config| config.agent.limits.inserts_per_second;
+        let hooks = |config: &Config| -> Vec<String> {
+            let hooks = config.agent.hooks.iter();
+            hooks.map(ToString::to_string).collect()
+        };
         Self {
             inserts_per_second: changed(rate(old), rate(new)),
+            hooks: changed(hooks(old), hooks(new)),
             services: paired(&old.services, &new.services, |it| it.name.clone())
                 .filter_map(|pair| service(&pair))
                 .collect(),
@@ -201,7 +209,7 @@ impl Difference {
     /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inserts_per_second.is_none() && self.services.is_empty()
+        self.inserts_per_second.is_none() && self.hooks.is_none() && self.services.is_empty()
     }
 }
 

@@ -28,6 +28,10 @@ const DETACH: &str = "write it into the agent's own configuration file, stop the
 const MOVE: &str = "write it into the agent's own configuration file, stop the agent, move the \
                     directory, then start the agent";
 
+/// Only who may write that file may say what runs with the agent's rights.
+const OWN_FILE: &str =
+    "write it into the agent's own configuration file, then apply that file or send SIGHUP";
+
 impl Config {
     /// The keys that `new` has with values that cannot become this running configuration's.
     #[must_use]
@@ -36,6 +40,17 @@ impl Config {
         let mut keys = agent_keys(old, new);
         keys.extend(limit_keys(&old.limits, &new.limits));
         keys
+    }
+
+    /// Hooks of `new` that are not this running configuration's. They run with the agent's rights, so whoever may only
+    /// send configurations to the agent must not change them.
+    #[must_use]
+    pub fn foreign_hooks(&self, new: &Self) -> Option<FixedKey> {
+        let shown = |config: &Self| -> Vec<String> {
+            let hooks = config.agent.hooks.iter();
+            hooks.map(ToString::to_string).collect()
+        };
+        differs("hook", &shown(self), &shown(new), OWN_FILE)
     }
 }
 
@@ -48,6 +63,8 @@ fn agent_keys(old: &AgentConfig, new: &AgentConfig) -> Vec<FixedKey> {
         pin_dir,
         state_dir,
         limits: _,
+        // Whose they are decides (`Config::foreign_hooks`).
+        hooks: _,
     } = old;
     let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
     let keys = [

@@ -5,13 +5,15 @@
 
 mod check;
 pub mod difference;
+mod file;
 mod fixed;
+mod hook;
 #[cfg(test)]
 mod tests;
 mod validate;
 
 use std::{
-    fmt, fs,
+    fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -21,7 +23,9 @@ use switcher_common::service::{Color, Protocol};
 
 pub use self::{
     check::{CheckConfig, CheckKind},
+    file::ConfigFile,
     fixed::FixedKey,
+    hook::{HookConfig, HookEvent},
 };
 use crate::{duration::Span, switching::AtDeadline};
 
@@ -57,6 +61,9 @@ pub struct AgentConfig {
     /// Table sizes, fixed while the data path stays loaded.
     #[serde(default)]
     pub limits: Limits,
+    /// Commands that are run when something has happened.
+    #[serde(default, rename = "hook")]
+    pub hooks: Vec<HookConfig>,
 }
 
 /// `[agent.limits]`: entries per table, fixed when the data path is first loaded, and rates.
@@ -216,6 +223,17 @@ pub enum ConfigError {
         /// Everything that is wrong, a line each.
         findings: Vec<String>,
     },
+    /// The file names commands, and others than root and the agent's user could have written them.
+    #[error(
+        "the configuration {} is rejected: it has hooks, which run with the agent's rights, and {found}; expected a file \
+         of root or of the agent's user that nobody else can write: chown root and chmod go-w it", file.display()
+    )]
+    ForeignHooks {
+        /// The file.
+        file: PathBuf,
+        /// What lets others write it.
+        found: String,
+    },
 }
 
 struct Lines<'a>(&'a [String]);
@@ -229,15 +247,7 @@ impl fmt::Display for Lines<'_> {
 impl Config {
     /// Reads and checks `file`.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::parse(file, &Self::read(file)?)
-    }
-
-    /// Reads `file`, and checks nothing.
-    pub fn read(file: &Path) -> Result<String, ConfigError> {
-        fs::read_to_string(file).map_err(|source| ConfigError::Read {
-            file: file.to_owned(),
-            source,
-        })
+        ConfigFile::read(file)?.config()
     }
 
     /// Checks `text`, the content of `file`.
@@ -299,6 +309,7 @@ impl Default for AgentConfig {
             pin_dir: defaults::pin_dir(),
             state_dir: defaults::state_dir(),
             limits: Limits::default(),
+            hooks: Vec::new(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError};
+use super::{CheckConfig, CheckKind, Config, ConfigError};
+use crate::duration::Span;
 
 /// A good file; the rows below break one thing each.
 pub(super) const GOOD: &str = r#"[agent]
@@ -173,6 +174,11 @@ fn what_checks_can_have_wrong() {
             "kind = 'http'\npath = '/a?b'\nhost = 'h:80'\nexpect_status = 204",
             "tcp",
         ),
+        (
+            "kind = 'https'\npath = '/a'\nhost = '[2001:db8::1]:80'\nexpect_status = 204",
+            "tcp",
+        ),
+        ("kind = 'https'\nhost = 'a.b:80'\nverify = false", "tcp"),
         ("interval = '1s'\ntimeout = '2s'\nfall = 1\nrise = 1", "tcp"),
     ] {
         assert!(of_check(lines, protocol).is_ok(), "{lines}");
@@ -213,10 +219,100 @@ fn what_checks_can_have_wrong() {
             "tcp",
             "expect_status is 99; expected 100 to 599",
         ),
+        (
+            "kind = 'http'\nca_file = '/ca.pem'",
+            "tcp",
+            "ca_file is for kind = \"https\"",
+        ),
+        ("verify = true", "tcp", "verify is for kind = \"https\""),
+        (
+            "kind = 'https'\nhost = '-a-'",
+            "tcp",
+            "host is \"-a-\"; expected a DNS name or an address",
+        ),
+        (
+            "kind = 'https'\nca_file = 'ca.pem'",
+            "tcp",
+            "line 7: service x, check: ca_file is ca.pem; expected an absolute path",
+        ),
+        (
+            "kind = 'https'\nca_file = '/ca.pem'\nverify = false",
+            "tcp",
+            "ca_file is of no use with verify = false",
+        ),
         ("kind = 'ping'", "tcp", "unknown variant `ping`"),
         ("every = '1s'", "tcp", "unknown field `every`"),
     ] {
         let found = of_check(lines, protocol).expect_err(lines);
+        assert!(found.contains(expected), "{lines}: {found}");
+    }
+}
+
+#[test]
+fn a_check_that_verifies_no_certificate_says_so() {
+    let check = CheckConfig {
+        kind: CheckKind::Https,
+        host: Some("web.example".to_owned()),
+        verify: Some(false),
+        ..CheckConfig::default()
+    };
+    let shown = check.to_string();
+    assert!(
+        shown.starts_with("https / of web.example, certificates not verified, every 200ms"),
+        "{shown}"
+    );
+    let verified = CheckConfig {
+        verify: None,
+        ..check
+    };
+    assert!(!verified.to_string().contains("not verified"));
+}
+
+#[test]
+fn what_hooks_can_have_wrong() {
+    let of_hook = |lines: &str| {
+        let text = format!("[agent]\ninterfaces = ['a']\n[[agent.hook]]\n{lines}\n");
+        parse(&text).map_err(|error| error.to_string())
+    };
+    let fine = "on = ['failover', 'alarm', 'ejection', 'recovery', 'drain_end']\ncommand = ['/bin/mail', 'x']";
+    let hooks = of_hook(fine).expect(fine).agent.hooks;
+    assert_eq!(hooks[0].timeout, Span::from_secs(10));
+    let command = "command = ['/bin/mail']";
+    for (lines, expected) in [
+        (
+            format!("on = []\n{command}"),
+            "line 4: agent: on of a hook is empty",
+        ),
+        (
+            format!("on = ['alarm', 'alarm']\n{command}"),
+            "names an event twice",
+        ),
+        (
+            format!("on = ['boot']\n{command}"),
+            "unknown variant `boot`",
+        ),
+        (
+            "on = ['alarm']\ncommand = []".to_owned(),
+            "command of a hook is empty",
+        ),
+        (
+            "on = ['alarm']\ncommand = ['mail']".to_owned(),
+            "line 5: agent: command of a hook begins with \"mail\"; expected an absolute path",
+        ),
+        (
+            "on = ['alarm']\ncommand = ['/bin/mail', 'a\\u0000b']".replace('\'', "\""),
+            "has a zero byte",
+        ),
+        (
+            format!("on = ['alarm']\n{command}\ntimeout = '2m'"),
+            "timeout is 120s; expected 100ms to 60s",
+        ),
+        (
+            format!("on = ['alarm']\n{command}\nshell = true"),
+            "unknown field `shell`",
+        ),
+    ] {
+        let found = of_hook(&lines).expect_err(&lines);
         assert!(found.contains(expected), "{lines}: {found}");
     }
 }

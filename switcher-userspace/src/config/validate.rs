@@ -6,6 +6,7 @@
 mod agent;
 mod endpoints;
 mod health;
+mod hooks;
 mod lines;
 mod services;
 

@@ -4,6 +4,7 @@
 //! the switcher moves. Each finding therefore says what it leads to, and what mends it.
 
 mod backends;
+mod certificates;
 mod ethtool;
 mod forwarding;
 mod interfaces;
@@ -27,6 +28,7 @@ use crate::config::Config;
 pub fn run(config: &Config, is_ours: &dyn Fn(u32) -> bool) -> Report {
     let mut report = Report::default();
     system::check(config, &mut report);
+    certificates::check(config, &mut report);
     match Network::open() {
         Ok(mut network) => check_network(config, is_ours, &mut network, &mut report),
         Err(error) => report.settle("netlink", vec![no_netlink(&error)]),

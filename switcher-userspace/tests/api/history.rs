@@ -32,6 +32,7 @@ pub(crate) fn entry(number: u64) -> HistoryEntry {
         generation: number,
         active: BTreeMap::from([("web".to_owned(), Color::Green)]),
         removed: Vec::new(),
+        health: None,
         drain: None,
         error: None,
     }

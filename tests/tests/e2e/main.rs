@@ -27,6 +27,7 @@ mod full;
 mod generic;
 mod health;
 mod history;
+mod hooks;
 mod interface;
 mod killed;
 mod killed_deploy;

@@ -364,6 +364,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "fault-extension-length",
         "an extension header is eight bytes shorter than it says",
     ),
+    Mutant {
+        name: "hook-without-limit",
+        promise: "hooks",
+        without: "a hook may take as long as it likes",
+        target: DECISIONS,
+        test: "agent::hooks::tests::a_hook_that_takes_too_long_is_killed_with_what_it_has_started",
+    },
+    Mutant {
+        name: "hooks-of-anyone",
+        promise: "hooks",
+        without: "hooks run from a configuration file that everybody can write",
+        target: DECISIONS,
+        test: "config::file::tests::hooks_are_refused_in_a_file_that_others_can_write",
+    },
     fault("fault-color", "fresh flows go to the other color"),
     fault("fault-ring", "the same backend is tried again and again"),
     fault(

@@ -2,6 +2,7 @@
 //! and tells the core when its health has changed.
 
 mod probe;
+mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::probe::{Failure, probe};
+use self::{
+    probe::{Failure, probe},
+    tls::Tls,
+};
 use super::{core::Command, view::View};
 use crate::{
     config::{CheckConfig, Config, ServiceConfig},
@@ -56,6 +60,7 @@ struct Target {
 struct Checks {
     running: BTreeMap<Target, (CheckConfig, AbortHandle)>,
     slots: Arc<Semaphore>,
+    tls: Arc<Tls>,
     news: mpsc::Sender<HealthNews>,
 }
 
@@ -65,6 +70,7 @@ pub(super) async fn run(mut views: watch::Receiver<Arc<View>>, core: mpsc::Sende
     let mut checks = Checks {
         running: BTreeMap::new(),
         slots: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+        tls: Arc::default(),
         news,
     };
     let mut config = None;
@@ -112,6 +118,7 @@ impl Checks {
                 check: check.clone(),
                 checked: Checked { health, against: 0 },
                 slots: self.slots.clone(),
+                tls: self.tls.clone(),
                 news: self.news.clone(),
             };
             let handle = tokio::spawn(task.run()).abort_handle();
@@ -151,6 +158,7 @@ struct Task {
     check: CheckConfig,
     checked: Checked,
     slots: Arc<Semaphore>,
+    tls: Arc<Tls>,
     news: mpsc::Sender<HealthNews>,
 }
 
@@ -167,7 +175,7 @@ impl Task {
             let Ok(slot) = self.slots.acquire().await else {
                 return;
             };
-            let result = probe(&self.check, self.target.endpoint).await;
+            let result = probe(&self.check, &self.tls, self.target.endpoint).await;
             drop(slot);
             let (fall, rise) = (self.check.fall, self.check.rise);
             let terms = CheckTerms { fall, rise };

@@ -12,11 +12,13 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::JoinSet,
     time::{Instant, timeout_at},
 };
 
+use super::tls::Tls;
 use crate::config::{CheckConfig, CheckKind};
 
 /// How the agent calls itself.
@@ -32,7 +34,11 @@ pub(super) struct Failure {
 }
 
 /// Asks `backend`, which serves on that address and port.
-pub(super) async fn probe(check: &CheckConfig, backend: SocketAddr) -> Result<(), Failure> {
+pub(super) async fn probe(
+    check: &CheckConfig,
+    tls: &Tls,
+    backend: SocketAddr,
+) -> Result<(), Failure> {
     let limit = check.timeout.into();
     let deadline = Instant::now() + limit;
     let asked = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
@@ -48,6 +54,10 @@ pub(super) async fn probe(check: &CheckConfig, backend: SocketAddr) -> Result<()
     let answered = match check.kind {
         CheckKind::Tcp => return Ok(()),
         CheckKind::Http => timeout_at(deadline, get(check, asked, stream)).await,
+        CheckKind::Https => {
+            let ask = async { get(check, asked, tls.begin(check, asked, stream).await?).await };
+            timeout_at(deadline, ask).await
+        }
     };
     let answered = answered.unwrap_or_else(|_| Err(late(limit)));
     answered.map_err(|found| Failure {
@@ -83,7 +93,11 @@ fn told(asked: SocketAddr, error: &io::Error) -> String {
     format!("no connection to {asked}: {error}")
 }
 
-async fn get(check: &CheckConfig, asked: SocketAddr, stream: TcpStream) -> Result<(), String> {
+async fn get(
+    check: &CheckConfig,
+    asked: SocketAddr,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<(), String> {
     let broken = |error: hyper::Error| format!("no HTTP answer of {asked}: {error}");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
@@ -126,6 +140,10 @@ mod tests {
     use super::*;
     use crate::duration::Span;
 
+    async fn probe_plain(check: &CheckConfig, backend: SocketAddr) -> Result<(), Failure> {
+        probe(check, &Tls::default(), backend).await
+    }
+
     fn check(kind: CheckKind) -> CheckConfig {
         CheckConfig {
             kind,
@@ -154,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn a_tcp_check_passes_where_a_connection_is_accepted() {
         let (address, _requests) = server("").await;
-        assert_eq!(probe(&check(CheckKind::Tcp), address).await, Ok(()));
+        assert_eq!(probe_plain(&check(CheckKind::Tcp), address).await, Ok(()));
     }
 
     #[tokio::test]
@@ -162,7 +180,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         drop(listener);
-        let failed = probe(&check(CheckKind::Tcp), address).await;
+        let failed = probe_plain(&check(CheckKind::Tcp), address).await;
         let Failure {
             found: why,
             is_dead,
@@ -182,7 +200,9 @@ mod tests {
         check.port = Some(closed.local_addr().expect("an address").port());
         drop(closed);
         let backend = listener.local_addr().expect("an address");
-        let failure = probe(&check, backend).await.expect_err("nobody listens");
+        let failure = probe_plain(&check, backend)
+            .await
+            .expect_err("nobody listens");
         assert!(!failure.is_dead, "{failure:?}");
     }
 
@@ -194,7 +214,7 @@ mod tests {
             host: Some("web.example".to_owned()),
             ..check(CheckKind::Http)
         };
-        assert_eq!(probe(&http, address).await, Ok(()));
+        assert_eq!(probe_plain(&http, address).await, Ok(()));
         let request = requests.recv().await.expect("a request").to_lowercase();
         assert!(
             request.starts_with("get /health?deep=1 http/1.1\r\n")
@@ -202,7 +222,9 @@ mod tests {
             "{request}"
         );
         http.expect_status = Some(200);
-        let why = probe(&http, address).await.expect_err("another status");
+        let why = probe_plain(&http, address)
+            .await
+            .expect_err("another status");
         assert!(!why.is_dead);
         let why = why.found;
         assert!(why.contains("answered 204, expected 200"), "{why}");
@@ -219,7 +241,7 @@ mod tests {
             ("", "no HTTP answer"),
         ] {
             let (address, _requests) = server(answer).await;
-            let why = probe(&check(CheckKind::Http), address).await;
+            let why = probe_plain(&check(CheckKind::Http), address).await;
             let Failure {
                 found: why,
                 is_dead,
@@ -235,7 +257,9 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let mut http = check(CheckKind::Http);
         http.timeout = Span::from_millis(20);
-        let why = probe(&http, address).await.expect_err("nobody answers");
+        let why = probe_plain(&http, address)
+            .await
+            .expect_err("nobody answers");
         assert!(!why.is_dead, "it has taken the connection");
         let why = why.found;
         assert!(why.contains("no answer within 20ms"), "{why}");

@@ -36,6 +36,8 @@ pub(in crate::agent) struct AskedApply {
     pub(in crate::agent) config: Arc<Config>,
     /// Which text is to hold after a restart.
     pub(in crate::agent) kept: Kept,
+    /// Its hooks are those of the agent's own file, which only its owner can write.
+    pub(in crate::agent) has_own_hooks: bool,
     /// Name of the file that it is from.
     pub(in crate::agent) file: String,
     /// Refuse with a conflict unless the node has this generation.
@@ -338,7 +340,10 @@ fn next_board(board: &Switchboard, config: &Config, removals: &Removals) -> Swit
 }
 
 fn refuse_fixed_keys(running: &Config, asked: &AskedApply) -> Result<(), ApiError> {
-    let keys = running.fixed_keys(&asked.config);
+    let mut keys = running.fixed_keys(&asked.config);
+    if !asked.has_own_hooks {
+        keys.extend(running.foreign_hooks(&asked.config));
+    }
     let Some(first) = keys.first() else {
         return Ok(());
     };

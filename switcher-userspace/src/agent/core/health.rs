@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::{checks::HealthNews, clock, gate::ConfiguredGate},
-    api::history::{HistoryEntry, What},
+    api::history::{HealthEntry, HistoryEntry, What},
     config::ServiceConfig,
     datapath::{Leaving, Wanted},
     failover::Health,
@@ -174,6 +174,11 @@ impl Core {
             reason: Some(format!("{} is {health}: {}", news.endpoint, news.evidence)),
             from_generation: self.board.generation,
         };
-        self.entry(deed, None)
+        let mut entry = self.entry(deed, None);
+        entry.health = Some(HealthEntry {
+            backend: news.endpoint,
+            is_healthy: news.health != Health::Unhealthy,
+        });
+        entry
     }
 }

@@ -45,6 +45,7 @@ impl Core {
             generation: self.board.generation,
             drain: None,
             removed: Vec::new(),
+            health: None,
             error,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{Findings, Place};
+use super::{Findings, Place, hooks};
 use crate::config::AgentConfig;
 
 /// IFNAMSIZ without the closing zero.
@@ -26,6 +26,7 @@ pub(super) fn check(agent: &AgentConfig, findings: &mut Findings<'_>) {
     check_interfaces(agent, &place, findings);
     check_paths(agent, &place, findings);
     check_limits(agent, &place, findings);
+    hooks::check(&agent.hooks, &place, findings);
 }
 
 fn check_interfaces(agent: &AgentConfig, place: &Place, findings: &mut Findings<'_>) {

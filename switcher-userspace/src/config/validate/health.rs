@@ -1,5 +1,6 @@
 //! `[service.check]`: what can be asked, and how often.
 
+use rustls::pki_types::ServerName;
 use switcher_common::service::Protocol;
 
 use super::{Findings, Place};
@@ -29,6 +30,7 @@ pub(super) fn check(service: &ServiceConfig, place: &Place, findings: &mut Findi
     }
     check_port(service, check, &place, findings);
     check_http(check, &place, findings);
+    check_https(check, &place, findings);
 }
 
 /// Nothing that every UDP server answers can be asked.
@@ -53,8 +55,9 @@ fn check_http(check: &CheckConfig, place: &Place, findings: &mut Findings<'_>) {
             ("expect_status", check.expect_status.is_some()),
         ] {
             if is_there {
-                let what =
-                    format!("{key} is for kind = \"http\"; expected none with kind = \"tcp\"");
+                let what = format!(
+                    "{key} is for kind = \"http\" and \"https\"; expected none with kind = \"tcp\""
+                );
                 findings.add(&place.key(key), what);
             }
         }
@@ -77,5 +80,41 @@ fn check_http(check: &CheckConfig, place: &Place, findings: &mut Findings<'_>) {
     if let Some(status) = check.expect_status.filter(|it| !(100..=599).contains(it)) {
         let what = format!("expect_status is {status}; expected 100 to 599");
         findings.add(&place.key("expect_status"), what);
+    }
+}
+
+fn check_https(check: &CheckConfig, place: &Place, findings: &mut Findings<'_>) {
+    if check.kind != CheckKind::Https {
+        for (key, is_there) in [
+            ("ca_file", check.ca_file.is_some()),
+            ("verify", check.verify.is_some()),
+        ] {
+            if is_there {
+                let what =
+                    format!("{key} is for kind = \"https\"; expected none with another kind");
+                findings.add(&place.key(key), what);
+            }
+        }
+        return;
+    }
+    if let Some(name) = check.host_name()
+        && ServerName::try_from(name).is_err()
+    {
+        let what = format!(
+            "host is {:?}; expected a DNS name or an address, which the backend's certificate must have",
+            check.host.as_deref().unwrap_or_default()
+        );
+        findings.add(&place.key("host"), what);
+    }
+    let Some(file) = &check.ca_file else { return };
+    if !check.verifies() {
+        let what = "ca_file is of no use with verify = false; expected one of them";
+        findings.add(&place.key("ca_file"), what);
+    } else if !file.is_absolute() {
+        let what = format!(
+            "ca_file is {}; expected an absolute path, as the agent may start in any directory",
+            file.display()
+        );
+        findings.add(&place.key("ca_file"), what);
     }
 }
