@@ -14,6 +14,9 @@ pub enum Action {
     Reset = 1,
     /// UDP: selects afresh with the client's next datagram. TCP: goes on.
     Move = 2,
+    /// What a dead backend's flows get: as [`Self::Reset`], but for TCP flows that it has not answered, which
+    /// go on to another one by second chance.
+    ResetAnswered = 3,
 }
 
 /// Which packets of a paused listener are dropped.
@@ -88,7 +91,10 @@ impl CutOrder {
         is_tcp: bool,
         now: u32,
     ) -> bool {
-        !entry.is_preview() && self.cuts(is_tcp, entry.created, now)
+        let is_for_others = self.action == Action::ResetAnswered as u8 && is_tcp;
+        !entry.is_preview()
+            && self.cuts(is_tcp, entry.created, now)
+            && !(is_for_others && entry.has_chance_left())
     }
 
     /// Whether a flow that began at tick `created` is cut at tick `now`.
@@ -97,7 +103,7 @@ impl CutOrder {
     const fn cuts(self, is_tcp: bool, created: u32, now: u32) -> bool {
         let is_meant = match self.action {
             0 => false,
-            action => !is_tcp || action == Action::Reset as u8,
+            action => !is_tcp || action != Action::Move as u8,
         };
         let is_old = has_come(created, self.deadline) || cfg!(mutant = "fault-cut-newer");
         is_meant && has_come(self.deadline, now) && is_old
@@ -135,6 +141,29 @@ mod tests {
             "the harder one counts"
         );
         assert!(!CutOrder::default().holds(false, true, u32::MAX));
+    }
+
+    #[test]
+    fn of_a_dead_backend_only_what_it_has_answered_is_reset() {
+        use crate::{
+            address::Ipv4,
+            flow::{FlowState, SECOND_CHANCES},
+        };
+        let order = CutOrder::new(Action::ResetAnswered, 100);
+        let flow = |state: FlowState, chances| FlowEntry::<Ipv4> {
+            state: state as u8,
+            chances,
+            created: 50,
+            ..FlowEntry::default()
+        };
+        let cuts = |flow: FlowEntry<Ipv4>| order.cuts_flow(&flow, true, 100);
+        assert!(cuts(flow(FlowState::Established, 0)));
+        assert!(cuts(flow(FlowState::Answered, 0)));
+        assert!(!cuts(flow(FlowState::Unanswered, 0)), "it goes elsewhere");
+        assert!(cuts(flow(FlowState::Unanswered, SECOND_CHANCES)));
+        let datagrams = flow(FlowState::Unanswered, 0);
+        assert!(order.cuts_flow(&datagrams, false, 100), "UDP is moved");
+        assert!(!order.cuts_flow(&datagrams, false, 99), "before");
     }
 
     #[test]

@@ -146,6 +146,10 @@ reasons! {
     45 TooBig Drop "too_big";
     /// From a backend's endpoint, of no flow, and nobody can say which listener's it is.
     46 UnexpectedReply Drop "unexpected_reply";
+    /// A backend has refused a SYN, and another one is tried when the client repeats it.
+    47 RefusalWithheld Drop "refusal_withheld";
+    /// From a backend that the flow has left: another one has its SYN.
+    48 LateAnswer Drop "late_answer";
 
     /// A SYN with the sequence number of the one that began the flow.
     50 SynRetransmit Note "syn_retransmit";
@@ -184,6 +188,8 @@ reasons! {
     64 DirectionTaken Note "direction_taken";
     /// Of no flow, to a listener that is configured no more and whose last flows still run.
     66 ListenerRemoved Drop "listener_removed";
+    /// A repeated SYN that its backend had refused or left unanswered: sent to another one.
+    67 SecondChance Note "second_chance";
 }
 
 #[cfg(test)]

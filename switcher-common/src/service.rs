@@ -235,7 +235,7 @@ pub struct ListenerRecord {
     /// Id of its service.
     pub service: u16,
     /// [`LISTENER_PRESENT`], [`LISTENER_PREVIEW`], [`LISTENER_RINGS`], [`EDITION_SECOND`],
-    /// [`LISTENER_REMOVED`], [`LISTENER_CUTS`].
+    /// [`LISTENER_REMOVED`], [`LISTENER_CUTS`], [`LISTENER_SECOND_CHANCE`].
     pub flags: u16,
     /// Of a removed listener: the tick from which its place is nobody's.
     pub removed_until: u32,
@@ -259,7 +259,8 @@ impl ListenerRecord {
     #[must_use]
     pub const fn removed(&self, until: u32, action: Option<Action>) -> Self {
         let cuts = match action {
-            Some(action) => LISTENER_CUTS[action as usize - 1],
+            Some(Action::Reset | Action::ResetAnswered) => LISTENER_CUTS[0],
+            Some(Action::Move) => LISTENER_CUTS[1],
             None => 0,
         };
         Self {
@@ -316,6 +317,13 @@ impl ListenerRecord {
         self.flags & LISTENER_PREVIEW != 0
     }
 
+    /// Whether its half-open flows may go on to another backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn gives_second_chance(&self) -> bool {
+        self.flags & LISTENER_SECOND_CHANCE != 0
+    }
+
     /// Which edition counts. Only in the record of [`NO_LISTENER`].
     #[inline(always)]
     #[must_use]
@@ -346,9 +354,11 @@ pub const LISTENER_RINGS: [u16; 2] = [4, 8];
 pub const EDITION_SECOND: u16 = 16;
 /// The listener is configured no more: its flows go on, and nothing begins one.
 pub const LISTENER_REMOVED: u16 = 32;
-/// By the number of an [`Action`], less one: what cuts the flows of a removed listener that are left at the
-/// end.
+/// What cuts the flows of a removed listener that are left at the end: [`Action::Reset`], [`Action::Move`].
 pub const LISTENER_CUTS: [u16; 2] = [64, 128];
+
+/// A SYN that its backend has refused or left unanswered goes to another one when it is repeated.
+pub const LISTENER_SECOND_CHANCE: u16 = 256;
 
 /// Where the slots of a Maglev table are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]

@@ -27,7 +27,8 @@ pub struct ColorStats {
     pub unpinned_packets: u64,
     /// TCP flows in flight that were cut, of which a packet came and was answered with a RST.
     pub reset_flows: u64,
-    /// UDP flows in flight that were cut and that their client's datagram moved.
+    /// Flows in flight that went elsewhere: cut UDP flows that their client's datagram moved, and half-open ones
+    /// that a second chance took to the other color.
     pub moved_flows: u64,
     /// Flows, previews' left out, that were in flight and are not any more by what their packets said,
     /// or because the program found them silent for too long.

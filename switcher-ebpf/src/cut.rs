@@ -65,10 +65,20 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
     }
     mark(work, hit);
     Err(if work.segment.is_rst() {
-        Reason::FlowCut
+        reason_of_rst(&work.entry)
     } else {
         Reason::ResetSent
     })
+}
+
+/// Why the RST of a cut flow is dropped.
+#[inline(always)]
+const fn reason_of_rst<A: Tables>(entry: &FlowEntry<A>) -> Reason {
+    if entry.is_left() {
+        Reason::LateAnswer
+    } else {
+        Reason::FlowCut
+    }
 }
 
 /// Marks both entries, so that the flow stays cut when its order is taken back.

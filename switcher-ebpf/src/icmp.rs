@@ -65,11 +65,14 @@ fn error<A: Tables + Icmp>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Opti
     }
     let quote = icmp::quote(frame, &work.ip)?;
     let hit = find(&quote.tuple)?;
+    // SAFETY: as in `flow::track`; nothing of the entry is changed.
+    work.entry = unsafe { *hit.entry };
+    if work.entry.is_left() {
+        return Some(Reason::LateAnswer);
+    }
     if !work.may_travel() {
         return Some(Reason::TtlExceeded);
     }
-    // SAFETY: as in `flow::track`; nothing of the entry is changed.
-    work.entry = unsafe { *hit.entry };
     // As the packet is routed: its own addresses, of which one is the flow's.
     work.key = FlowKey {
         src: work.ip.src,

@@ -16,6 +16,7 @@
     reason = "the xdp macro passes the context so"
 )]
 
+mod chance;
 mod clock;
 mod collect;
 mod count;
@@ -44,7 +45,10 @@ mod work;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
-use outlined::{AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE};
+use outlined::{
+    AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, REFUSED,
+    REPEATED,
+};
 use switcher_common::{
     address::{Ipv4, Ipv6},
     packet::{self, Family, Link},
@@ -159,8 +163,13 @@ fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
 /// Finds the packet's flow and moves it on.
 #[inline(always)]
 fn follow_flow<A: Tables>(ctx: &XdpContext) -> u32 {
-    match A::track() {
+    let code = match A::track() {
         CARRY_OUT => A::carry_out(ctx.ctx),
+        code => code,
+    };
+    match code {
+        REPEATED => chance::of_repeated_syn::<A>(),
+        REFUSED => chance::of_refusal::<A>(),
         code => code,
     }
 }

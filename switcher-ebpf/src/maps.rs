@@ -1,6 +1,6 @@
 //! Every map of the program. The sizes here are placeholders: the agent sets them at load.
 //!
-//! Who writes what: the flow tables and counters belong to the program, all others to the agent.
+//! Who writes what: the flow tables, counters and what was heard belong to the program, all others to the agent.
 
 use aya_ebpf::{
     bindings::BPF_F_INNER_MAP,
@@ -12,6 +12,7 @@ use switcher_common::{
     cut::CutOrder,
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
+    heard::Heard,
     interface::InterfaceRecord,
     packet::{FragmentKey, FragmentPorts},
     rate::{Capped, Window},
@@ -58,6 +59,10 @@ pub(crate) static ENDPOINTS: HashMap<ListenerKey, EndpointEditions, 16> = HashMa
 /// Orders to cut flows, by backend id.
 #[btf_map]
 pub(crate) static CUTS: Array<CutOrder, 16> = Array::new();
+
+/// What was heard of backends in handshakes, by id.
+#[btf_map]
+pub(crate) static HEARD: Array<Heard, 16> = Array::new();
 
 /// Bitmap of our addresses.
 #[btf_map]

@@ -23,6 +23,10 @@ pub(crate) const PROMOTE: u32 = u32::MAX - 4;
 pub(crate) const CARRY_OUT: u32 = u32::MAX - 5;
 /// No verdict: the packet has a flow after all, which is to be found once more.
 pub(crate) const AGAIN: u32 = u32::MAX - 6;
+/// As [`GO_ON`], and the packet repeats the SYN of a half-open flow.
+pub(crate) const REPEATED: u32 = u32::MAX - 7;
+/// No verdict: the backend refuses the SYN.
+pub(crate) const REFUSED: u32 = u32::MAX - 8;
 /// No verdict: it is an ICMP message.
 pub(crate) const MESSAGE: u32 = u32::MAX - 1;
 /// No verdict: extension headers are to be stepped over.
@@ -70,6 +74,18 @@ outlined! {
     look_at_peer, look_at_peer4, look_at_peer6, ();
     /// Does what the packet means for its flow: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
     carry_out, carry_out4, carry_out6, (ctx: *mut xdp_md);
+    /// 1 if the SYN that the packet repeats was refused or left unanswered, and may go elsewhere.
+    is_left_open, is_left_open4, is_left_open6, ();
+    /// Notes that the backend refuses: 1 if the flow may go elsewhere.
+    hear_refusal, hear_refusal4, hear_refusal6, ();
+    /// 1 if another backend can take the flow: of its color, or (1) of the one that takes fresh flows.
+    look_for_another, look_for_another4, look_for_another6, (is_of_fresh: u32);
+    /// 1 if the backend that is looked at takes the flow.
+    is_open_to_chance, is_open_to_chance4, is_open_to_chance6, ();
+    /// Sends the flow to the backend that was found: [`GO_ON`], [`NO_FLOW`], or why the packet ends here.
+    take_chance, take_chance4, take_chance6, ();
+    /// Sends the refusal on: [`GO_ON`], or (1) withholds it: why the packet ends here.
+    refuse, refuse4, refuse6, (is_withheld: u32);
     /// Selects for a packet without a flow: [`GO_ON`], [`AGAIN`], or why it ends here.
     select, select4, select6, (ctx: *mut xdp_md);
     /// Rewrites the packet as its entry says, and sends it on: the verdict.
@@ -118,11 +134,11 @@ mod body {
     };
 
     use super::{
-        AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, Reason,
-        Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
+        AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, REFUSED,
+        REPEATED, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
-        cut,
+        chance, cut,
         flow::{self, Found},
         forward, fragment, icmp, own_error,
         read::{self as reading, Read},
@@ -192,9 +208,41 @@ mod body {
             Ok(Found::Flow) => GO_ON,
             Ok(Found::Moving) => CARRY_OUT,
             Ok(Found::ToPromote) => PROMOTE,
+            Ok(Found::Repeated) => REPEATED,
+            Ok(Found::Refused) => REFUSED,
             Ok(Found::Nothing) => NO_FLOW,
             Err(reason) => reason as u32,
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_left_open<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(chance::is_left_open(work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn hear_refusal<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(chance::hear_refusal(work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn look_for_another<A: Tables>(is_of_fresh: u32) -> u32 {
+        with_work::<A>(|work| u32::from(chance::look_for_another(work, is_of_fresh != 0)))
+    }
+
+    #[inline(always)]
+    pub(super) fn is_open_to_chance<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(chance::is_open_to_chance(work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn take_chance<A: Tables>() -> u32 {
+        with_work::<A>(|work| chance::take_chance(work).unwrap_or_else(|reason| reason as u32))
+    }
+
+    #[inline(always)]
+    pub(super) fn refuse<A: Tables>(is_withheld: u32) -> u32 {
+        with_work::<A>(|work| code(chance::refuse(work, is_withheld != 0)))
     }
 
     #[inline(always)]

@@ -119,10 +119,6 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<P
         return Err(Reason::Paused);
     }
     work.set_peer_key();
-    if work.segment.is_rst() {
-        count::note(Reason::ReplyRepinned);
-        return Ok(Pinned::Afresh);
-    }
     record_or_mend(work)
 }
 
@@ -135,8 +131,10 @@ fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<Pinned, Reason> {
         if work.key.is_tcp() && work.segment.is_syn_ack() {
             return Err(Reason::UnexpectedReply);
         }
-        record(work)?;
-        count::new_flow(&work.entry, true);
+        if !work.segment.is_rst() {
+            record(work)?;
+            count::new_flow(&work.entry, true);
+        }
         count::note(Reason::ReplyRepinned);
         return Ok(Pinned::Afresh);
     };

@@ -35,6 +35,12 @@ pub(crate) struct Work<A> {
     pub peer_key: FlowKey<A>,
     /// The other direction's entry, while one is being made, or its numbers.
     pub peer: FlowEntry<A>,
+    /// For how long the packet's direction was silent before it, in ticks.
+    pub silent: u32,
+    /// What may become of the client's entry by a second chance: translation, backend and color.
+    pub other: FlowEntry<A>,
+    /// The key of the replies that would come then.
+    pub other_peer_key: FlowKey<A>,
     /// The packet's 5-tuple after translation.
     pub to: FlowKey<A>,
     /// What the routing tables are asked, and what they answered.
@@ -87,6 +93,17 @@ impl<A: Address> Work<A> {
                 acked: (&raw const (*peer).acked).read_volatile(),
                 fin_end: (&raw const (*peer).fin_end).read_volatile(),
             }
+        }
+    }
+
+    /// Leaves a backend that may take the flow of the 5-tuple `client`, which another stage is to look at.
+    #[inline(always)]
+    pub(crate) fn set_other(&mut self, client: &FlowKey<A>, other: &FlowEntry<A>) {
+        let peer_key = client.peer(other);
+        // SAFETY: fields; volatile as below.
+        unsafe {
+            (&raw mut self.other).write_volatile(*other);
+            (&raw mut self.other_peer_key).write_volatile(peer_key);
         }
     }
 

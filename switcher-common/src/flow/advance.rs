@@ -136,6 +136,8 @@ pub enum Next {
     /// `Update`, and [`FlowEntry::begin_anew`] for the other entry, if fresh flows may go to its color, else the flow is forgotten and the answer lost,
     /// and the client's next SYN chooses afresh.
     Reopened = 6,
+    /// The backend has refused the SYN that began the flow: as `Update`, unless the refusal is withheld from the client.
+    Refused = 7,
 }
 
 impl Next {
@@ -150,6 +152,7 @@ impl Next {
             4 => Self::Promote,
             5 => Self::Reselect,
             6 => Self::Reopened,
+            7 => Self::Refused,
             _ => Self::Keep,
         }
     }
@@ -253,7 +256,9 @@ impl Advance {
         peer: impl Fn() -> Option<Progress>,
     ) -> Self {
         if segment.is_rst() {
-            return if self.believes_rst(entry, segment, peer) {
+            return if self.refuses_syn(entry, segment) {
+                self.in_state(refusal_of(entry), FlowState::Refused)
+            } else if Self::believes_rst(entry, segment, peer) {
                 self.closed()
             } else {
                 self
@@ -276,21 +281,24 @@ impl Advance {
         matches!(self.shared.state, FlowState::Established)
     }
 
+    /// Whether a RST is the backend's answer to the SYN. It has no number yet; it acknowledges.
+    #[inline(always)]
+    const fn refuses_syn<A: Address>(&self, entry: &FlowEntry<A>, segment: &Segment) -> bool {
+        matches!(
+            (self.shared.state, entry.side()),
+            (FlowState::Unanswered, Side::Reverse)
+        ) && segment.acknowledges_syn(entry.syn_seq)
+    }
+
     /// A RST is its sender's when it has the number behind all that it sent, or the one that the
-    /// other side has acknowledged. The first answer to a SYN has no number yet; it acknowledges.
+    /// other side has acknowledged.
     #[inline(always)]
     fn believes_rst<A: Address>(
-        &self,
         entry: &FlowEntry<A>,
         segment: &Segment,
         peer: impl Fn() -> Option<Progress>,
     ) -> bool {
-        let refuses_syn = matches!(
-            (self.shared.state, entry.side()),
-            (FlowState::Unanswered, Side::Reverse)
-        ) && segment.acknowledges_syn(entry.syn_seq);
         cfg!(mutant = "every-rst-believed")
-            || refuses_syn
             || (entry.next_seq != 0 && segment.seq == entry.next_seq)
             || peer().is_some_and(|peer| peer.acked != 0 && peer.acked == segment.seq)
     }
@@ -515,6 +523,17 @@ impl Advance {
         } else if is_behind_it {
             self.progress.fin_end = 0;
         }
+    }
+}
+
+/// What a RST means that answers the first packet of an unanswered flow. To a packet in mid-stream it says
+/// nothing about whether the backend accepts connections.
+#[inline(always)]
+const fn refusal_of<A: Address>(entry: &FlowEntry<A>) -> Next {
+    if entry.flags & FLAG_UNPINNED == 0 {
+        Next::Refused
+    } else {
+        Next::Update
     }
 }
 

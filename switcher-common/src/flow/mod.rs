@@ -66,13 +66,15 @@ pub struct FlowEntry<A> {
     pub state: u8,
     /// A [`Color`] as its number.
     pub color: u8,
-    /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`], [`FLAG_TOLD`].
+    /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`], [`FLAG_TOLD`], [`FLAG_LEFT`], [`FLAG_REFUSED`].
     pub flags: u8,
     /// [`ScanRequest::number`](crate::scan::ScanRequest::number) of the scan that has counted the
     /// flow among the unanswered; only the scan writes it.
     pub counted: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    /// How many second chances the flow has had.
+    pub chances: u8,
+    /// Low bits of the id of the backend that it left by the newest one.
+    pub left: u16,
 }
 
 // SAFETY: `repr(C)`; the assertions below show that both instances have no padding, and every field
@@ -92,8 +94,8 @@ const _: () = {
     // The sum of the fields' sizes is the struct's size: no padding.
     assert!(size_of::<FlowKey<Ipv4>>() == 2 * 4 + 2 * 2 + 1 + 3);
     assert!(size_of::<FlowKey<Ipv6>>() == 2 * 16 + 2 * 2 + 1 + 3);
-    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 8 * 4 + 2 * 2 + 5 + 3);
-    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 8 * 4 + 2 * 2 + 5 + 3);
+    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 8 * 4 + 2 * 2 + 6 + 2);
+    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 8 * 4 + 2 * 2 + 6 + 2);
 };
 
 /// Flow of a preview listener: not in flight, not drained.
@@ -102,6 +104,23 @@ pub const FLAG_PREVIEW: u8 = 1;
 pub const FLAG_UNPINNED: u8 = 2;
 /// The agent has been told that the flow is cut.
 pub const FLAG_TOLD: u8 = 4;
+/// Of a reverse entry in state [`FlowState::Cut`]: its flow has left this backend by a second chance, and
+/// has an entry elsewhere. What the backend still sends is not for the client.
+pub const FLAG_LEFT: u8 = 8;
+/// Of a reverse entry: the backend has refused the SYN, and the client was not told.
+pub const FLAG_REFUSED: u8 = 16;
+
+/// Second chances of a flow: so many backends are tried beside the first one.
+pub const SECOND_CHANCES: u8 = 2;
+
+/// What an entry remembers of a backend's id.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "as much as there is room for"
+)]
+const fn low_bits(backend: u32) -> u16 {
+    backend as u16
+}
 
 /// Number of what a flow is: its state, and whether it was recorded in the middle of a stream.
 const fn kind(state: u8, flags: u8) -> u8 {
@@ -324,6 +343,54 @@ impl<A: Address> FlowEntry<A> {
         matches!(self.side(), Side::Reverse) && (same_vip || self.state().is_over())
     }
 
+    /// Whether another backend may be tried: none has answered the SYN that began the flow, and not too many
+    /// were asked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_chance_left(&self) -> bool {
+        let is_open = matches!(self.state(), FlowState::Unanswered | FlowState::Refused);
+        is_open
+            && self.answer_seq == 0
+            && self.flags & FLAG_UNPINNED == 0
+            && self.chances < SECOND_CHANCES
+            && !cfg!(mutant = "no-second-chance")
+    }
+
+    /// Whether the SYN has been sent to `backend`. Of ids whose low bits are alike one passes for the other,
+    /// and is not tried.
+    #[inline(always)]
+    #[must_use]
+    pub const fn was_sent_to(&self, backend: u32) -> bool {
+        const {
+            assert!(
+                SECOND_CHANCES == 2,
+                "two of three are remembered, the third has no successor"
+            );
+        };
+        let is_left = self.chances != 0 && self.left == low_bits(backend);
+        (backend == self.backend || is_left) && !cfg!(mutant = "second-chance-same-backend")
+    }
+
+    /// Whether its flow has left the backend whose replies it is for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_left(&self) -> bool {
+        self.flags & FLAG_LEFT != 0
+    }
+
+    /// Moves the client's direction, which this is, to the backend of `to`, of which only the translation, the
+    /// backend and the color count: half-open as it was when it began.
+    #[inline(always)]
+    pub const fn move_to(&mut self, to: &Self) {
+        self.left = low_bits(self.backend);
+        self.chances += 1;
+        self.state = FlowState::Unanswered as u8;
+        self.rewrite_addr = to.rewrite_addr;
+        self.rewrite_port_be = to.rewrite_port_be;
+        self.backend = to.backend;
+        self.color = to.color;
+    }
+
     /// What both directions hold alike.
     #[inline(always)]
     #[must_use]
@@ -416,6 +483,72 @@ mod tests {
             protocol: 6,
             reserved: [0; 3],
         }
+    }
+
+    #[test]
+    fn g8_a_flow_is_sent_to_two_more_backends_and_to_none_twice() {
+        let to = |backend| FlowEntry::<Ipv4> {
+            rewrite_addr: Ipv4(backend),
+            rewrite_port_be: 80,
+            backend,
+            color: 1,
+            ..FlowEntry::default()
+        };
+        let mut flow = FlowEntry {
+            state: FlowState::Unanswered as u8,
+            syn_seq: 5,
+            ..to(7)
+        };
+        flow.color = 0;
+        assert!(flow.was_sent_to(7) && !flow.was_sent_to(8) && !flow.was_sent_to(0));
+        flow.state = FlowState::Refused as u8;
+        assert!(flow.has_chance_left());
+        flow.move_to(&to(8));
+        assert_eq!(
+            flow,
+            FlowEntry {
+                state: FlowState::Unanswered as u8,
+                syn_seq: 5,
+                chances: 1,
+                left: 7,
+                ..to(8)
+            }
+        );
+        assert!(flow.was_sent_to(7) && flow.was_sent_to(8) && !flow.was_sent_to(9));
+        assert!(flow.has_chance_left());
+        flow.move_to(&to(9));
+        assert!(!flow.has_chance_left(), "three were asked");
+        assert!(flow.was_sent_to(8) && flow.was_sent_to(9));
+    }
+
+    #[test]
+    fn only_flows_that_nobody_has_answered_have_second_chances() {
+        let flow = FlowEntry::<Ipv4> {
+            state: FlowState::Unanswered as u8,
+            ..FlowEntry::default()
+        };
+        for (state, has) in [
+            (FlowState::Unanswered, true),
+            (FlowState::Answered, false),
+            (FlowState::Established, false),
+            (FlowState::Closing, false),
+            (FlowState::Refused, true),
+            (FlowState::Cut, false),
+        ] {
+            let state = state as u8;
+            assert_eq!(FlowEntry { state, ..flow }.has_chance_left(), has);
+        }
+        let refused_later = FlowEntry {
+            state: FlowState::Refused as u8,
+            answer_seq: 1,
+            ..flow
+        };
+        assert!(!refused_later.has_chance_left());
+        let unpinned = FlowEntry {
+            flags: FLAG_UNPINNED,
+            ..flow
+        };
+        assert!(!unpinned.has_chance_left());
     }
 
     #[test]

@@ -185,6 +185,14 @@ fn check_step(event: &Event, next: Next, before: &Flow, after: &Flow) -> Result<
             prop_assert!(!forward && segment.flags & (SYN | ACK) == SYN | ACK);
             prop_assert_eq!(new, FlowState::Answered);
         }
+        Next::Refused => {
+            // Only the answer to the SYN of a half-open flow says that its backend refuses.
+            prop_assert!(!forward && segment.flags & (RST | ACK) == RST | ACK);
+            prop_assert_eq!((old, new), (FlowState::Unanswered, FlowState::Refused));
+            prop_assert_eq!(before.entries[0].flags & FLAG_UNPINNED, 0);
+            let beyond = segment.ack.wrapping_sub(before.shared().syn_seq);
+            prop_assert!((1..=1_501).contains(&beyond), "{} beyond the SYN", beyond);
+        }
         Next::Update => {}
     }
     if old != FlowState::Closing && new == FlowState::Closing && !segment.is_rst() {
@@ -202,7 +210,7 @@ fn check_step(event: &Event, next: Next, before: &Flow, after: &Flow) -> Result<
     }
     if segment.is_rst() {
         prop_assert!(
-            matches!(next, Next::Keep | Next::Update),
+            matches!(next, Next::Keep | Next::Update | Next::Refused),
             "a RST: {:?}",
             next
         );

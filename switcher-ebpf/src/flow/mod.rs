@@ -8,6 +8,7 @@ pub(crate) mod table;
 
 use aya_ebpf::programs::XdpContext;
 use switcher_common::{
+    clock::elapsed,
     flow::{Advance, FlowState, Next, Side},
     reason::Reason,
     scan::Table,
@@ -17,7 +18,7 @@ use switcher_common::{
 pub(crate) use settle::{demote, mend, promote, sweep_step};
 use table::{Hit, find, peer_of};
 
-use crate::{count, cut, maps::Tables, outlined::GO_ON, select, work::Work};
+use crate::{chance, count, cut, maps::Tables, outlined::GO_ON, select, work::Work};
 
 /// What [`track`] found.
 #[derive(Clone, Copy)]
@@ -30,6 +31,10 @@ pub(crate) enum Found {
     Moving,
     /// A flow that is to move to the established table.
     ToPromote,
+    /// A half-open flow whose SYN is sent again.
+    Repeated,
+    /// A half-open flow whose backend refuses it.
+    Refused,
 }
 
 impl From<bool> for Found {
@@ -102,14 +107,23 @@ pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Resu
         };
         return Ok(Found::Flow);
     }
+    let is_half_open = matches!(hit.table, Table::Unanswered);
+    if is_half_open && matches!(next, Next::Refused) {
+        return Ok(Found::Refused);
+    }
     if !apply(work, &hit, next)? {
         return Ok(Found::Nothing);
     }
     // SAFETY: as in `track`.
     let own = unsafe { &mut *hit.entry };
+    work.silent = elapsed(work.now, own.last_seen);
     let is_new_tick = own.last_seen != work.now;
     own.set_progress(work.now, &work.entry.progress());
-    Ok(settle(work, hit.table, next, is_new_tick))
+    let found = settle(work, hit.table, next, is_new_tick);
+    Ok(match next {
+        Next::KeepRetransmit if is_half_open && work.entry.has_chance_left() => Found::Repeated,
+        _ => found,
+    })
 }
 
 /// Leaves how far the other direction has come in `work`; `false`: it is not there.
@@ -139,7 +153,12 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
     match next {
         Next::Keep => {}
         Next::KeepRetransmit => count::note(Reason::SynRetransmit),
-        Next::Update | Next::Promote => update(work, hit, false),
+        Next::Update | Next::Promote | Next::Refused => {
+            if matches!(work.entry.state(), FlowState::Answered) {
+                chance::hear_answer(work);
+            }
+            update(work, hit, false);
+        }
         Next::Restore => {
             count::note(Reason::Restored);
             update(work, hit, false);
@@ -164,7 +183,7 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
 
 /// Writes what both entries of a flow hold alike.
 #[inline(always)]
-fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, begins_anew: bool) {
+pub(crate) fn update<A: Tables>(work: &Work<A>, hit: &Hit<A>, begins_anew: bool) {
     let shared = work.entry.shared();
     // SAFETY: as in `track`.
     let own = unsafe { &mut *hit.entry };

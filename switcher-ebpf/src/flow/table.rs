@@ -64,7 +64,7 @@ pub(crate) fn insert<A: Tables>(
         Table::Established => A::established().insert(key, entry, flags)?,
         Table::Unanswered => {
             A::unanswered().insert(key, entry, flags)?;
-            keep(key);
+            mark_used(key);
         }
     }
     count::<A>(table, Writer::Program, |stats| stats.inserted += 1);
@@ -75,7 +75,7 @@ pub(crate) fn insert<A: Tables>(
 /// were used (by a scan, or by the answers to a flood), it is the first to be evicted: by the
 /// insertion of its own peer.
 #[inline(always)]
-fn keep<A: Tables>(key: &FlowKey<A>) {
+pub(crate) fn mark_used<A: Tables>(key: &FlowKey<A>) {
     let _ = A::unanswered().get_ptr(key);
 }
 

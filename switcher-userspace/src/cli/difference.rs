@@ -63,6 +63,7 @@ fn options(options: &ServiceOptions) -> Vec<String> {
         idle_established_ms,
         idle_closing_ms,
         idle_udp_ms,
+        second_chance,
         check,
     } = options;
     let color = |it: &Changed<Color>| value("initial_active", &named(it, |color| color.name()));
@@ -92,6 +93,7 @@ fn options(options: &ServiceOptions) -> Vec<String> {
         initial_active.as_ref().map(color),
         min_healthy.as_ref().map(|it| value("min_healthy", it)),
         at_deadline.map(|it| value("at_deadline", &it)),
+        second_chance.as_ref().map(|it| value("second_chance", it)),
     ];
     others.into_iter().flatten().chain(spans).collect()
 }

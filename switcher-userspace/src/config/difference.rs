@@ -158,6 +158,8 @@ service_options! {
     idle_closing_ms: u64 = |it| it.idle.closing.as_millis();
     /// The same of a UDP flow whose backend has answered.
     idle_udp_ms: u64 = |it| it.idle.udp.as_millis();
+    /// Whether a connection that its backend refuses or leaves unanswered goes to another one.
+    second_chance: bool = |it| it.second_chance;
     /// Whether backends are asked whether they can serve, and how: as the configuration has it, `null` where they
     /// are not asked.
     check: Option<String> = |it| it.check.as_ref().map(ToString::to_string);
@@ -172,6 +174,7 @@ const fn is_told(service: &ServiceConfig) {
         drain_timeout: _,
         at_deadline: _,
         drain_udp_idle: _,
+        second_chance: _,
         check: _,
         idle:
             IdleTimeouts {

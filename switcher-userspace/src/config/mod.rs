@@ -131,6 +131,10 @@ pub struct ServiceConfig {
     /// Silence after which a flow is forgotten.
     #[serde(default)]
     pub idle: IdleTimeouts,
+    /// A TCP connection that its backend refuses or leaves unanswered goes to another one when the client
+    /// tries again.
+    #[serde(default = "defaults::second_chance")]
+    pub second_chance: bool,
     /// How backends are asked whether they can serve.
     #[serde(default)]
     pub check: Option<CheckConfig>,
@@ -367,6 +371,9 @@ pub mod defaults {
     }
     pub(super) fn initial_active() -> Color {
         Color::Blue
+    }
+    pub(super) fn second_chance() -> bool {
+        true
     }
     pub(super) fn min_healthy() -> u32 {
         1

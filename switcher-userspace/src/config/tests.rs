@@ -87,6 +87,7 @@ fn a_good_file_is_accepted_and_defaults_are_filled_in() {
     let config = parse(GOOD).expect("the file is good");
     assert_eq!(config.services.len(), 2);
     assert_eq!(config.services[1].min_healthy, 1);
+    assert!(config.services[1].second_chance);
     assert_eq!(config.services[0].listeners[0].blue[1].weight, 1);
     assert_eq!(config.services[0].idle.established.as_millis(), 7_500_000);
 }

@@ -96,7 +96,8 @@ pub struct ColorTraffic {
     pub unpinned_packets: u64,
     /// TCP flows in flight that were cut, of which a packet came and was answered with a RST.
     pub reset_flows: u64,
-    /// UDP flows in flight that were cut and that their client's datagram moved.
+    /// Flows in flight that went elsewhere: cut UDP flows that their client's datagram moved, and half-open ones
+    /// that a second chance took to the other color.
     pub moved_flows: u64,
     /// Flows, previews' left out, that were in flight and have ended by themselves: by what their packets
     /// said, or because they were silent for too long.

@@ -146,7 +146,8 @@ impl Wanted {
     }
 }
 
-/// The flow of an entry; a reply's entry is one only where the client's is missing.
+/// The flow of an entry; a reply's entry is one only where the client's is missing, and none where the flow
+/// goes on elsewhere.
 fn listed<A: Address>(
     key: &FlowKey<A>,
     entry: &FlowEntry<A>,
@@ -157,11 +158,11 @@ fn listed<A: Address>(
             endpoint(&key.src, key.src_port_be),
             endpoint(&key.dst, key.dst_port_be),
         ),
-        (Side::Reverse, None) => (
+        (Side::Reverse, None) if !entry.is_left() => (
             endpoint(&key.dst, key.dst_port_be),
             endpoint(&entry.rewrite_addr, entry.rewrite_port_be),
         ),
-        (Side::Reverse, Some(_)) => return None,
+        (Side::Reverse, _) => return None,
     };
     Some(ListedFlow {
         // The program records no others.

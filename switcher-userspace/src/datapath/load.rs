@@ -28,7 +28,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 38] = [
+const PROGRAM_MAPS: [&str; 39] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -37,6 +37,7 @@ const PROGRAM_MAPS: [&str; 38] = [
     "BACKENDS",
     "ENDPOINTS",
     "CUTS",
+    "HEARD",
     "FILTER",
     "INTERFACES",
     "NODE_ADDRESSES",
@@ -193,6 +194,7 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("MAGLEV", limits.maglev_slots)
         .map_max_entries("BACKENDS", limits.backends + 1)
         .map_max_entries("CUTS", limits.backends + 1)
+        .map_max_entries("HEARD", limits.backends + 1)
         .map_max_entries("ENDPOINTS", limits.backends)
         .map_max_entries("RING4", ring)
         .map_max_entries("RING6", ring)

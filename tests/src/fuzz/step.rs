@@ -163,7 +163,9 @@ fn plant(f: &mut fmt::Formatter<'_>, table: Table, at: &Tuple, it: &Entry) -> fm
     write!(f, " {} {} {} {}", it.syn, it.answer, it.end, it.acked)?;
     write!(f, " {} {} {} {}", it.seen, it.born, it.backend, it.service)?;
     let flags = [it.preview, it.unpinned].map(u8::from);
-    write!(f, " {} {flags:?} {}", it.color, it.fin)
+    write!(f, " {} {flags:?} {}", it.color, it.fin)?;
+    let flags = [it.left, it.refused].map(u8::from);
+    write!(f, " {} {} {flags:?}", it.chances, it.tried)
 }
 
 /// Bytes as hexadecimal digits.
@@ -280,11 +282,15 @@ fn read_plant(words: &[&str]) -> Result<Step> {
     };
     let to: SocketAddr = to.parse()?;
     let state = STATES.iter().find(|(name, _)| name == state);
-    let numbers = numbers
+    let mut numbers = numbers
         .iter()
         .map(|it| Ok(it.trim_matches(['[', ',', ']']).parse()?))
         .collect::<Result<Vec<u32>>>()?;
-    let numbers: [u32; 12] = numbers.try_into().ok().context("not 12 numbers")?;
+    // Older reproductions are of a time without second chances.
+    if numbers.len() == 12 {
+        numbers.resize(16, 0);
+    }
+    let numbers: [u32; 16] = numbers.try_into().ok().context("not 16 numbers")?;
     let [
         syn,
         answer,
@@ -298,6 +304,10 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         preview,
         unpinned,
         fin,
+        chances,
+        tried,
+        left,
+        refused,
     ] = numbers;
     let entry = Entry {
         to,
@@ -319,6 +329,10 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         preview: preview != 0,
         unpinned: unpinned != 0,
         fin,
+        chances: chances.try_into()?,
+        tried: tried.try_into()?,
+        left: left != 0,
+        refused: refused != 0,
     };
     Ok(Step::Plant(table, read_tuple(src, dst, protocol)?, entry))
 }
@@ -346,6 +360,10 @@ mod tests {
             preview: false,
             unpinned: true,
             fin: 4_000_000_000,
+            chances: 2,
+            tried: 77,
+            left: true,
+            refused: false,
         };
         let steps = [
             Step::Packet {

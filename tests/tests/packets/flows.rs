@@ -8,7 +8,7 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::clock::elapsed;
-use switcher_common::flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
+use switcher_common::flow::{FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
 use switcher_common::scan::Table;
 use switcher_common::service::Color;
 
@@ -123,6 +123,14 @@ impl Flows {
         }
     }
 
+    /// Makes the direction of a packet of a half-open flow as if it was last seen so many ticks earlier.
+    pub(crate) fn age(&mut self, packet: &Packet, ticks: u32) -> Result<()> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.age(&key(packet), ticks),
+            SocketAddr::V6(_) => self.v6.age(&key(packet), ticks),
+        }
+    }
+
     /// Takes both entries of a flow away, as if its table were lost.
     pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
         self.lose_reply(packet)?;
@@ -216,6 +224,12 @@ where
         Ok(entry.last_seen)
     }
 
+    fn age(&mut self, key: &FlowKey<A>, ticks: u32) -> Result<()> {
+        let mut entry = self.unanswered.get(key, 0).context("no half-open flow")?;
+        entry.last_seen = entry.last_seen.wrapping_sub(ticks);
+        Ok(self.unanswered.insert(key, entry, 0)?)
+    }
+
     fn lose(&mut self, key: &FlowKey<A>) -> Result<()> {
         let (table, _) = self.find(key)?.context("there is no such flow to lose")?;
         self.map(table).remove(key)?;
@@ -291,8 +305,9 @@ fn common<A: Address>(entry: &FlowEntry<A>) -> impl PartialEq + use<A> {
             entry.created,
             entry.backend,
         ],
-        entry.service,
-        [entry.state, entry.color, entry.flags],
+        (entry.service, entry.left, entry.chances),
+        // Of a refusal only the entry for replies says.
+        [entry.state, entry.color, entry.flags & !FLAG_REFUSED],
     )
 }
 

@@ -16,6 +16,7 @@ mod talk;
 
 mod apply;
 mod broken;
+mod chance;
 mod closing;
 mod collect;
 mod collect_traffic;

@@ -192,7 +192,7 @@ fn flows_of_a_removed_listener_are_cut_at_its_end_where_its_service_says_so() ->
                 let (client, vip) = (rig.client(kind.family, 4_000), rig.vip(kind));
                 let reason = next_of(rig, kind, client, vip)?;
                 let expected = match (kind.protocol, action) {
-                    (Protocol::Tcp, Cut::Reset) => Reason::ResetSent,
+                    (Protocol::Tcp, Cut::Reset | Cut::ResetAnswered) => Reason::ResetSent,
                     (Protocol::Tcp, Cut::Move) => Reason::Redirected,
                     // It selects afresh, and nobody is there.
                     (Protocol::Udp, _) => Reason::NotOurs,

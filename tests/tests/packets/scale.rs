@@ -44,6 +44,10 @@ fn config(rig: &Rig, many: Many) -> Result<Config> {
     );
     let mut config = toml(&text)?;
     config.agent = rig.config.agent.clone();
+    for service in &mut config.services {
+        // SYNs are sent again here, and are to go where they went.
+        service.second_chance = false;
+    }
     Ok(config)
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Setup {
     /// Names of the services.
     pub(crate) names: Vec<String>,
     pub(crate) limits: Limits,
+    /// Of all services.
+    pub(crate) second_chance: bool,
     /// Interfaces that the program is attached to; frames can come in by these.
     pub(crate) attached: Vec<&'static str>,
 }
@@ -111,6 +113,7 @@ impl Setup {
                 .collect(),
             services,
             limits: LIMITS,
+            second_chance: true,
             attached: Vec::new(),
         }
     }
@@ -134,6 +137,9 @@ impl Setup {
         }
         let mut config = Config::parse(Path::new("made by the test"), &text)?;
         config.agent.limits = self.limits;
+        for service in &mut config.services {
+            service.second_chance = self.second_chance;
+        }
         config.agent.interfaces = self.attached.iter().map(ToString::to_string).collect();
         Ok(config)
     }

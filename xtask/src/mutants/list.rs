@@ -45,6 +45,34 @@ const fn decision(name: &'static str, promise: &'static str, without: &'static s
 /// All of them.
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "no-second-chance",
+        promise: "G8",
+        without: "a SYN that its backend has refused stays there",
+        target: "packets",
+        test: "chance::g8_a_refused_syn_goes_to_another_backend_when_it_is_repeated",
+    },
+    Mutant {
+        name: "refusal-sent-on",
+        promise: "G8",
+        without: "the client is told of a refusal at once",
+        target: "packets",
+        test: "chance::g8_a_refused_syn_goes_to_another_backend_when_it_is_repeated",
+    },
+    Mutant {
+        name: "second-chance-same-backend",
+        promise: "G8",
+        without: "a repeated SYN may go to a backend that has had it",
+        target: "packets",
+        test: "chance::g8_an_unanswered_syn_goes_to_another_backend_when_it_is_repeated_but_not_at_once",
+    },
+    Mutant {
+        name: "left-unmarked",
+        promise: "G9",
+        without: "what a backend sends after the flow has left it goes to the client",
+        target: "packets",
+        test: "chance::late::nothing_of_the_backend_that_was_left_reaches_the_client_or_hurts_the_flow",
+    },
+    Mutant {
         name: "three-stores",
         promise: "G1",
         without: "a flip of several services is one store for each",

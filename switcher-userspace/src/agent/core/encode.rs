@@ -186,8 +186,11 @@ pub(in crate::agent) fn ejection_orders(
         ) else {
             continue;
         };
-        let Some(action) = action(check.at_ejection) else {
-            continue;
+        let action = match action(check.at_ejection) {
+            None => continue,
+            // What it has not answered goes on to others, and must not be reset.
+            Some(Action::Reset) if service.second_chance => Action::ResetAnswered,
+            Some(action) => action,
         };
         if cfg!(mutant = "dead-keeps-flows") {
             continue;

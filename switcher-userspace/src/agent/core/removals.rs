@@ -170,7 +170,7 @@ impl Removal {
     pub(in crate::agent) fn at_deadline(&self) -> AtDeadline {
         match self.listener.terms.cut_at_end {
             None => AtDeadline::Keep,
-            Some(Action::Reset) => AtDeadline::Reset,
+            Some(Action::Reset | Action::ResetAnswered) => AtDeadline::Reset,
             Some(Action::Move) => AtDeadline::Move,
         }
     }

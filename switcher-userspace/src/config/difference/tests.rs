@@ -136,6 +136,14 @@ fn options_are_told_with_old_and_new_values() {
         ),
         (
             "initial_active = \"blue\"",
+            "second_chance = false",
+            ServiceOptions {
+                second_chance: changed(true, false),
+                ..ServiceOptions::default()
+            },
+        ),
+        (
+            "initial_active = \"blue\"",
             "drain_timeout = \"1m\"\nat_deadline = \"reset\"",
             ServiceOptions {
                 drain_timeout_ms: changed(30_000, 60_000),

@@ -9,7 +9,7 @@ use switcher_common::{
     address::WideAddress,
     service::{
         BackendRecord, Color, EndpointRecord, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS,
-        ListenerKey, ListenerRecord, NO_LISTENER, Name, SHARED_ENDPOINT,
+        LISTENER_SECOND_CHANCE, ListenerKey, ListenerRecord, NO_LISTENER, Name, SHARED_ENDPOINT,
     },
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Evolution<'a> {
 /// A service whose listeners are being taken in.
 struct ServiceInHand {
     id: u16,
+    /// Flags of all its listeners.
+    flags: u16,
     drained: HashSet<SocketAddr>,
 }
 
@@ -128,6 +130,11 @@ impl<'a> Evolution<'a> {
         let service = ServiceInHand {
             // The limit on services is below 2^16.
             id: u16::try_from(id).unwrap_or(u16::MAX),
+            flags: if config.second_chance {
+                LISTENER_SECOND_CHANCE
+            } else {
+                0
+            },
             drained: drained.map(|backend| backend.endpoint).collect(),
         };
         config
@@ -154,7 +161,7 @@ impl<'a> Evolution<'a> {
         let preview = if config.preview { LISTENER_PREVIEW } else { 0 };
         let mut record = ListenerRecord {
             service: service.id,
-            flags: LISTENER_PRESENT | preview,
+            flags: LISTENER_PRESENT | preview | service.flags,
             ..ListenerRecord::default()
         };
         let before = self.old.records.get(id as usize).copied();

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use bytemuck::Zeroable as _;
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
-use switcher_common::flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey};
+use switcher_common::flow::{
+    FLAG_LEFT, FLAG_PREVIEW, FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey,
+};
 use switcher_common::packet::{FragmentKey, FragmentPorts};
 
 use crate::fuzz::model::fragment;
@@ -78,7 +80,12 @@ where
         side: u8::from(entry.side == Side::Backend),
         state: state.expect("all states are there").0,
         color: entry.color,
-        flags: flag(entry.preview, FLAG_PREVIEW) | flag(entry.unpinned, FLAG_UNPINNED),
+        flags: flag(entry.preview, FLAG_PREVIEW)
+            | flag(entry.unpinned, FLAG_UNPINNED)
+            | flag(entry.left, FLAG_LEFT)
+            | flag(entry.refused, FLAG_REFUSED),
+        chances: entry.chances,
+        left: entry.tried,
         fin_end: entry.fin,
         ..FlowEntry::zeroed()
     }
@@ -110,6 +117,10 @@ where
         preview: record.flags & FLAG_PREVIEW != 0,
         unpinned: record.flags & FLAG_UNPINNED != 0,
         fin: record.fin_end,
+        chances: record.chances,
+        tried: record.left,
+        left: record.flags & FLAG_LEFT != 0,
+        refused: record.flags & FLAG_REFUSED != 0,
     };
     // What has no word in the model must be as the program writes it; `counted` is the collector's.
     let expected = FlowEntry {

@@ -9,6 +9,7 @@ use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::cut::{self, CutOrder};
 use switcher_common::filter::FILTER_WORDS;
 use switcher_common::flow::{FlowEntry, FlowKey};
+use switcher_common::heard::Heard;
 use switcher_common::interface::{InterfaceRecord, flags};
 use switcher_common::packet::{FragmentKey, FragmentPorts};
 use switcher_common::rate::{Capped, Window};
@@ -16,12 +17,14 @@ use switcher_common::reason::REASON_SLOTS;
 use switcher_common::scan::{self, IdleTicks};
 use switcher_common::service::{
     BackendRecord, EndpointEditions, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_REMOVED,
-    LISTENER_RINGS, ListenerKey, ListenerRecord, SHARED_ENDPOINT, ServiceSwitch, VipMarks,
+    LISTENER_RINGS, LISTENER_SECOND_CHANCE, ListenerKey, ListenerRecord, SHARED_ENDPOINT,
+    ServiceSwitch, VipMarks,
 };
 use switcher_common::stats::{ColorStats, TableStats, Writer};
 
 use super::bpf::RawMap;
 use super::edge::{self, Keyed};
+use crate::fuzz::model::chance;
 use crate::fuzz::model::cut::{Action, Hold, Order};
 use crate::fuzz::model::fragment::{self, Fragments};
 use crate::fuzz::model::route::Interface;
@@ -45,6 +48,7 @@ pub(super) struct Kernel {
     rings: [RawMap; 2],
     hands: RawMap,
     cuts: RawMap,
+    heard: RawMap,
     interfaces: RawMap,
     budgets: RawMap,
     windows: RawMap,
@@ -112,6 +116,7 @@ impl Kernel {
             hands: open("HANDS", sizes_of::<u32, u32>())?,
             interfaces: open("INTERFACES", sizes_of::<u32, InterfaceRecord>())?,
             cuts: open("CUTS", sizes_of::<u32, CutOrder>())?,
+            heard: open("HEARD", sizes_of::<u32, Heard>())?,
             budgets: open("RATE_BUDGETS", sizes_of::<u32, u32>())?,
             windows: open("RATE_WINDOWS", sizes_of::<u32, Window>())?,
             table_stats: open("TABLE_STATS", sizes_of::<u32, TableStats>())?,
@@ -187,9 +192,26 @@ impl Kernel {
         // The kernel pads each CPU's value to 8 bytes.
         self.hands
             .write_array(&[0, 1], &vec![0_u64; 2 * self.cpus])?;
+        let backends: Vec<u32> = (0..=self.sizes.backends).collect();
+        self.heard
+            .write_array(&backends, &vec![Heard::zeroed(); backends.len()])?;
         let windows = vec![Window::zeroed(); Capped::LEN as usize * self.cpus];
         let all: Vec<u32> = (0..Capped::LEN).collect();
         self.windows.write_array(&all, &windows)
+    }
+
+    /// What was heard of backends, by id.
+    pub(super) fn heard(&self) -> Result<HashMap<u32, chance::Heard>> {
+        let len = self.sizes.backends + 1;
+        let mut all = vec![Heard::zeroed(); len as usize];
+        self.heard.read_array(len, &mut all)?;
+        let heard = (0..len).zip(all).map(|(id, it)| {
+            let Heard { answered, refused } = it;
+            (id, chance::Heard { answered, refused })
+        });
+        Ok(heard
+            .filter(|(_, it)| *it != chance::Heard::default())
+            .collect())
     }
 
     /// First fragments that are remembered.
@@ -418,6 +440,7 @@ fn listener(record: &ListenerRecord) -> Listener {
         rings: LISTENER_RINGS.map(|ring| usize::from(record.flags & ring != 0)),
         service: record.service,
         preview: record.flags & LISTENER_PREVIEW != 0,
+        second_chance: record.flags & LISTENER_SECOND_CHANCE != 0,
         removed_until: (record.flags & LISTENER_REMOVED != 0).then_some(record.removed_until),
     }
 }

@@ -97,6 +97,7 @@ impl Rig {
                 rings: [ring.clone(), ring],
                 idle: kernel.idle()?,
                 cuts: HashMap::new(),
+                heard: HashMap::new(),
                 inserts: Cap::default(),
                 told_late: Cap::default(),
                 told_large: Cap::default(),
@@ -127,6 +128,7 @@ impl Rig {
         self.model.tables.clear();
         self.ledger = Ledger::new(self.kernel.counts()?);
         self.model.fragments.clear();
+        self.model.heard.clear();
         self.model.rings.iter_mut().for_each(Ring::clear);
         self.moves = self.kernel.moves()?;
         for backend in std::mem::take(&mut self.model.cuts).into_keys() {
@@ -347,6 +349,12 @@ impl Rig {
         }
         if let Err(difference) = self.ledger.settle(self.kernel.counts()?) {
             return Ok(Err(difference));
+        }
+        if self.kernel.heard()? != self.model.heard {
+            let (found, expected) = (self.kernel.heard()?, &self.model.heard);
+            return Ok(Err(Difference::new(format!(
+                "what was heard of backends\n  program {found:?}\n  model   {expected:?}"
+            ))));
         }
         if self.kernel.fragments()? != self.model.fragments {
             let (found, expected) = (self.kernel.fragments()?, &self.model.fragments);

@@ -481,6 +481,10 @@ impl Generator {
             preview: rng.u8(..4) == 0,
             unpinned: rng.u8(..4) == 0,
             fin: if rng.bool() { 0 } else { rng.u32(..) },
+            chances: rng.u8(..4),
+            tried: u16::try_from(ids[rng.usize(..ids.len())]).expect("the lab has fewer backends"),
+            left: rng.u8(..4) == 0,
+            refused: rng.u8(..4) == 0,
         };
         let table = if rng.bool() {
             Table::Lru

@@ -22,6 +22,8 @@ pub(super) struct Talk {
     syn: u32,
     /// Where its packets went last: known for a while after the flow is gone.
     backend: Option<SocketAddr>,
+    /// Where they went before that.
+    former: Option<SocketAddr>,
     /// Packets until it is over.
     pub(super) left: u32,
 }
@@ -51,6 +53,7 @@ impl Talk {
             next: [isn.wrapping_add(1), rng.u32(..)],
             syn: isn,
             backend: None,
+            former: None,
             left: rng.u32(4..40),
         }
     }
@@ -58,7 +61,10 @@ impl Talk {
     /// The next packet; `None` when nobody has anything to send.
     pub(super) fn next(&mut self, rng: &mut Rng, model: &Model) -> (Sender, Draft) {
         let flow = model.tables.find(&self.tuple).map(|(_, entry)| entry);
-        if let Some(entry) = flow {
+        if let Some(entry) = flow
+            && self.backend != Some(entry.to)
+        {
+            self.former = self.backend;
             self.backend = Some(entry.to);
         }
         let is_tcp = self.tuple.is_tcp();
@@ -70,7 +76,8 @@ impl Talk {
         if self.backend.is_none() {
             say.sender = Sender::Client;
         }
-        let backend = self.backend.unwrap_or(self.tuple.dst);
+        let former = self.former.filter(|_| rng.u8(..4) == 0);
+        let backend = former.or(self.backend).unwrap_or(self.tuple.dst);
         let (src, dst) = match say.sender {
             Sender::Client => (self.tuple.src, self.tuple.dst),
             Sender::Backend => (backend, self.tuple.src),
@@ -153,8 +160,8 @@ impl Talk {
                 _ => self.reset(rng),
             },
             Some(State::Unanswered) => match roll {
-                0..55 => self.answer(rng),
-                55..70 => self.syn(rng, false),
+                0..48 => self.answer(rng),
+                48..70 => self.syn(rng, false),
                 70..78 => self.syn(rng, true),
                 78..88 => self.refusal(rng),
                 88..94 => self.data(rng, Sender::Client),

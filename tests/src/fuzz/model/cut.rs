@@ -117,7 +117,11 @@ impl Model {
         }
         self.mark(packet, tuple, table, &entry);
         if segment.rst {
-            return Err(drop("flow_cut"));
+            return Err(drop(if entry.left {
+                "late_answer"
+            } else {
+                "flow_cut"
+            }));
         }
         Ok(Cut::Answered)
     }

@@ -63,6 +63,9 @@ impl Model {
             return Ok(Found::Entry(own));
         }
         match fate {
+            Fate::Refused if table == Table::Lru => {
+                return self.refusal(packet, tuple, (entry, after));
+            }
             Fate::Repeated => packet.note("syn_retransmit"),
             Fate::Anew => {
                 packet.note("tuple_reused");
@@ -76,7 +79,8 @@ impl Model {
                 return Err(drop("reopened_on_old_color"));
             }
             Fate::Restored => packet.note("flow_restored"),
-            Fate::Same | Fate::Changed | Fate::Established | Fate::BegunAnew => {}
+            Fate::Changed if after.state == State::Answered => self.hear_answer(&after, packet.now),
+            Fate::Same | Fate::Changed | Fate::Established | Fate::BegunAnew | Fate::Refused => {}
         }
         let own = Entry {
             seen: packet.now,
@@ -102,6 +106,11 @@ impl Model {
             (Table::Lru, _) if own.side == Side::Client => self.mend(packet, tuple, &own),
             (Table::Established, State::Closing) => self.close(packet, tuple, &own),
             _ => {}
+        }
+        if fate == Fate::Repeated && table == Table::Lru {
+            let silent = packet.now.wrapping_sub(entry.seen);
+            let silent = if silent < 1 << 31 { silent } else { 0 };
+            return self.repeated(packet, tuple, segment, own, silent);
         }
         Ok(Found::Entry(own))
     }

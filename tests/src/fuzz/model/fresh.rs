@@ -71,6 +71,10 @@ impl Model {
             preview: listener.preview,
             unpinned: !begins,
             fin: if segment.fin { segment.end() } else { 0 },
+            chances: 0,
+            tried: 0,
+            left: false,
+            refused: false,
         };
         let entry = self.assign(tuple, entry, listener)?;
         self.check_hold(&entry, begins, packet.now)?;
@@ -196,18 +200,20 @@ impl Model {
             preview: false,
             unpinned: true,
             fin: if segment.fin { segment.end() } else { 0 },
+            chances: 0,
+            tried: 0,
+            left: false,
+            refused: false,
         };
         self.check_hold(&entry, false, packet.now)?;
-        if segment.rst {
-            packet.note("reply_repinned");
-            return Ok(Found::Entry(entry));
-        }
         let at = tuple.other(&entry);
         let Some((table, client)) = self.tables.find(&at) else {
             if segment.is_syn_ack() {
                 return Err(drop("unexpected_reply"));
             }
-            self.record(packet, tuple, &entry)?;
+            if !segment.rst {
+                self.record(packet, tuple, &entry)?;
+            }
             packet.note("reply_repinned");
             return Ok(Found::Entry(entry));
         };

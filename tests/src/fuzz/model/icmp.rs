@@ -61,6 +61,9 @@ impl Model {
         quote: &Quote,
         entry: &Entry,
     ) -> Result<Sent, Ended> {
+        if entry.left {
+            return Err(drop("late_answer"));
+        }
         if packet.ip.ttl <= 1 {
             return Err(drop("ttl_exceeded"));
         }

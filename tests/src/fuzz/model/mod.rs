@@ -2,6 +2,7 @@
 //! its own parser ([`packet`]), checksums ([`checksum`]), state machine ([`state`]) and routes
 //! ([`route`]). Slow where that makes it plain.
 
+pub mod chance;
 pub mod checksum;
 pub mod cut;
 mod flow;
@@ -23,6 +24,7 @@ pub mod types;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use chance::Heard;
 use cut::Order;
 use flow::Found;
 use fragment::Fragments;
@@ -66,6 +68,8 @@ pub struct Listener {
     pub service: u16,
     /// Selects the standby.
     pub preview: bool,
+    /// Half-open flows may go on to another backend.
+    pub second_chance: bool,
     /// It is configured no more: the tick from which nobody is there.
     pub removed_until: Option<u32>,
 }
@@ -111,6 +115,8 @@ pub struct Model {
     pub idle: Vec<Idle>,
     /// Orders to cut flows, by backend id.
     pub cuts: HashMap<u32, Order>,
+    /// What was heard of backends, by id.
+    pub heard: HashMap<u32, Heard>,
     /// First fragments of datagrams.
     pub fragments: Fragments,
     /// Flows that may be recorded.

@@ -23,6 +23,8 @@ pub(super) enum Fate {
     Restored,
     /// As `Changed`, to established by an answer.
     Established,
+    /// As `Changed`: the backend refuses the SYN.
+    Refused,
     /// The client begins anew: forget the flow and select.
     Anew,
     /// The backend has begun anew: as `Changed` if its color takes fresh flows.
@@ -112,6 +114,9 @@ fn reset(entry: &Entry, segment: &Segment, other: Option<&Entry>) -> (Entry, Fat
     }
     match entry.state {
         State::Established => (in_state(entry, State::Closing), Fate::Changed),
+        State::Unanswered if refuses && !entry.unpinned => {
+            (in_state(entry, State::Refused), Fate::Refused)
+        }
         State::Unanswered | State::Answered => (in_state(entry, State::Refused), Fate::Changed),
         State::Closing | State::Refused | State::Cut => (*entry, Fate::Same),
     }

@@ -93,6 +93,10 @@ impl State {
 
 /// One direction of a flow, as a table holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four flags that say nothing about each other"
+)]
 pub struct Entry {
     /// What the translated end becomes.
     pub to: SocketAddr,
@@ -124,6 +128,14 @@ pub struct Entry {
     pub unpinned: bool,
     /// Number behind this direction's FIN; 0: none seen.
     pub fin: u32,
+    /// Backends that were tried after the first one.
+    pub chances: u8,
+    /// Low bits of the id of the one before, where there was one.
+    pub tried: u16,
+    /// The flow goes on with another backend than the one whose replies these are.
+    pub left: bool,
+    /// The backend has refused, and the client was not told.
+    pub refused: bool,
 }
 
 impl Entry {
