@@ -11,7 +11,10 @@ use switcher_common::service::{Color, ServiceSwitch};
 use super::state_file::State;
 use crate::{
     config::{Config, ServiceConfig},
-    switching::{Confirm, Cuts, Drain, DrainTerms, Newest, Now, Origin, Service, Switchboard},
+    failover::{self, Terms},
+    switching::{
+        Confirm, Cuts, Drain, DrainTerms, Drill, Newest, Now, Origin, Service, Switchboard,
+    },
 };
 
 /// What the kernel's maps say; empty where the maps are new.
@@ -49,12 +52,14 @@ pub(super) fn board(
                 let unsaved = kernel.unsaved.get(&service.name);
                 adopted(switch, [file, unsaved], now, service)
             }
-            (None, Some(file)) => after_reboot(file, now),
+            (None, Some(file)) => after_reboot(file, service, now),
             (None, None) => Service::new(service.initial_active),
         };
-        board
-            .services
-            .insert(service.name.clone(), configured_only(state, service));
+        let mut state = configured_only(state, service);
+        if cfg!(mutant = "failover-forgotten") {
+            state.failover = failover::State::default();
+        }
+        board.services.insert(service.name.clone(), state);
     }
     board
 }
@@ -99,6 +104,10 @@ fn adopted(
             drained_backends,
             health,
             dead,
+            failover: match file {
+                Some(file) => known.failover.completed(&file.failover),
+                None => known.failover.clone(),
+            },
             ..known.clone()
         };
     }
@@ -144,11 +153,19 @@ fn adopted(
         health,
         dead,
         drain,
+        newest_manual: file.and_then(|file| file.newest_manual),
+        // A change of the active color ends a drill, whatever it was.
+        drill: file
+            .filter(|file| file.active == active)
+            .and_then(|it| it.drill),
+        failover: file.map(|file| file.failover.clone()).unwrap_or_default(),
     }
 }
 
 /// A service after a reboot, or after its data path was detached: no flow has survived.
-fn after_reboot(file: &Service, now: Now) -> Service {
+fn after_reboot(file: &Service, config: &ServiceConfig, now: Now) -> Service {
+    let terms = config.failover.map_or_else(Terms::default, |it| it.terms());
+    let age_ms = |at: Now| now.wall_ms.saturating_sub(at.wall_ms);
     let drain = file.drain.clone().map(|mut drain| {
         drain.ended.get_or_insert(crate::switching::End {
             at: now,
@@ -166,6 +183,18 @@ fn after_reboot(file: &Service, now: Now) -> Service {
             ..confirm
         }),
         pauses: Vec::new(),
+        newest_manual: file
+            .newest_manual
+            .filter(|at| age_ms(*at) < terms.manual_freeze_ms)
+            .map(|at| Now {
+                boot_ms: now.boot_ms.saturating_sub(age_ms(at)),
+                ..at
+            }),
+        drill: file.drill.map(|drill| Drill {
+            until: now.plus_ms(drill.until.wall_ms.saturating_sub(now.wall_ms)),
+            ..drill
+        }),
+        failover: file.failover.clone().after_reboot(&terms, now),
         ..file.clone()
     }
 }

@@ -88,6 +88,7 @@ impl AgentControl {
             would_change: None,
             visible_us: None,
             barrier_us: None,
+            detect_ms: None,
             difference: None,
             error: Some(error),
         }
@@ -246,6 +247,7 @@ fn stopping(generation: u64) -> ChangeReply {
         would_change: None,
         visible_us: None,
         barrier_us: None,
+        detect_ms: None,
         difference: None,
         error: Some(ApiError::new(
             ErrorCode::Unreachable,

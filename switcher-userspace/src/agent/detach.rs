@@ -66,6 +66,7 @@ fn reply(changed: bool) -> ChangeReply {
         would_change: None,
         visible_us: None,
         barrier_us: None,
+        detect_ms: None,
         difference: None,
         error: None,
     }

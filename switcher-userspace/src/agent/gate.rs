@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use switcher_common::service::{Color, PerColor};
 
 use crate::{
-    config::{BackendConfig, Config, ServiceConfig},
-    failover::{Candidate, Health, kept},
+    config::{BackendConfig, Config, ListenerConfig, ServiceConfig},
+    failover::{Candidate, Health, ListenerCount, Standing, kept},
     switching::{Gate, Service, Shortage, Switchboard},
 };
 
@@ -74,6 +74,20 @@ impl Gate for ConfiguredGate<'_> {
             })
             .find(|shortage| shortage.eligible < shortage.min_healthy as usize)
     }
+}
+
+/// What the backends of each color come to for the policy; previews are left out, as at the gate.
+pub(super) fn standings(service: &ServiceConfig, state: &Service) -> PerColor<Standing> {
+    let counted = |listener: &ListenerConfig, color| {
+        let backends: Vec<Candidate> = (listener.backends(color).iter())
+            .map(|it| candidate(it, service, state, &state.drained_backends))
+            .collect();
+        ListenerCount::of(&listener.name, &backends, service.min_healthy)
+    };
+    PerColor::from_fn(|color| {
+        let listeners = service.listeners.iter().filter(|it| !it.preview);
+        Standing(listeners.map(|it| counted(it, color)).collect())
+    })
 }
 
 /// The unhealthy backends of `service` that leave their tables ([`kept`] says who). One that a list keeps, as

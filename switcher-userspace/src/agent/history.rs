@@ -197,6 +197,8 @@ mod tests {
             drain: None,
             removed: Vec::new(),
             health: None,
+            evidence: None,
+            alarm: None,
             error: None,
         }
     }

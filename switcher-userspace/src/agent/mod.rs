@@ -20,6 +20,7 @@ mod gate;
 mod history;
 mod hooks;
 mod interfaces;
+mod outlook;
 mod preview;
 mod resetter;
 mod start;

@@ -17,8 +17,8 @@ use super::{
     collector::{Collector, ServiceIds},
     configured::Configured,
     core::{
-        Command, Core, Observed, Recorded, Removals, data_path, empty_listener, encode, leaving,
-        orders, overlaid, ready_services, tally_of, without_slots,
+        Asking, Command, Core, Observed, Recorded, Removals, data_path, empty_listener, encode,
+        leaving, orders, overlaid, ready_services, tally_of, without_slots,
     },
     history::{History, HistoryFile},
     interfaces,
@@ -126,6 +126,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         adopted,
     }));
     let saved = ready.board.generation;
+    let asking = Asking::at_start(&config, &ready.board, clock::now());
     let core = Core {
         config,
         path,
@@ -136,6 +137,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         counters: core_counters,
         writer,
         are_slots_old: false,
+        asking,
         collector: collector.clone(),
         removals,
         view,

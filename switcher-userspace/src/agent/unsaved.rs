@@ -28,6 +28,7 @@ pub(super) fn encode(board: &Switchboard, saved: u64) -> Vec<u8> {
         drained_backends: BTreeSet::new(),
         health: BTreeMap::new(),
         dead: BTreeMap::new(),
+        failover: service.failover.abridged(),
         ..service.clone()
     };
     let services: BTreeMap<_, _> = changed
@@ -63,12 +64,18 @@ mod tests {
     use super::*;
     use crate::{
         datapath::KEPT_BYTES_PER_SERVICE,
-        switching::{AtDeadline, Confirm, Newest, Now, Origin, Pause},
+        switching::{AtDeadline, Confirm, Drill, Newest, Now, Origin, Pause},
     };
 
     const LATE: Now = Now {
         boot_ms: u64::MAX,
         wall_ms: u64::MAX,
+    };
+
+    const NEWEST: Newest = Newest {
+        origin: Origin::Rollback,
+        from: Color::Green,
+        forced: false,
     };
 
     fn board(generation: u64, service: Service) -> Switchboard {
@@ -109,11 +116,7 @@ mod tests {
             active: Color::Green,
             base: Color::Green,
             generation: u64::MAX,
-            newest: Some(Newest {
-                origin: Origin::Rollback,
-                from: Color::Green,
-                forced: false,
-            }),
+            newest: Some(NEWEST),
             confirm: Some(Confirm {
                 deadline: LATE,
                 flip: u64::MAX,
@@ -131,6 +134,19 @@ mod tests {
             health: BTreeMap::new(),
             dead: BTreeMap::new(),
             drain: Some(serde_json::from_value(drain).expect("a drain")),
+            newest_manual: Some(LATE),
+            drill: Some(Drill {
+                generation: u64::MAX,
+                until: LATE,
+                before: Some(NEWEST),
+            }),
+            failover: serde_json::from_value(serde_json::json!({
+                "flips": [LATE, LATE],
+                "newest": LATE,
+                "is_switched_off": false,
+                "left": { "color": "green", "at": LATE },
+            }))
+            .expect("a policy's state"),
         }
     }
 

@@ -7,7 +7,7 @@ use switcher_common::{
     service::{Color, PerColor, Protocol},
 };
 
-use super::{clock, core::Removal};
+use super::{clock, core::Removal, outlook};
 use crate::{
     api::{
         instant,
@@ -128,6 +128,7 @@ impl View {
             },
             drain: self.drain(&config.name),
             health_settles_ms: config.check.as_ref().map(CheckConfig::settles_ms),
+            failover: outlook::failover(config, state, self.at),
             listeners: (config.listeners.iter())
                 .map(|it| listener(it, state))
                 .collect(),

@@ -11,6 +11,10 @@ use super::{
 const MAX_DRAIN_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Longest time to confirm a flip.
 const MAX_CONFIRM_MS: u64 = 60 * 60 * 1_000;
+/// Longest time until a drill's failover is undone.
+const MAX_DRILL_MS: u64 = 60 * 60 * 1_000;
+/// That time where none is named.
+pub const DEFAULT_DRILL_MS: u64 = 30_000;
 /// Longest pause: clients wait about as long again, since they retry with growing intervals.
 pub const MAX_PAUSE_MS: u64 = 30_000;
 /// Pause that is meant where none is named.
@@ -71,7 +75,13 @@ pub fn change(request: &ChangeRequest) -> Result<(), ApiError> {
         ChangeRequest::ExtendDrain(extend) => {
             at_most(verb, "by_ms", Some(extend.by_ms), MAX_DRAIN_TIMEOUT_MS)
         }
+        ChangeRequest::Drill(drill) => {
+            alone(verb, &drill.services)?;
+            at_most(verb, "timeout_ms", drill.timeout_ms, MAX_DRILL_MS)
+        }
         ChangeRequest::Confirm(_)
+        | ChangeRequest::EnableFailover(_)
+        | ChangeRequest::DisableFailover(_)
         | ChangeRequest::FinishDrain(_)
         | ChangeRequest::DrainBackend(_)
         | ChangeRequest::ResumeBackend(_) => Ok(()),
@@ -101,6 +111,19 @@ fn conditions(request: &FlipRequest) -> Result<(), ApiError> {
             "cannot flip: without `to` the request needs `expect_active` or `if_generation`, \
              because a repeated request would flip back",
             "name the new color in `to`, or the state that the flip starts from",
+        ));
+    }
+    Ok(())
+}
+
+fn alone(verb: &str, services: &[String]) -> Result<(), ApiError> {
+    if services.len() > 1 {
+        return Err(usage(
+            &format!(
+                "cannot {verb}: the request names {} services",
+                services.len()
+            ),
+            "name one service: each is failed over alone",
         ));
     }
     Ok(())

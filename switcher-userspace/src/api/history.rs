@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use switcher_common::service::Color;
+use switcher_common::service::{Color, PerColor};
 
 use super::{
     Peer,
     types::{ApiError, DrainStatus, RemovedListenerStatus},
 };
+use crate::failover::{AlarmKind, Cause, Fitness, ListenerCount};
 
 /// Entries that are kept, in memory and at least so many on disk.
 pub const MAX_ENTRIES: usize = 1_000;
@@ -45,6 +46,12 @@ pub struct HistoryEntry {
     /// The backend whose health has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthEntry>,
+    /// What an automated change, a drill or an alarm was decided on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceEntry>,
+    /// Which alarm was raised or cleared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<AlarmKind>,
     /// What failed: the change stands, but would not survive a reboot; or why the agent did not do
     /// what was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +65,28 @@ pub struct HealthEntry {
     pub backend: SocketAddr,
     /// Whether it can serve from now on.
     pub is_healthy: bool,
+}
+
+/// What a decision was made on, in [`HistoryEntry`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EvidenceEntry {
+    /// Why a change was due; `null`: none was.
+    pub cause: Option<Cause>,
+    /// The color that was active.
+    pub active: Color,
+    /// What was known of each color.
+    pub sides: PerColor<SideEntry>,
+}
+
+/// A color as it was seen, in [`EvidenceEntry`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SideEntry {
+    /// Whether it could serve.
+    pub fitness: Fitness,
+    /// Since when it was so.
+    pub since_at: String,
+    /// The listener that decided; `null`: the service has none but previews.
+    pub listener: Option<ListenerCount>,
 }
 
 /// What was done.
@@ -100,6 +129,25 @@ pub enum What {
     RemovalEnded,
     /// A backend has become unhealthy, or healthy again.
     Health,
+    /// The agent has left a color that could not serve any more.
+    Failover,
+    /// The agent has gone back to a color that it had left.
+    Failback,
+    /// A flip that waited for its confirmation was taken back, as its color could not serve any more; or,
+    /// with an error, not.
+    Revert,
+    /// Something is due that the agent does not do.
+    AlarmRaised,
+    /// An alarm is over.
+    AlarmCleared,
+    /// `failover enable`
+    FailoverEnabled,
+    /// `failover disable`
+    FailoverDisabled,
+    /// `failover drill`: the failover
+    Drill,
+    /// A drill's failover was undone; or, with an error, stands.
+    DrillEnded,
 }
 
 impl What {
@@ -125,6 +173,15 @@ impl What {
             Self::DrainEnded => "drain_ended",
             Self::RemovalEnded => "removal_ended",
             Self::Health => "health",
+            Self::Failover => "failover",
+            Self::Failback => "failback",
+            Self::Revert => "revert",
+            Self::AlarmRaised => "alarm_raised",
+            Self::AlarmCleared => "alarm_cleared",
+            Self::FailoverEnabled => "failover_enabled",
+            Self::FailoverDisabled => "failover_disabled",
+            Self::Drill => "drill",
+            Self::DrillEnded => "drill_ended",
         }
     }
 }

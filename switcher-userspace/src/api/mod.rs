@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod events;
 pub mod explain;
+pub mod failover;
 mod flow_list;
 pub mod flows;
 pub mod history;

@@ -222,6 +222,21 @@ bodies! {
         /// Address and port, as configured.
         backend: Endpoint,
     }
+    /// `POST /v1/enable-failover`
+    EnableFailoverRequest(EnableFailover, "enable-failover", "Lets the agent change the active color by itself") {
+    }
+    /// `POST /v1/disable-failover`
+    DisableFailoverRequest(DisableFailover, "disable-failover", "Lets the agent change no active color by itself") {
+    }
+    /// `POST /v1/drill`: the failover has happened when it is answered; what it drains is undone later.
+    DrillRequest(Drill, "drill", "Fails over as if the active color had failed, and undoes that when its drain has ended") {
+        /// Longest time in milliseconds until that is undone; absent: 30 000.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+        /// It is not undone.
+        #[serde(default)]
+        stay: bool,
+    }
 }
 
 /// The body of `POST /v1/apply`: another configuration, as a whole.

@@ -20,7 +20,8 @@ use super::{
     openapi::{self, Operation},
     preview::{PreviewQuery, PreviewReply},
     requests::{
-        self, AbortRequest, ApplyRequest, ConfirmRequest, DrainBackendRequest, ExtendDrainRequest,
+        self, AbortRequest, ApplyRequest, ConfirmRequest, DisableFailoverRequest,
+        DrainBackendRequest, DrillRequest, EnableFailoverRequest, ExtendDrainRequest,
         FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest, ResumeBackendRequest,
         ResumeRequest, RollbackRequest, SplitRequest,
     },
@@ -125,7 +126,7 @@ fn routes<C: Control>() -> Vec<Route<C>> {
 }
 
 /// A route for each changing verb of services.
-fn changes<C: Control>() -> [Route<C>; 12] {
+fn changes<C: Control>() -> [Route<C>; 15] {
     fn of<C: Control, B: requests::Body + 'static>() -> Route<C> {
         Route {
             path: format!("/v1/{}", B::VERB),
@@ -146,6 +147,9 @@ fn changes<C: Control>() -> [Route<C>; 12] {
         of::<C, FinishDrainRequest>(),
         of::<C, DrainBackendRequest>(),
         of::<C, ResumeBackendRequest>(),
+        of::<C, EnableFailoverRequest>(),
+        of::<C, DisableFailoverRequest>(),
+        of::<C, DrillRequest>(),
     ]
 }
 

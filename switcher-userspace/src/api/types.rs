@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use switcher_common::service::{Color, PerColor, Protocol};
 
+use super::failover::FailoverStatus;
 use crate::{
     config::difference::Difference,
     failover::Health,
@@ -119,6 +120,9 @@ pub struct ChangeReply {
     /// Microseconds from the request's arrival to the end of the barrier (G3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub barrier_us: Option<u64>,
+    /// Milliseconds from a drill's arrival to the store that made its failover visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detect_ms: Option<u64>,
     /// What an apply has changed of the configuration, or would. Absent in answers to other verbs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<Box<Difference>>,
@@ -251,6 +255,9 @@ pub struct ServiceStatus {
     /// not checked, their health is `unknown` and does not count.
     #[serde(default)]
     pub health_settles_ms: Option<u64>,
+    /// Whether and when the agent changes its active color by itself; `null`: never.
+    #[serde(default)]
+    pub failover: Option<FailoverStatus>,
     /// Its listeners.
     pub listeners: Vec<ListenerStatus>,
 }

@@ -20,6 +20,7 @@ use super::{
     deploy::DeployArgs,
     drain::DrainArgs,
     explain::ExplainArgs,
+    failover::FailoverArgs,
     flip::FlipArgs,
     flows::FlowsArgs,
     history::HistoryArgs,
@@ -91,6 +92,8 @@ pub(super) enum Verb {
     Resume(ResumeArgs),
     /// Give a backend no fresh flows, or give it some again
     Backend(BackendArgs),
+    /// Switch automated failover on or off, see what it would do, prove the standby by a drill
+    Failover(FailoverArgs),
     /// Carry out a whole release: update the standby, try it, flip, drain
     Deploy(DeployArgs),
     /// Show what has changed, when, and who asked for it
@@ -173,7 +176,7 @@ pub(super) fn no_verb() -> Answer {
 }
 
 /// Verbs whose answers tell whether something changed, and options that make another verb one of them.
-const CHANGING: [&str; 14] = [
+const CHANGING: [&str; 15] = [
     "deploy",
     "flip",
     "rollback",
@@ -184,6 +187,7 @@ const CHANGING: [&str; 14] = [
     "pause",
     "resume",
     "backend",
+    "failover",
     "apply",
     "detach",
     "--extend",

@@ -65,6 +65,7 @@ fn options(options: &ServiceOptions) -> Vec<String> {
         idle_udp_ms,
         second_chance,
         check,
+        failover,
     } = options;
     let color = |it: &Changed<Color>| value("initial_active", &named(it, |color| color.name()));
     let spans = [
@@ -80,16 +81,13 @@ fn options(options: &ServiceOptions) -> Vec<String> {
         Some(value(key, &named(changed, |ms| Span::from_millis(*ms))))
     });
     let at_deadline = at_deadline.as_ref().map(|it| named(it, |it| it.name()));
-    let asked = |it: &Changed<Option<String>>| {
-        value(
-            "check",
-            &named(it, |check| {
-                check.clone().unwrap_or_else(|| "none".to_owned())
-            }),
-        )
+    let table = |key: &str, it: &Changed<Option<String>>| {
+        let text = |it: &Option<String>| it.clone().unwrap_or_else(|| "none".to_owned());
+        value(key, &named(it, text))
     };
     let others = [
-        check.as_ref().map(asked),
+        check.as_ref().map(|it| table("check", it)),
+        failover.as_ref().map(|it| table("failover", it)),
         initial_active.as_ref().map(color),
         min_healthy.as_ref().map(|it| value("min_healthy", it)),
         at_deadline.map(|it| value("at_deadline", &it)),

@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use super::arguments::Arguments;
 
 /// Command lines; each stands in the help of the verb that it begins with.
-const EXAMPLES: [&str; 23] = [
+const EXAMPLES: [&str; 27] = [
     "agent --config /etc/switcher/switcher.toml",
     "detach --config /etc/switcher/switcher.toml",
     "status web --watch",
@@ -22,6 +22,10 @@ const EXAMPLES: [&str; 23] = [
     "resume web/http",
     "backend drain web blue 10.0.1.11:8080",
     "backend resume web blue 10.0.1.11:8080",
+    "failover enable web --reason 'the database has moved'",
+    "failover disable web --reason 'the database moves'",
+    "failover status web",
+    "failover drill web --timeout 10s",
     "deploy web --smoke './smoke.sh --quick' -- ./update.sh 1.4.2",
     "history web --limit 10",
     "apply new.toml --dry-run",

@@ -12,8 +12,10 @@ mod deploy;
 pub mod detach;
 mod difference;
 mod drain;
+mod drill;
 mod examples;
 mod explain;
+mod failover;
 mod flip;
 mod flows;
 mod follow;
@@ -126,6 +128,7 @@ fn carry_out(arguments: Arguments, local: Local, console: &mut Console<'_>) -> A
         Some(Verb::Pause(args)) => block_on(pause::pause(&args, &client)),
         Some(Verb::Resume(args)) => block_on(pause::resume(&args, &client)),
         Some(Verb::Backend(args)) => block_on(backend::run(&args, &client)),
+        Some(Verb::Failover(args)) => block_on(failover::run(&args, &client, console)),
         Some(Verb::Deploy(args)) => block_on(deploy::run(&args, &client, console)),
         Some(Verb::History(args)) => block_on(history::run(&args, &client)),
         Some(Verb::Apply(args)) => {

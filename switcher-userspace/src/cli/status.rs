@@ -3,7 +3,7 @@
 use clap::Args;
 use switcher_common::service::{Color, Protocol};
 
-use super::{Console, answer::Answer, progress, status_watch, table::Table};
+use super::{Console, answer::Answer, failover, progress, status_watch, table::Table};
 use crate::{
     api::{
         client::Client,
@@ -74,6 +74,7 @@ fn only(services: Option<&[String]>, mut status: StatusReply) -> Result<StatusRe
 pub(super) fn describe(status: &StatusReply) -> String {
     let parts = [
         headline(status),
+        alarms(&status.services),
         services(&status.services),
         listeners(&status.services),
         removed(&status.removed),
@@ -101,12 +102,19 @@ fn headline(status: &StatusReply) -> String {
     )
 }
 
+/// What somebody has to look after, before everything else.
+fn alarms(services: &[ServiceStatus]) -> String {
+    let alarms = services.iter().filter_map(failover::alarm);
+    alarms.map(|alarm| alarm + "\n").collect()
+}
+
 fn services(services: &[ServiceStatus]) -> String {
     let mut table = Table::new([
         "SERVICE",
         "ACTIVE",
         "STANDBY",
         "BASE",
+        "FAILOVER",
         "GENERATION",
         "BLUE FLOWS",
         "GREEN FLOWS",
@@ -120,6 +128,9 @@ fn services(services: &[ServiceStatus]) -> String {
             service.active.name().to_owned(),
             service.standby.name().to_owned(),
             service.base.name().to_owned(),
+            (service.failover.as_ref())
+                .map_or("none", failover::switch)
+                .to_owned(),
             service.generation.to_string(),
             service.in_flight.blue.to_string(),
             service.in_flight.green.to_string(),
@@ -352,6 +363,14 @@ fn held(service: &ServiceStatus) -> Vec<String> {
             service.standby.name()
         ));
     }
+    let drill = service.failover.as_ref().and_then(|it| it.drill.as_ref());
+    held.extend(drill.map(|drill| {
+        format!(
+            "{name}: a drill goes on; {} becomes active again at {} at the latest",
+            drill.back_to.name(),
+            drill.until_at
+        )
+    }));
     for pause in &service.pauses {
         let what = pause.listener.as_deref().unwrap_or("all listeners");
         let how = if pause.hard { ", every packet" } else { "" };

@@ -125,7 +125,7 @@ fn left(drain: &DrainStatus) -> Option<ApiError> {
 
 fn taken_back(service: &str, by: Origin) -> ApiError {
     let why = match by {
-        Origin::Reverted => "was not confirmed in time, and is taken back",
+        Origin::Reverted => "has been taken back, as nobody had confirmed it",
         _ => "was rolled back",
     };
     ApiError::new(
@@ -158,6 +158,7 @@ mod tests {
             traffic: PerColor::default(),
             drain: None,
             health_settles_ms: None,
+            failover: None,
             listeners: Vec::new(),
         }
     }

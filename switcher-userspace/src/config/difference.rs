@@ -163,6 +163,9 @@ service_options! {
     /// Whether backends are asked whether they can serve, and how: as the configuration has it, `null` where they
     /// are not asked.
     check: Option<String> = |it| it.check.as_ref().map(ToString::to_string);
+    /// Whether and when the active color is changed by itself: as the configuration has it, `null` where it is
+    /// not.
+    failover: Option<String> = |it| it.failover.as_ref().map(ToString::to_string);
 }
 
 /// Does nothing: a new field of the configuration must be told above, or named here as a part.
@@ -176,6 +179,7 @@ const fn is_told(service: &ServiceConfig) {
         drain_udp_idle: _,
         second_chance: _,
         check: _,
+        failover: _,
         idle:
             IdleTimeouts {
                 unanswered: _,

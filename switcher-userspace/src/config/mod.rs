@@ -5,6 +5,7 @@
 
 mod check;
 pub mod difference;
+mod failover;
 mod file;
 mod fixed;
 mod hook;
@@ -23,6 +24,7 @@ use switcher_common::service::{Color, Protocol};
 
 pub use self::{
     check::{CheckConfig, CheckKind},
+    failover::FailoverConfig,
     file::ConfigFile,
     fixed::FixedKey,
     hook::{HookConfig, HookEvent},
@@ -138,6 +140,9 @@ pub struct ServiceConfig {
     /// How backends are asked whether they can serve.
     #[serde(default)]
     pub check: Option<CheckConfig>,
+    /// Whether and when the agent changes the active color by itself.
+    #[serde(default)]
+    pub failover: Option<FailoverConfig>,
     /// Where the service listens.
     #[serde(default, rename = "listener")]
     pub listeners: Vec<ListenerConfig>,

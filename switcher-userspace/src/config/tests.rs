@@ -159,6 +159,51 @@ an idle time of a month | udp = "60s" | closing = "720h" | line 10: service web,
 }
 
 #[test]
+fn what_failover_can_have_wrong() {
+    let of_failover = |lines: &str, check: &str| {
+        parse(&format!(
+            "[agent]\ninterfaces = ['a']\n[[service]]\nname = 'x'\n[service.failover]\n{lines}\n{check}\n\
+             [[service.listener]]\nname = 'l'\nvip = '192.0.2.1'\nport = 80\nprotocol = 'tcp'\n\
+             blue = [{{ address = '10.0.0.1', port = 80 }}]"
+        ))
+    };
+    let default = of_failover("", "[service.check]").expect("defaults");
+    let terms = default.services[0].failover.map(|it| it.terms());
+    assert_eq!(terms, Some(crate::failover::Terms::default()));
+    for lines in [
+        "enabled = false",
+        "hold_down = '0s'\nmanual_freeze = '0s'",
+        "hold_down = '24h'\nflips_per_hour = 60\nautomatic_failback = true\nat_failover = 'drain'",
+    ] {
+        assert!(of_failover(lines, "[service.check]").is_ok(), "{lines}");
+    }
+    for (lines, expected) in [
+        (
+            "hold_down = '25h'",
+            "line 6: service x, failover: hold_down is 90000s; expected 0s to 86400s",
+        ),
+        (
+            "manual_freeze = '25h'",
+            "line 6: service x, failover: manual_freeze is",
+        ),
+        (
+            "flips_per_hour = 0",
+            "line 6: service x, failover: flips_per_hour is 0; expected 1 to 60",
+        ),
+        ("flips_per_hour = 61", "expected 1 to 60"),
+        ("at_failover = 'keep'", "line 6"),
+        ("holddown = '1s'", "line 6"),
+    ] {
+        let found = of_failover(lines, "[service.check]").expect_err(lines);
+        let found = found.to_string();
+        assert!(found.contains(expected), "{lines}: {found}");
+    }
+    let unchecked = of_failover("", "").expect_err("nobody looks").to_string();
+    let expected = "line 5: service x, failover: there is no [service.check]";
+    assert!(unchecked.contains(expected), "{unchecked}");
+}
+
+#[test]
 fn what_checks_can_have_wrong() {
     let of_check = |lines: &str, protocol: &str| {
         let text = format!(

@@ -5,6 +5,7 @@
 
 mod agent;
 mod endpoints;
+mod failover;
 mod health;
 mod hooks;
 mod lines;

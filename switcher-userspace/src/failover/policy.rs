@@ -131,6 +131,8 @@ impl State {
         };
         let (cleared, raised) = next.alarm_is(alarm, now);
         match decision {
+            // Who proves the standby stays as protected as before: a drill is of no hold-down and no budget.
+            Decision::FailOver { .. } if cause == Some(Cause::Drill) => {}
             Decision::FailOver { .. } => next.changed(active, false, now),
             Decision::Revert { .. } => next.changed(active, true, now),
             Decision::Stay { .. } | Decision::EndSplit => {}

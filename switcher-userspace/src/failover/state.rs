@@ -8,6 +8,8 @@ use crate::switching::Now;
 
 /// The window of [`Terms::flips_per_hour`].
 const HOUR_MS: u64 = 60 * 60 * 1_000;
+/// Flips that are kept in the kernel; the disk has the others.
+const ABRIDGED_FLIPS: usize = 2;
 
 /// What an alarm tells: the active color has too few eligible backends, and nothing is done about it.
 #[derive(
@@ -132,6 +134,41 @@ impl State {
         // Whether a color was as fit all the time nobody knows.
         self.seen = PerColor::default();
         self
+    }
+
+    /// The same as far as it has room in the kernel, until the disk has it all.
+    #[must_use]
+    pub fn abridged(&self) -> Self {
+        let skip = self.flips.len().saturating_sub(ABRIDGED_FLIPS);
+        Self {
+            flips: self.flips[skip..].to_vec(),
+            alarm: None,
+            seen: PerColor::default(),
+            ..self.clone()
+        }
+    }
+
+    /// What was [abridged](Self::abridged), with what the disk has of an `older` state.
+    #[must_use]
+    pub fn completed(&self, older: &Self) -> Self {
+        let is_older = |at: &&Now| (self.flips.first()).is_none_or(|it| at.boot_ms < it.boot_ms);
+        let older_flips = older.flips.iter().filter(is_older);
+        Self {
+            flips: older_flips.chain(&self.flips).copied().collect(),
+            // The history has told of this one.
+            alarm: older.alarm,
+            ..self.clone()
+        }
+    }
+
+    /// Notes that the active color was changed with that of another service, whose flip was taken back.
+    pub fn reverted(&mut self, now: Now) {
+        self.newest = Some(now);
+    }
+
+    /// Ends the alarm that stands, as nobody looks any more. Returns it.
+    pub fn forget_alarm(&mut self) -> Option<Alarm> {
+        self.alarm.take()
     }
 
     /// The budget, if it has no flip left.

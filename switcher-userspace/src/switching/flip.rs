@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use switcher_common::service::Color;
 
 use super::{
-    Confirm, Drain, DrainTerms, Gate, Newest, Now, Origin, Service,
+    Confirm, Drain, DrainTerms, Drill, Gate, Newest, Now, Origin, Service,
     order::{Conditions, Obstacle},
 };
 
@@ -92,7 +92,72 @@ impl Service {
         self.active = to;
         self.split_percent = 0;
         self.confirm = None;
+        self.drill = None;
         Ok(true)
+    }
+
+    /// Notes that an operator has changed the active color, if that is what `changed` says.
+    pub(super) fn by_hand(
+        &mut self,
+        changed: Result<bool, Obstacle>,
+        now: Now,
+    ) -> Result<bool, Obstacle> {
+        if changed == Ok(true) && !cfg!(mutant = "freeze-forgotten") {
+            self.newest_manual = Some(now);
+        }
+        changed
+    }
+
+    /// Changes the active color by the agent's own decision.
+    pub(super) fn fail_over<G: Gate>(
+        &mut self,
+        to: Color,
+        origin: Origin,
+        step: &Step<'_, G>,
+    ) -> Result<bool, Obstacle> {
+        let changed = self.flip(to, origin, false, step)?;
+        // Flows on dead backends do not wait for those of an earlier drain, whose color is active again.
+        if let Some(drain) = self.drain.as_mut().filter(|_| changed) {
+            drain.deadline = step.now.plus_ms(step.terms.timeout_ms);
+        }
+        Ok(changed)
+    }
+
+    /// Fails over although nothing is wrong. What it undoes later is kept, so that a rollback after the drill
+    /// means what it meant before.
+    pub(super) fn drill<G: Gate>(
+        &mut self,
+        undone_within_ms: Option<u64>,
+        step: &Step<'_, G>,
+    ) -> Result<bool, Obstacle> {
+        let disturbed = if self.drill.is_some() {
+            Some("a drill is on its way")
+        } else if self.split_percent > 0 {
+            Some("a share of the clients goes to its standby, and would go there for good")
+        } else {
+            None
+        };
+        if let Some(what) = disturbed {
+            return Err(Obstacle::DrillDisturbs { what });
+        }
+        let before = self.newest;
+        let changed = self.flip(self.standby(), Origin::Drill, false, step)?;
+        self.drill = undone_within_ms.map(|ms| Drill {
+            generation: step.generation,
+            until: step.now.plus_ms(ms),
+            before,
+        });
+        Ok(changed)
+    }
+
+    /// Undoes a drill's failover.
+    pub(super) fn end_drill<G: Gate>(&mut self, step: &Step<'_, G>) -> Result<bool, Obstacle> {
+        let Some(drill) = self.drill else {
+            return Ok(false);
+        };
+        let changed = self.flip(self.standby(), Origin::Rollback, false, step)?;
+        self.newest = drill.before;
+        Ok(changed)
     }
 
     /// As [`Self::flip`], taken back unless it is confirmed in time.

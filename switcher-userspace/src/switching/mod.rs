@@ -23,7 +23,7 @@ pub use order::{Change, Conditions, DrainTerms, Gate, Obstacle, Order, Refusal, 
 pub use time::Now;
 
 use self::flip::Step;
-use crate::failover::Health;
+use crate::failover::{self, Health};
 
 /// The switch state of all services of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,15 @@ pub struct Service {
     pub dead: BTreeMap<SocketAddr, Now>,
     /// The drain that runs, or the newest one that ended.
     pub drain: Option<Drain>,
+    /// When an operator changed the active color last.
+    #[serde(default)]
+    pub newest_manual: Option<Now>,
+    /// A drill whose failover is going to be undone.
+    #[serde(default)]
+    pub drill: Option<Drill>,
+    /// What the policy of automated failover remembers.
+    #[serde(default)]
+    pub failover: failover::State,
 }
 
 /// How the active color came to be active.
@@ -93,8 +102,14 @@ pub enum Origin {
     Promote,
     /// An earlier change was undone.
     Rollback,
-    /// A flip was not confirmed in time, and undone.
+    /// A flip was not confirmed in time, or could not serve before, and was undone.
     Reverted,
+    /// The agent left a color that could not serve any more.
+    Failover,
+    /// The agent went back to a color that it had left.
+    Failback,
+    /// A failover that an operator wanted to see.
+    Drill,
 }
 
 impl Origin {
@@ -115,6 +130,18 @@ pub struct Confirm {
     pub flip: u64,
 }
 
+/// A drill whose failover is undone when its drain has ended, at an instant at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drill {
+    /// Its failover's generation.
+    pub generation: u64,
+    /// The instant.
+    pub until: Now,
+    /// How the color came to be active that is active again then.
+    pub before: Option<Newest>,
+}
+
 impl Service {
     /// A service that was never switched.
     #[must_use]
@@ -131,6 +158,9 @@ impl Service {
             health: BTreeMap::new(),
             dead: BTreeMap::new(),
             drain: None,
+            newest_manual: None,
+            drill: None,
+            failover: failover::State::default(),
         }
     }
 
@@ -146,12 +176,21 @@ impl Service {
                 to,
                 confirm_within_ms,
                 force,
-            } => self.flip_to(*to, *confirm_within_ms, *force, step),
-            Change::Rollback { force } => self.roll_back(Origin::Rollback, *force, step),
+            } => {
+                let changed = self.flip_to(*to, *confirm_within_ms, *force, step);
+                self.by_hand(changed, step.now)
+            }
+            Change::Rollback { force } => {
+                let changed = self.roll_back(Origin::Rollback, *force, step);
+                self.by_hand(changed, step.now)
+            }
             Change::Revert => self.roll_back(Origin::Reverted, false, step),
             Change::Confirm => done(self.confirm_flip()),
             Change::Split { percent } => self.split(*percent, step),
-            Change::Promote { force } => self.promote(*force, step),
+            Change::Promote { force } => {
+                let changed = self.promote(*force, step);
+                self.by_hand(changed, step.now)
+            }
             Change::Abort => Ok(self.abort(step)),
             Change::Pause {
                 listener,
@@ -170,6 +209,15 @@ impl Service {
             }
             Change::ResumeBackend { endpoint } => {
                 self.drained_backends.remove(endpoint);
+                Ok(false)
+            }
+            Change::FailOver { to, origin } => self.fail_over(*to, *origin, step),
+            Change::Drill { undone_within_ms } => self.drill(*undone_within_ms, step),
+            Change::EndDrill => self.end_drill(step),
+            Change::SwitchFailover { on } => {
+                if !cfg!(mutant = "failover-never-off") {
+                    self.failover.switch(*on);
+                }
                 Ok(false)
             }
         }
@@ -265,6 +313,20 @@ impl Switchboard {
         flips
     }
 
+    /// Services whose drill is to end: its failover's drain has ended, or its time is over.
+    #[must_use]
+    pub fn drills_to_end(&self, now: Now) -> Vec<String> {
+        let is_due = |(_, service): &(&String, &Service)| {
+            let has_time = |drill: Drill| {
+                drill.until.boot_ms > now.boot_ms && service.running_drain().is_some()
+            };
+            let is_over = service.drill.is_some_and(|drill| !has_time(drill));
+            is_over && !cfg!(mutant = "drill-never-ends")
+        };
+        let due = self.services.iter().filter(is_due);
+        due.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Gives the confirmation of `services` until `deadline`.
     pub fn postpone_confirmation(&mut self, services: &[String], deadline: Now) {
         for name in services {
@@ -281,7 +343,8 @@ impl Switchboard {
         let of_service = |service: &Service| {
             let pauses = service.pauses.iter().map(|pause| pause.until.boot_ms);
             let confirm = service.confirm.map(|confirm| confirm.deadline.boot_ms);
-            pauses.chain(confirm).min()
+            let drill = service.drill.map(|drill| drill.until.boot_ms);
+            pauses.chain(confirm).chain(drill).min()
         };
         self.services.values().filter_map(of_service).min()
     }

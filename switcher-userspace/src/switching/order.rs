@@ -7,7 +7,7 @@ use std::{
 
 use switcher_common::service::Color;
 
-use super::AtDeadline;
+use super::{AtDeadline, Origin};
 
 /// A change of one or several services.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Change {
         /// The gate is not asked.
         force: bool,
     },
-    /// The newest flip is undone, because it was not confirmed in time.
+    /// The newest flip is undone, because it was not confirmed in time, or its color could not serve before.
     Revert,
     /// A flip that waits for its confirmation stands, in all its services.
     Confirm,
@@ -91,6 +91,25 @@ pub enum Change {
         /// Its address and port.
         endpoint: SocketAddr,
     },
+    /// The agent changes the active color by itself.
+    FailOver {
+        /// The new one.
+        to: Color,
+        /// As what: failover or failback.
+        origin: Origin,
+    },
+    /// A failover that an operator wants to see.
+    Drill {
+        /// It is undone within so many milliseconds; absent: it stays.
+        undone_within_ms: Option<u64>,
+    },
+    /// A drill's failover is undone.
+    EndDrill,
+    /// An operator switches automated failover on or off.
+    SwitchFailover {
+        /// On.
+        on: bool,
+    },
 }
 
 impl Change {
@@ -111,6 +130,11 @@ impl Change {
             Self::FinishDrain { .. } => "finish the drain of",
             Self::DrainBackend { .. } => "drain a backend of",
             Self::ResumeBackend { .. } => "resume a backend of",
+            Self::FailOver { .. } => "fail over",
+            Self::Drill { .. } => "drill the failover of",
+            Self::EndDrill => "end the drill of",
+            Self::SwitchFailover { on: true } => "enable the failover of",
+            Self::SwitchFailover { on: false } => "disable the failover of",
         }
     }
 }
@@ -208,7 +232,7 @@ pub enum Obstacle {
     #[error("no change of its active color is known that could be undone")]
     NothingToUndo,
     /// Its flip was taken back when the time to confirm it had passed.
-    #[error("its flip was not confirmed in time and has been taken back; {active} is active", active = active.name())]
+    #[error("its flip has been taken back, as nobody had confirmed it; {active} is active", active = active.name())]
     AlreadyReverted {
         /// The active color.
         active: Color,
@@ -225,6 +249,12 @@ pub enum Obstacle {
     /// No drain runs.
     #[error("no drain runs")]
     NoDrain,
+    /// A drill would end what an operator is trying out.
+    #[error("{what}")]
+    DrillDisturbs {
+        /// What that is.
+        what: &'static str,
+    },
     /// The whole service is paused, not one listener.
     #[error("the whole service is paused, not the listener {listener} alone")]
     PausedAsAWhole {

@@ -42,6 +42,7 @@ pub(crate) const LOCAL: Local = Local {
                 would_change: None,
                 visible_us: None,
                 barrier_us: None,
+                detect_ms: None,
                 difference: None,
                 error: None,
             });

@@ -148,6 +148,7 @@ impl Fake {
             would_change: None,
             visible_us: Some(400),
             barrier_us: Some(5_100),
+            detect_ms: None,
             difference: None,
             error,
         }
@@ -195,6 +196,7 @@ fn web() -> ServiceStatus {
         traffic: PerColor::default(),
         drain: None,
         health_settles_ms: None,
+        failover: None,
         listeners: Vec::new(),
     }
 }

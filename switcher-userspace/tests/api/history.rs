@@ -33,6 +33,8 @@ pub(crate) fn entry(number: u64) -> HistoryEntry {
         active: BTreeMap::from([("web".to_owned(), Color::Green)]),
         removed: Vec::new(),
         health: None,
+        evidence: None,
+        alarm: None,
         drain: None,
         error: None,
     }

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 use switcher_common::service::Color;
 use switcher_userspace::{
     api::requests::{
-        AbortRequest, Body, ChangeRequest, ConfirmRequest, DrainBackendRequest, Endpoint,
-        ExtendDrainRequest, FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest,
-        ResumeBackendRequest, ResumeRequest, RollbackRequest, SplitRequest,
+        AbortRequest, Body, ChangeRequest, ConfirmRequest, DisableFailoverRequest,
+        DrainBackendRequest, DrillRequest, EnableFailoverRequest, Endpoint, ExtendDrainRequest,
+        FinishDrainRequest, FlipRequest, PauseRequest, PromoteRequest, ResumeBackendRequest,
+        ResumeRequest, RollbackRequest, SplitRequest,
     },
     switching::AtDeadline,
 };
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     command::{run, run_at},
-    fake::{Served, unused_socket},
+    fake::{Served, running, unused_socket},
     http::request,
 };
 
@@ -102,6 +103,38 @@ fn rollbacks_and_splits() -> Vec<(&'static str, ChangeRequest)> {
     ]
 }
 
+fn failovers() -> Vec<(&'static str, ChangeRequest)> {
+    vec![
+        row(
+            "failover enable web --reason moved",
+            EnableFailoverRequest {
+                services: web(),
+                reason: Some("moved".to_owned()),
+                ..EnableFailoverRequest::default()
+            },
+        ),
+        row(
+            "failover disable web --if-generation 3 --dry-run",
+            DisableFailoverRequest {
+                services: web(),
+                if_generation: Some(3),
+                dry_run: true,
+                ..DisableFailoverRequest::default()
+            },
+        ),
+        row(
+            "failover drill web --timeout 5s --stay --expect-active blue",
+            DrillRequest {
+                services: web(),
+                expect_active: Some(Color::Blue),
+                timeout_ms: Some(5_000),
+                stay: true,
+                ..DrillRequest::default()
+            },
+        ),
+    ]
+}
+
 fn pauses_drains_and_backends() -> Vec<(&'static str, ChangeRequest)> {
     vec![
         row(
@@ -177,6 +210,7 @@ fn pauses_drains_and_backends() -> Vec<(&'static str, ChangeRequest)> {
 fn rows() -> Vec<(&'static str, ChangeRequest)> {
     let mut rows = rollbacks_and_splits();
     rows.extend(pauses_drains_and_backends());
+    rows.extend(failovers());
     rows
 }
 
@@ -189,6 +223,33 @@ fn each_verb_sends_what_its_command_line_says() {
         assert_eq!(ran.object()["changed"], json!(true), "{line}");
         let got = std::mem::take(&mut *served.fake.others.lock().unwrap());
         assert_eq!(got, [expected], "{line}");
+    }
+}
+
+#[test]
+fn a_drill_is_waited_for_until_it_is_undone_and_told_as_one_object() {
+    let served = Served::start();
+    let line = "failover drill web --json";
+    let ran = run(&served, line);
+    assert_eq!(ran.code, 4, "nobody has undone it: {}", ran.out);
+    assert_eq!(ran.object()["undone"], json!(false));
+    let entry = |error: Value| {
+        json!({
+            "number": 9, "at": "2026-01-01T00:00:05Z", "what": "drill_ended", "services": ["web"],
+            "by": null, "from_generation": 1, "generation": 2, "active": {"web": "blue"},
+            "drain": running(Some(3)), "error": error,
+        })
+    };
+    let refused = json!({ "code": "refused", "message": "blue is short", "next_step": "look" });
+    for (error, code) in [(Value::Null, 0), (refused, 3)] {
+        let entry = serde_json::from_value(entry(error)).expect("an entry");
+        *served.fake.history.lock().unwrap() = vec![entry];
+        let ran = run(&served, line);
+        assert_eq!(ran.code, code, "{}", ran.out);
+        let object = ran.object();
+        assert_eq!(object["undone"], json!(code == 0), "{object}");
+        assert_eq!(object["drain"]["in_flight"], json!(3), "{object}");
+        assert_eq!(object["generation"], json!(2), "{object}");
     }
 }
 

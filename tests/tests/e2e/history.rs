@@ -13,13 +13,13 @@ use switcher_tests::{node::Node, skip_unless_lab};
 use crate::mixed::LIMIT;
 
 /// `switcher history`, the newest first.
-fn history(node: &Node<'_>, arguments: &[&str]) -> Result<Vec<Value>> {
+pub(crate) fn history(node: &Node<'_>, arguments: &[&str]) -> Result<Vec<Value>> {
     let (reply, code) = node.json(&[&["history"], arguments].concat())?;
     ensure!(code == 0, "{reply}");
     Ok(reply["entries"].as_array().cloned().unwrap_or_default())
 }
 
-fn what(entries: &[Value]) -> Vec<&str> {
+pub(crate) fn what(entries: &[Value]) -> Vec<&str> {
     entries
         .iter()
         .filter_map(|it| it["what"].as_str())
@@ -27,10 +27,10 @@ fn what(entries: &[Value]) -> Vec<&str> {
 }
 
 /// The agent's events, from now on.
-struct Events(BufReader<UnixStream>);
+pub(crate) struct Events(BufReader<UnixStream>);
 
 impl Events {
-    fn open(node: &Node<'_>) -> Result<Self> {
+    pub(crate) fn open(node: &Node<'_>) -> Result<Self> {
         let mut stream = UnixStream::connect(node.socket())?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.write_all(b"GET /v1/events HTTP/1.0\r\nhost: x\r\n\r\n")?;
@@ -46,11 +46,25 @@ impl Events {
         Ok(line.trim_end().to_owned())
     }
 
-    fn next(&mut self) -> Result<Value> {
+    pub(crate) fn next(&mut self) -> Result<Value> {
         loop {
             if let Some(data) = self.line()?.strip_prefix("data: ") {
                 return Ok(serde_json::from_str(data)?);
             }
+        }
+    }
+
+    /// The next event that tells `what`; those before it are passed over.
+    pub(crate) fn next_of(&mut self, what: &str) -> Result<Value> {
+        let mut passed = Vec::new();
+        loop {
+            let event = self
+                .next()
+                .with_context(|| format!("waiting for {what}, after {passed:?}"))?;
+            if event["what"] == what {
+                return Ok(event);
+            }
+            passed.push(event.to_string());
         }
     }
 }

@@ -127,7 +127,7 @@ fn an_unconfirmed_flip_is_taken_back_in_all_its_services() -> Result<()> {
     ensure!(
         late["error"]["message"]
             .to_string()
-            .contains("not confirmed in time"),
+            .contains("nobody had confirmed it"),
         "{late}"
     );
     // A confirmation of one service is one of the whole flip.

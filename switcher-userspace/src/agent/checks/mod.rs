@@ -168,6 +168,8 @@ impl Task {
         // Checks of different backends are spread over the interval, and do not meet again.
         let mut next = Instant::now() + period.mul_f64(fastrand::f64());
         let mut untold = 0;
+        // What was adopted is told as soon as it is this agent's own finding.
+        let mut told_after = self.check.fall.max(self.check.rise);
         loop {
             sleep_until(next).await;
             next = next.max(Instant::now()) + period.mul_f64(0.95 + fastrand::f64() / 10.0);
@@ -181,10 +183,11 @@ impl Task {
             let terms = CheckTerms { fall, rise };
             untold += 1;
             // What the core knows may be from before an apply.
-            if self.checked.observe(result.is_ok(), terms).is_none() && untold < TOLD_EVERY {
+            if self.checked.observe(result.is_ok(), terms).is_none() && untold < told_after {
                 continue;
             }
             untold = 0;
+            told_after = TOLD_EVERY;
             let news = HealthNews {
                 service: self.target.service.clone(),
                 endpoint: self.target.endpoint,

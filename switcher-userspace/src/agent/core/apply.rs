@@ -210,6 +210,7 @@ impl Core {
             would_change: None,
             visible_us: None,
             barrier_us: None,
+            detect_ms: None,
             difference: None,
             error: None,
         }

@@ -11,16 +11,17 @@ use super::{
     Core, Counting, Unanswered,
     encode::without_slots,
     errors::{data_path, refused, too_many_counts},
-    record::{Deed, what},
+    record::{Deed, told, what},
 };
 use crate::{
-    agent::{clock, gate::ConfiguredGate},
+    agent::{clock, control::unknown, gate::ConfiguredGate},
     api::{
         Peer, check,
         requests::{ChangeRequest, Endpoint, Terms},
         types::{ApiError, ChangeReply, ErrorCode},
     },
     datapath::{Busy, Leaving, Replaced, Wanted},
+    failover,
     switching::{AtDeadline, Change, Conditions, DrainTerms, Order, Switchboard},
 };
 
@@ -71,12 +72,18 @@ impl Core {
             reason: terms.reason.clone(),
             from_generation: self.board.generation,
         };
-        let answer = self
-            .try_change(&asked.request, &terms, asked.peer, asked.arrived, busy)
-            .unwrap_or_else(|error| ChangeReply {
-                error: Some(error),
-                ..self.reply(&terms, false)
-            });
+        let drilled = match &asked.request {
+            ChangeRequest::Drill(_) => self.may_drill(&terms).map(Some),
+            _ => Ok(None),
+        };
+        let answer = match &drilled {
+            Ok(_) => self.try_change(&asked.request, &terms, asked.peer, asked.arrived, busy),
+            Err(error) => Err(error.clone()),
+        };
+        let answer = answer.unwrap_or_else(|error| ChangeReply {
+            error: Some(error),
+            ..self.reply(&terms, false)
+        });
         let is_settled = self.unanswered.is_empty() && !self.is_unsaved;
         let tells_no_change = !answer.changed && (is_settled || answer.error.is_some());
         if terms.dry_run || tells_no_change {
@@ -84,7 +91,10 @@ impl Core {
             let _ = asked.reply.send(answer);
             return;
         }
-        let entry = answer.changed.then(|| self.entry(deed, None));
+        let mut entry = answer.changed.then(|| self.entry(deed, None));
+        if let (Some(entry), Ok(Some(evidence))) = (&mut entry, drilled) {
+            entry.evidence = Some(told(&evidence));
+        }
         let number = self.save(entry.into_iter().collect());
         self.unanswered.push_back(Unanswered {
             number,
@@ -133,9 +143,11 @@ impl Core {
             reason = terms.reason.as_deref().unwrap_or(""),
             "changed"
         );
+        let is_drill = matches!(request, ChangeRequest::Drill(_));
         Ok(ChangeReply {
             visible_us,
             barrier_us,
+            detect_ms: visible_us.filter(|_| is_drill).map(|us| us / 1_000),
             ..self.reply(terms, true)
         })
     }
@@ -230,6 +242,18 @@ impl Core {
                     endpoint: resume.backend.address,
                 }
             }
+            ChangeRequest::EnableFailover(_) | ChangeRequest::DisableFailover(_) => {
+                for service in &terms.services {
+                    self.failover_terms(service)?;
+                }
+                Change::SwitchFailover {
+                    on: matches!(request, ChangeRequest::EnableFailover(_)),
+                }
+            }
+            ChangeRequest::Drill(drill) => Change::Drill {
+                undone_within_ms: (!drill.stay)
+                    .then_some(drill.timeout_ms.unwrap_or(check::DEFAULT_DRILL_MS)),
+            },
         };
         Ok(Order {
             services: terms.services.clone(),
@@ -259,6 +283,20 @@ impl Core {
             Some((name.clone(), terms))
         };
         services.iter().filter_map(terms).collect()
+    }
+
+    /// The terms of a service's failover; an error, where it has none.
+    pub(super) fn failover_terms(&self, service: &str) -> Result<failover::Terms, ApiError> {
+        let config = self.config.services.iter().find(|it| it.name == service);
+        let config = config.ok_or_else(|| unknown(service))?;
+        let terms = config.failover.map(|it| it.terms());
+        terms.ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::Refused,
+                format!("{service} has no [service.failover]: the agent changes its active color never by itself"),
+                "add [service.failover] to the configuration, and apply it",
+            )
+        })
     }
 
     fn knows_listener(&self, services: &[String], listener: Option<&str>) -> Result<(), ApiError> {
@@ -317,6 +355,7 @@ impl Core {
             would_change: None,
             visible_us: None,
             barrier_us: None,
+            detect_ms: None,
             difference: None,
             error: None,
         }

@@ -1,6 +1,6 @@
 //! What ends by itself: pauses, and flips that nobody confirmed.
 
-use super::{Core, errors::refused, record::Deed};
+use super::{Core, errors::refused, failover::RETRY_MS, record::Deed};
 use crate::{
     agent::{clock, gate::ConfiguredGate},
     api::{
@@ -10,8 +10,13 @@ use crate::{
     switching::{Change, Conditions, Order, Service, Switchboard},
 };
 
-/// How long a flip that the kernel would not take back waits for the next attempt.
-const RETRY_MS: u64 = 1_000;
+/// Why a flip was not taken back.
+pub(super) enum NotReverted {
+    /// The kernel would not.
+    ByKernel(ApiError),
+    /// The color before could not serve.
+    ByGate(ApiError),
+}
 
 impl Core {
     /// Carries out what is overdue, and tells readers and the disk.
@@ -29,8 +34,12 @@ impl Core {
         for services in self.board.unconfirmed(now).into_values() {
             entries.push(self.take_back(services));
         }
-        self.save(entries);
-        self.publish(None, None);
+        entries.extend(self.end_drills());
+        entries.extend(self.decide());
+        if self.board != before || !entries.is_empty() {
+            self.save(entries);
+            self.publish(None, None);
+        }
     }
 
     /// An entry for the services whose pauses have ended by themselves.
@@ -56,52 +65,67 @@ impl Core {
 
     /// Undoes a flip that was not confirmed in time, in all its services or in none.
     fn take_back(&mut self, services: Vec<String>) -> HistoryEntry {
+        let names = services.join(",");
+        let from_generation = self.board.generation;
+        let error = match self.revert(&services, |_, _| {}) {
+            Ok(()) => {
+                tracing::warn!(
+                    services = names,
+                    generation = self.board.generation,
+                    "the flip was not confirmed in time: taken back"
+                );
+                None
+            }
+            Err(NotReverted::ByKernel(error)) => {
+                tracing::error!(services = names, %error, "the flip was not confirmed in time, and the kernel does not take it back; the next attempt follows");
+                let retry = clock::now().plus_ms(RETRY_MS);
+                self.board.postpone_confirmation(&services, retry);
+                Some(error)
+            }
+            Err(NotReverted::ByGate(error)) => {
+                tracing::error!(services = names, %error, "the flip was not confirmed in time, and stands all the same: the color before could not serve");
+                Some(error)
+            }
+        };
         let deed = Deed {
             what: What::Unconfirmed,
-            services: services.clone(),
+            services,
             by: None,
             reason: None,
-            from_generation: self.board.generation,
+            from_generation,
         };
-        let error = self.try_to_take_back(services);
         self.entry(deed, error)
     }
 
-    /// Why that did not go, if it did not.
-    fn try_to_take_back(&mut self, services: Vec<String>) -> Option<ApiError> {
-        let names = services.join(",");
+    /// Undoes the unconfirmed flip of `services`, whose states `remember` it. One that the gate does not let go
+    /// back stands.
+    pub(super) fn revert(
+        &mut self,
+        services: &[String],
+        remember: impl Fn(&mut Service, &str),
+    ) -> Result<(), NotReverted> {
         let gate = ConfiguredGate::new(&self.config, &self.board);
         let mut order = Order {
-            drains: self.drain_terms(&services, None, None),
-            services,
+            drains: self.drain_terms(services, None, None),
+            services: services.to_vec(),
             conditions: Conditions::default(),
             change: Change::Revert,
         };
         match self.board.changed(&order, &gate, clock::now()) {
-            Ok(next) => match self.switch_to(next) {
-                Ok(_) => {
-                    tracing::warn!(
-                        services = names,
-                        generation = self.board.generation,
-                        "the flip was not confirmed in time: taken back"
-                    );
-                    None
+            Ok(mut next) => {
+                for (name, state) in &mut next.services {
+                    remember(state, name);
                 }
-                Err(error) => {
-                    tracing::error!(services = names, %error, "the flip was not confirmed in time, and the kernel does not take it back; the next attempt follows");
-                    let retry = clock::now().plus_ms(RETRY_MS);
-                    self.board.postpone_confirmation(&order.services, retry);
-                    Some(error)
-                }
-            },
+                self.switch_to(next)
+                    .map(drop)
+                    .map_err(NotReverted::ByKernel)
+            }
             Err(refusal) => {
-                let error = refused(&refusal);
-                tracing::error!(services = names, %error, "the flip was not confirmed in time, and stands all the same: the color before could not serve");
                 order.change = Change::Confirm;
                 if let Ok(next) = self.board.changed(&order, &gate, clock::now()) {
                     self.board = next;
                 }
-                Some(error)
+                Err(NotReverted::ByGate(refused(&refusal)))
             }
         }
     }

@@ -63,6 +63,10 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             ErrorCode::Refused,
             "`switcher drain SERVICE` shows the newest one",
         ),
+        Obstacle::DrillDisturbs { .. } => (
+            ErrorCode::Refused,
+            "let it end first: `switcher status` shows what is going on",
+        ),
         Obstacle::PausedAsAWhole { .. } => (ErrorCode::Refused, "resume the service"),
     };
     ApiError::new(code, refusal.to_string(), next_step)

@@ -6,14 +6,18 @@ use super::{
     Core,
     encode::{ejection_orders, without_slots},
     errors::refused,
+    failover::terms_if_on,
     record::Deed,
 };
 use crate::{
     agent::{checks::HealthNews, clock, gate::ConfiguredGate},
-    api::history::{HealthEntry, HistoryEntry, What},
+    api::{
+        history::{HealthEntry, HistoryEntry, What},
+        types::ApiError,
+    },
     config::ServiceConfig,
     datapath::{Leaving, Wanted},
-    failover::Health,
+    failover::{self, Health},
     switching::{Change, Conditions, Gate as _, Order, Service, Shortage, Switchboard},
 };
 
@@ -22,23 +26,39 @@ impl Core {
     pub(super) fn take_health(&mut self, news: Vec<HealthNews>) {
         let mut next = self.board.clone();
         let mut told = Vec::new();
+        let mut is_settled = false;
         for news in news {
+            is_settled |= self.asking.heard(&news.service, news.endpoint);
             if self.note_health(&mut next, &news) {
                 told.push(news);
             }
         }
         if next == self.board {
+            if is_settled {
+                self.follow_policy();
+            }
             return;
         }
         let is_same =
             without_slots(&self.config, &self.board) == without_slots(&self.config, &next);
         let before = std::mem::replace(&mut self.board, next);
         self.are_slots_old |= !is_same;
+        let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
+        // Before the slots: whoever fails over does not wait for tables to be filled.
+        entries.extend(self.decide());
         self.renew_slots();
         self.cut_dead(&before);
-        let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
         for (service, shortage) in self.short_standbys() {
-            entries.extend(self.end_split(service, &shortage));
+            let reason = format!(
+                "the standby's share has ended: its listener {} has {} eligible backends, {} are needed",
+                shortage.listener, shortage.eligible, shortage.min_healthy
+            );
+            match self.end_split(&service, &reason, None) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    tracing::error!(service, %error, "the share of a standby that fails is not ended; the next news of health try again");
+                }
+            }
         }
         self.save(entries);
     }
@@ -60,50 +80,52 @@ impl Core {
         }
     }
 
-    /// Services whose standby has a share of the clients and could not serve them any more.
+    /// Services whose standby has a share of the clients and could not serve them any more. Where automated
+    /// failover is on, the policy decides about that.
     fn short_standbys(&self) -> Vec<(String, Shortage)> {
         let gate = ConfiguredGate::new(&self.config, &self.board);
         let short = |(name, service): (&String, &Service)| {
             let shortage = gate.shortage(name, service.standby(), &service.drained_backends)?;
             let is_due = service.split_percent > 0 && !cfg!(mutant = "split-outlives-standby");
+            let mut configured = self.config.services.iter();
+            if configured.any(|it| it.name == *name && terms_if_on(it, service).is_some()) {
+                return None;
+            }
             is_due.then(|| (name.clone(), shortage))
         };
         self.board.services.iter().filter_map(short).collect()
     }
 
-    /// Gives all clients of `service` to its active color.
-    fn end_split(&mut self, service: String, shortage: &Shortage) -> Option<HistoryEntry> {
+    /// Gives all clients of `service` to its active color, and keeps what the policy remembers if it is by
+    /// its decision.
+    pub(super) fn end_split(
+        &mut self,
+        service: &str,
+        reason: &str,
+        remembered: Option<failover::State>,
+    ) -> Result<HistoryEntry, ApiError> {
         let order = Order {
-            services: vec![service.clone()],
+            services: vec![service.to_owned()],
             conditions: Conditions::default(),
             change: Change::Split { percent: 0 },
             drains: BTreeMap::new(),
         };
-        let gate = ConfiguredGate::new(&self.config, &self.board);
         let deed = Deed {
             what: What::Split,
-            services: vec![service],
+            services: order.services.clone(),
             by: None,
-            reason: Some(format!(
-                "the standby's share has ended: its listener {} has {} eligible backends, {} are needed",
-                shortage.listener, shortage.eligible, shortage.min_healthy
-            )),
+            reason: Some(reason.to_owned()),
             from_generation: self.board.generation,
         };
+        let gate = ConfiguredGate::new(&self.config, &self.board);
         let next = self.board.changed(&order, &gate, clock::now());
-        let done = next
-            .map_err(|refusal| refused(&refusal))
-            .and_then(|next| self.switch_to(next));
-        match done {
-            Ok(_) => {
-                tracing::warn!(services = ?deed.services, reason = ?deed.reason, "split ended");
-                Some(self.entry(deed, None))
-            }
-            Err(error) => {
-                tracing::error!(services = ?deed.services, %error, "the share of a standby that fails is not ended; the next news of health try again");
-                None
-            }
+        let mut next = next.map_err(|refusal| refused(&refusal))?;
+        if let (Some(state), Some(remembered)) = (next.services.get_mut(service), remembered) {
+            state.failover = remembered;
         }
+        self.switch_to(next)?;
+        tracing::warn!(service, reason, "split ended");
+        Ok(self.entry(deed, None))
     }
 
     /// Gives slots to those that can serve, if others have them. No flow is cut, and no id gets another

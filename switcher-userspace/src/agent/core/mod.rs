@@ -4,8 +4,10 @@
 mod apply;
 mod change;
 mod deadlines;
+mod drill;
 mod encode;
 mod errors;
+mod failover;
 mod health;
 mod record;
 mod removals;
@@ -27,6 +29,7 @@ pub(super) use self::{
     change::Asked,
     encode::{Observed, drain_orders, encode, orders, overlaid, tally_of, without_slots},
     errors::data_path,
+    failover::{Asking, situation},
     record::Recorded,
     removals::{Removal, Removals, leaving},
 };
@@ -99,6 +102,8 @@ pub(super) struct Core {
     pub(super) collector: Collector,
     /// Health has changed, and the tables do not follow yet.
     pub(super) are_slots_old: bool,
+    /// When the policy of automated failover is asked.
+    pub(super) asking: Asking,
     /// Listeners that are configured no more, and still known.
     pub(super) removals: Removals,
     pub(super) view: watch::Sender<Arc<View>>,
@@ -129,10 +134,22 @@ impl Core {
     pub(super) fn run(mut self, commands: &mut mpsc::Receiver<Command>, runtime: &Handle) {
         while let Some(command) = self.next(commands, runtime) {
             match command {
-                Command::Change(asked) => self.take_change(asked),
-                Command::Apply(asked) => self.take_apply(asked),
-                Command::Counted(counted) => self.take_counted(counted),
-                Command::Scanned(scanned) => self.take_scan(scanned),
+                Command::Change(asked) => {
+                    self.take_change(asked);
+                    self.follow_policy();
+                }
+                Command::Apply(asked) => {
+                    self.take_apply(asked);
+                    self.follow_policy();
+                }
+                Command::Counted(counted) => {
+                    self.take_counted(counted);
+                    self.follow_policy();
+                }
+                Command::Scanned(scanned) => {
+                    self.take_scan(scanned);
+                    self.follow_policy();
+                }
                 Command::Health(news) => self.take_health(news),
                 Command::Interfaces(interfaces) => self.take_interfaces(interfaces),
                 Command::Written(written) => self.take_written(written),
@@ -155,7 +172,8 @@ impl Core {
 
     /// What comes next; `None`: nobody can send any more.
     fn next(&self, commands: &mut mpsc::Receiver<Command>, runtime: &Handle) -> Option<Command> {
-        let Some(at) = self.board.next_deadline_boot_ms() else {
+        let deadlines = [self.board.next_deadline_boot_ms(), self.asking.next()];
+        let Some(at) = deadlines.into_iter().flatten().min() else {
             return commands.blocking_recv();
         };
         let left = Duration::from_millis(at.saturating_sub(clock::boot_ms()));

@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 
+use switcher_common::service::PerColor;
+
 use super::{Core, errors::not_durable};
 use crate::{
     agent::{clock, view::drain_status, writer::Written},
     api::{
-        history::{HistoryEntry, What, Who},
+        history::{EvidenceEntry, HistoryEntry, SideEntry, What, Who},
         instant,
         requests::ChangeRequest,
         types::ApiError,
     },
+    failover::Evidence,
     switching::DrainEnded,
 };
 
@@ -46,6 +49,8 @@ impl Core {
             drain: None,
             removed: Vec::new(),
             health: None,
+            evidence: None,
+            alarm: None,
             error,
         }
     }
@@ -109,5 +114,24 @@ pub(super) const fn what(request: &ChangeRequest) -> What {
         ChangeRequest::FinishDrain(_) => What::FinishDrain,
         ChangeRequest::DrainBackend(_) => What::DrainBackend,
         ChangeRequest::ResumeBackend(_) => What::ResumeBackend,
+        ChangeRequest::EnableFailover(_) => What::FailoverEnabled,
+        ChangeRequest::DisableFailover(_) => What::FailoverDisabled,
+        ChangeRequest::Drill(_) => What::Drill,
+    }
+}
+
+/// What a decision was made on, as the history tells it.
+pub(super) fn told(evidence: &Evidence) -> EvidenceEntry {
+    EvidenceEntry {
+        cause: evidence.cause,
+        active: evidence.active,
+        sides: PerColor::from_fn(|color| {
+            let side = evidence.sides.get(color);
+            SideEntry {
+                fitness: side.fitness,
+                since_at: instant::format(clock::wall(side.since)),
+                listener: side.listener.clone(),
+            }
+        }),
     }
 }

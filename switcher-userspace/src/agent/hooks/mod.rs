@@ -35,6 +35,8 @@ fn event_of(entry: &HistoryEntry) -> Option<HookEvent> {
         What::Health if entry.health.as_ref()?.is_healthy => Some(HookEvent::Recovery),
         What::Health => Some(HookEvent::Ejection),
         What::DrainEnded => Some(HookEvent::DrainEnd),
+        What::Failover | What::Failback | What::Revert => Some(HookEvent::Failover),
+        What::AlarmRaised | What::AlarmCleared => Some(HookEvent::Alarm),
         What::Flip
         | What::Rollback
         | What::Confirm
@@ -50,7 +52,11 @@ fn event_of(entry: &HistoryEntry) -> Option<HookEvent> {
         | What::Apply
         | What::Unconfirmed
         | What::PauseEnded
-        | What::RemovalEnded => None,
+        | What::RemovalEnded
+        | What::FailoverEnabled
+        | What::FailoverDisabled
+        | What::Drill
+        | What::DrillEnded => None,
     }
 }
 

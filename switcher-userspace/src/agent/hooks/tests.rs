@@ -31,6 +31,8 @@ fn entry(number: u64, is_healthy: bool) -> HistoryEntry {
         active: BTreeMap::new(),
         drain: None,
         removed: Vec::new(),
+        evidence: None,
+        alarm: None,
         health: Some(HealthEntry {
             backend: "[2001:db8::1]:80".parse().expect("an address"),
             is_healthy,

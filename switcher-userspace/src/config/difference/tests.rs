@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::CheckConfig;
 use crate::config::tests::GOOD;
 
 fn parse(text: &str) -> Config {
@@ -148,6 +149,18 @@ fn options_are_told_with_old_and_new_values() {
             ServiceOptions {
                 drain_timeout_ms: changed(30_000, 60_000),
                 at_deadline: changed(AtDeadline::Keep, AtDeadline::Reset),
+                ..ServiceOptions::default()
+            },
+        ),
+        (
+            "[service.idle]",
+            "[service.check]\n[service.failover]\nflips_per_hour = 2\n[service.idle]",
+            ServiceOptions {
+                check: changed(None, Some(CheckConfig::default().to_string())),
+                failover: changed(
+                    None,
+                    Some("on, hold-down 30s, 2 an hour, manual freeze 60s, cut".to_owned()),
+                ),
                 ..ServiceOptions::default()
             },
         ),

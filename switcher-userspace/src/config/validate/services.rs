@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Findings, Place, health};
+use super::{Findings, Place, failover, health};
 use crate::{
     config::{Config, IdleTimeouts, MAX_NAME_BYTES, ServiceConfig},
     duration::Span,
@@ -68,6 +68,7 @@ fn check_service(service: &ServiceConfig, place: &Place, findings: &mut Findings
     );
     check_idle(&service.idle, &place.table("idle"), findings);
     health::check(service, place, findings);
+    failover::check(service, place, findings);
     if service.listeners.is_empty() {
         findings.add(
             place,

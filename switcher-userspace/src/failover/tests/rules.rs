@@ -223,6 +223,15 @@ fn a_drill_fails_over_as_a_failure_does_and_raises_no_alarm() {
     assert_eq!(verdict.evidence.cause, Some(Cause::Drill));
     assert_eq!(verdict.evidence.sides.blue.fitness, Fitness::Enough);
 
+    let left = verdict.next.flips_left(&terms(), START);
+    assert_eq!(left, terms().flips_per_hour, "it is not of the budget");
+    let after = verdict.next.decide(&terms(), &green_is_short(), START);
+    let to_blue = Decision::FailOver {
+        to: Color::Blue,
+        at_failover: AtFailover::Cut,
+    };
+    assert_eq!(after.decision, to_blue, "nor of the hold-down");
+
     it.standing.green = short();
     let verdict = decided(&it);
     assert_eq!(verdict.decision, stay(StayReason::NowhereToGo, None));

@@ -160,8 +160,10 @@ impl Past {
         let now = self.now.boot_ms;
         match verdict.decision {
             Decision::FailOver { to, .. } => {
-                self.flips.push(now);
-                self.newest = Some(now);
+                if verdict.evidence.cause != Some(Cause::Drill) {
+                    self.flips.push(now);
+                    self.newest = Some(now);
+                }
                 self.active = to;
             }
             Decision::Revert { to } => {

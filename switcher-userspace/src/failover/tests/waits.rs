@@ -263,3 +263,22 @@ fn after_a_reboot_waits_go_on_by_the_wall_clock() {
         assert_eq!(rebooted(after_ms, up_ms), (decision, left), "{why}");
     }
 }
+
+#[test]
+fn what_the_kernel_keeps_is_completed_by_the_disk() {
+    let at = |minutes: u64| START.plus_ms(minutes * 60_000);
+    let older = after_flips(&[0, 60_000, 120_000]);
+    let it = situation(short(), enough());
+    let next = older.decide(&terms(), &it, at(5)).next;
+    assert_eq!(next.abridged().completed(&older).flips, next.flips);
+    let many = State {
+        flips: (0..6).map(at).collect(),
+        ..State::default()
+    };
+    assert_eq!(many.abridged().flips.len(), 2);
+    assert_eq!(many.abridged().completed(&many).flips, many.flips);
+    assert_eq!(many.abridged().completed(&State::default()).flips.len(), 2);
+    let held = next.decide(&terms(), &green_is_short(), at(5)).next;
+    let adopted = next.abridged().completed(&held);
+    assert_eq!(adopted.alarm(), held.alarm(), "what was told of stands");
+}

@@ -104,11 +104,13 @@ impl Simulation {
             }
             Decision::FailOver { to, .. } => {
                 self.becomes_active(to);
-                self.rules.failed_over(t);
                 match verdict.evidence.cause {
                     Some(Cause::Drill) => self.tally.drills += 1,
                     Some(Cause::Failback) => self.tally.failbacks += 1,
                     _ => self.tally.failovers += 1,
+                }
+                if verdict.evidence.cause != Some(Cause::Drill) {
+                    self.rules.failed_over(t);
                 }
                 self.tally.waited += u64::from(woken_at == Some(t));
                 self.after_failover();

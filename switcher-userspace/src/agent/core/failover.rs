@@ -1,0 +1,404 @@
+//! Automated failover: the policy is asked whenever something has changed that it goes by, and what it decides
+//! goes the way of every change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use switcher_common::service::Color;
+
+use super::{
+    Core,
+    deadlines::NotReverted,
+    errors::refused,
+    record::{Deed, told},
+};
+use crate::{
+    agent::{
+        clock,
+        gate::{ConfiguredGate, standings},
+    },
+    api::{
+        history::{HistoryEntry, What},
+        types::ApiError,
+    },
+    config::{Config, ServiceConfig},
+    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Health, Situation, Terms, Verdict},
+    switching::{
+        AtDeadline, Change, Conditions, DrainTerms, Now, Order, Origin, Service, Switchboard,
+    },
+};
+
+/// How long a change that the kernel would not make waits for the next attempt.
+pub(super) const RETRY_MS: u64 = 1_000;
+/// No situation leads to more changes of one service in a row.
+const MOST_IN_A_ROW: usize = 4;
+
+/// When the policy is to be asked, in milliseconds of `CLOCK_BOOTTIME`.
+#[derive(Default)]
+pub(in crate::agent) struct Asking {
+    /// Services about which nothing is decided before an instant.
+    not_before: BTreeMap<String, u64>,
+    /// Backends that an agent before this one found unhealthy, and this one has not looked at yet.
+    adopted: BTreeMap<String, BTreeSet<SocketAddr>>,
+    /// When to ask again, though nothing has happened.
+    next: Option<u64>,
+}
+
+impl Asking {
+    /// For an agent that starts. Bad news that it adopts are as old as the one before is gone: nothing is decided
+    /// on them until its own checks say the same, or have had the time to.
+    pub(in crate::agent) fn at_start(config: &Config, board: &Switchboard, now: Now) -> Self {
+        let mut asking = Self {
+            next: Some(now.boot_ms),
+            ..Self::default()
+        };
+        for service in &config.services {
+            let (Some(check), Some(state)) = (&service.check, board.services.get(&service.name))
+            else {
+                continue;
+            };
+            let bad = state
+                .health
+                .iter()
+                .filter(|(_, it)| **it == Health::Unhealthy);
+            let bad: BTreeSet<SocketAddr> = bad.map(|(backend, _)| *backend).collect();
+            if !bad.is_empty() {
+                let settled = now.plus_ms(check.settles_ms()).boot_ms;
+                asking.not_before.insert(service.name.clone(), settled);
+                asking.adopted.insert(service.name.clone(), bad);
+            }
+        }
+        asking
+    }
+
+    /// A check of this agent has a finding about a backend, new or not. Returns whether that was the last one of its
+    /// service that was missing.
+    pub(super) fn heard(&mut self, service: &str, backend: SocketAddr) -> bool {
+        let Some(adopted) = self.adopted.get_mut(service) else {
+            return false;
+        };
+        adopted.remove(&backend);
+        let is_complete = adopted.is_empty();
+        if is_complete {
+            self.adopted.remove(service);
+            self.not_before.remove(service);
+        }
+        is_complete
+    }
+
+    /// When to ask again.
+    pub(super) const fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// Until when nothing is decided about a service.
+    fn held(&mut self, service: &str, now: Now) -> Option<u64> {
+        let until = self.not_before.get(service).copied()?;
+        if until > now.boot_ms {
+            return Some(until);
+        }
+        self.not_before.remove(service);
+        None
+    }
+}
+
+/// How things are with a service.
+pub(in crate::agent) fn situation(
+    config: &ServiceConfig,
+    state: &Service,
+    is_drill: bool,
+) -> Situation {
+    Situation {
+        active: state.active,
+        standing: standings(config, state),
+        split_percent: state.split_percent,
+        paused_until: (state.pauses.iter().map(|pause| pause.until)).max_by_key(|at| at.boot_ms),
+        unconfirmed_until: state.confirm.map(|confirm| confirm.deadline),
+        newest_manual: state.newest_manual,
+        is_drill,
+    }
+}
+
+/// The terms of a service's failover, unless the configuration or an operator has switched it off.
+pub(super) fn terms_if_on(config: &ServiceConfig, state: &Service) -> Option<Terms> {
+    let terms = config.failover?.terms();
+    (!state.failover.is_off(&terms)).then_some(terms)
+}
+
+/// What comes after a decision.
+enum Next {
+    /// Something has changed, so the policy is asked once more.
+    Again,
+    /// Nothing, until an instant in milliseconds of `CLOCK_BOOTTIME` if there is one.
+    Rest(Option<u64>),
+}
+
+impl Core {
+    /// Carries out what the policy wants, and what of drills is due.
+    pub(super) fn follow_policy(&mut self) {
+        let mut entries = self.end_drills();
+        entries.extend(self.decide());
+        if !entries.is_empty() {
+            self.save(entries);
+            self.publish(None, None);
+        }
+    }
+
+    /// Asks the policy about each service until it wants nothing more of it. What it remembers without having
+    /// decided anything goes to disk with whatever is next.
+    pub(super) fn decide(&mut self) -> Vec<HistoryEntry> {
+        let config = self.config.clone();
+        let mut entries = Vec::new();
+        let mut next: Option<u64> = None;
+        for service in &config.services {
+            let at = self.decide_on(service, &mut entries);
+            next = [next, at].into_iter().flatten().min();
+        }
+        self.asking.next = next;
+        entries
+    }
+
+    fn decide_on(
+        &mut self,
+        service: &ServiceConfig,
+        entries: &mut Vec<HistoryEntry>,
+    ) -> Option<u64> {
+        let Some(terms) = service.failover.map(|it| it.terms()) else {
+            entries.extend(self.end_alarm(&service.name));
+            return None;
+        };
+        if let Some(until) = self.asking.held(&service.name, clock::now()) {
+            return Some(until);
+        }
+        for _ in 0..MOST_IN_A_ROW {
+            let now = clock::now();
+            let state = self.board.services.get(&service.name)?;
+            let goes_on = cfg!(mutant = "drill-goes-on") && state.drill.is_some();
+            let situation = situation(service, state, goes_on);
+            let verdict = state.failover.decide(&terms, &situation, now);
+            if let Next::Rest(until) = self.carry_out(&service.name, verdict, now, entries) {
+                return until;
+            }
+        }
+        tracing::error!(
+            service = service.name,
+            "the policy wants one change after the other: it is asked again later"
+        );
+        Some(self.hold(&service.name))
+    }
+
+    /// Decides nothing about a service for a moment; its end.
+    fn hold(&mut self, service: &str) -> u64 {
+        let until = clock::now().plus_ms(RETRY_MS).boot_ms;
+        self.asking.not_before.insert(service.to_owned(), until);
+        until
+    }
+
+    /// Makes a verdict true, and keeps what the policy remembers of it in the same write.
+    fn carry_out(
+        &mut self,
+        service: &str,
+        verdict: Verdict,
+        now: Now,
+        entries: &mut Vec<HistoryEntry>,
+    ) -> Next {
+        let (cleared, raised) = (verdict.cleared, verdict.raised);
+        let evidence = verdict.evidence.clone();
+        let done = match verdict.decision {
+            Decision::Stay { until, .. } => {
+                if let Some(state) = self.board.services.get_mut(service) {
+                    state.failover = verdict.next;
+                }
+                // Never an instant that has passed: it would be asked for without an end.
+                let later = |until: Now| until.boot_ms.max(now.boot_ms + 1);
+                Ok((None, Next::Rest(until.map(later))))
+            }
+            Decision::FailOver { to, at_failover } => self
+                .fail_over(service, to, at_failover, verdict, now)
+                .map(|entry| (Some(entry), Next::Again)),
+            Decision::Revert { .. } => self
+                .revert_by_policy(service, verdict, now)
+                .map(|entry| (Some(entry), Next::Again)),
+            Decision::EndSplit => self
+                .end_split(
+                    service,
+                    &verdict.evidence.to_string(),
+                    Some(verdict.next.clone()),
+                )
+                .map(|mut entry| {
+                    entry.evidence = Some(told(&verdict.evidence));
+                    (Some(entry), Next::Again)
+                }),
+        };
+        match done {
+            Ok((entry, next)) => {
+                entries.extend(entry);
+                entries.extend(cleared.map(|it| self.alarm_ended(service, it, Some(&evidence))));
+                entries.extend(raised.map(|it| self.alarm_raised(service, it, &evidence)));
+                next
+            }
+            Err(error) => {
+                tracing::error!(service, %error, %evidence, "what automated failover has decided is not carried out; the next attempt follows");
+                Next::Rest(Some(self.hold(service)))
+            }
+        }
+    }
+
+    fn fail_over(
+        &mut self,
+        service: &str,
+        to: Color,
+        at_failover: AtFailover,
+        verdict: Verdict,
+        now: Now,
+    ) -> Result<HistoryEntry, ApiError> {
+        let is_failback = verdict.evidence.cause == Some(Cause::Failback);
+        let (what, origin) = if is_failback {
+            (What::Failback, Origin::Failback)
+        } else {
+            (What::Failover, Origin::Failover)
+        };
+        let deed = self.deed(what, service, &verdict.evidence);
+        let order = Order {
+            drains: self.failover_drain(service, at_failover),
+            services: vec![service.to_owned()],
+            conditions: Conditions::default(),
+            change: Change::FailOver { to, origin },
+        };
+        let gate = ConfiguredGate::new(&self.config, &self.board);
+        let next = self.board.changed(&order, &gate, now);
+        let mut next = next.map_err(|refusal| refused(&refusal))?;
+        if let Some(state) = next.services.get_mut(service) {
+            state.failover = verdict.next;
+        }
+        if !cfg!(mutant = "failover-told-only") {
+            self.switch_to(next)?;
+        }
+        tracing::warn!(
+            service,
+            to = to.name(),
+            generation = self.board.generation,
+            evidence = %verdict.evidence,
+            "{}",
+            what.name()
+        );
+        let mut entry = self.entry(deed, None);
+        entry.evidence = Some(told(&verdict.evidence));
+        Ok(entry)
+    }
+
+    /// How the color drains that a failover leaves.
+    fn failover_drain(
+        &self,
+        service: &str,
+        at_failover: AtFailover,
+    ) -> BTreeMap<String, DrainTerms> {
+        let (timeout_ms, at_deadline) = match at_failover {
+            AtFailover::Cut => (Some(0), Some(AtDeadline::Reset)),
+            AtFailover::Drain => (None, None),
+        };
+        self.drain_terms(&[service.to_owned()], timeout_ms, at_deadline)
+    }
+
+    /// Takes back the unconfirmed flip of `service`, in all its services.
+    fn revert_by_policy(
+        &mut self,
+        service: &str,
+        verdict: Verdict,
+        now: Now,
+    ) -> Result<HistoryEntry, ApiError> {
+        let mut deed = self.deed(What::Revert, service, &verdict.evidence);
+        deed.services = self.confirmed_with(service);
+        let others: BTreeSet<String> = deed.services.iter().cloned().collect();
+        let evidence = verdict.evidence;
+        let remember = |state: &mut Service, name: &str| {
+            if name == service {
+                state.failover = verdict.next.clone();
+            } else if others.contains(name) {
+                state.failover.reverted(now);
+            }
+        };
+        let error = match self.revert(&deed.services, remember) {
+            Ok(()) => None,
+            Err(NotReverted::ByKernel(error)) => return Err(error),
+            Err(NotReverted::ByGate(error)) => Some(error),
+        };
+        tracing::warn!(
+            services = deed.services.join(","),
+            generation = self.board.generation,
+            %evidence,
+            is_reverted = error.is_none(),
+            "the flip awaited its confirmation, and its color could not serve"
+        );
+        let mut entry = self.entry(deed, error);
+        entry.evidence = Some(told(&evidence));
+        Ok(entry)
+    }
+
+    /// The services of the flip that `service` waits for the confirmation of.
+    fn confirmed_with(&self, service: &str) -> Vec<String> {
+        let flip_of = |state: &Service| state.confirm.map(|confirm| confirm.flip);
+        let flip = self.board.services.get(service).and_then(flip_of);
+        let services = self.board.services.iter();
+        services
+            .filter(|(_, state)| flip.is_some() && flip_of(state) == flip)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    fn deed(&self, what: What, service: &str, evidence: &Evidence) -> Deed {
+        Deed {
+            what,
+            services: vec![service.to_owned()],
+            by: None,
+            reason: Some(evidence.to_string()),
+            from_generation: self.board.generation,
+        }
+    }
+
+    fn alarm_raised(&mut self, service: &str, alarm: Alarm, evidence: &Evidence) -> HistoryEntry {
+        tracing::error!(service, alarm = %alarm.kind, %evidence, "alarm");
+        let mut deed = self.deed(What::AlarmRaised, service, evidence);
+        deed.reason = Some(format!("{}: {evidence}", alarm.kind));
+        let mut entry = self.entry(deed, None);
+        entry.evidence = Some(told(evidence));
+        entry.alarm = Some(alarm.kind);
+        entry
+    }
+
+    fn alarm_ended(
+        &mut self,
+        service: &str,
+        alarm: Alarm,
+        evidence: Option<&Evidence>,
+    ) -> HistoryEntry {
+        let reason = match evidence {
+            Some(evidence) => format!("over: {}; now {evidence}", alarm.kind),
+            None => format!(
+                "over: {}; there is no [service.failover] any more",
+                alarm.kind
+            ),
+        };
+        tracing::warn!(service, reason, "the alarm is over");
+        let deed = Deed {
+            what: What::AlarmCleared,
+            services: vec![service.to_owned()],
+            by: None,
+            reason: Some(reason),
+            from_generation: self.board.generation,
+        };
+        let mut entry = self.entry(deed, None);
+        entry.evidence = evidence.map(told);
+        entry.alarm = Some(alarm.kind);
+        entry
+    }
+
+    /// Ends the alarm of a service that has no failover any more.
+    fn end_alarm(&mut self, service: &str) -> Option<HistoryEntry> {
+        let state = self.board.services.get_mut(service)?;
+        let alarm = state.failover.forget_alarm()?;
+        Some(self.alarm_ended(service, alarm, None))
+    }
+}
