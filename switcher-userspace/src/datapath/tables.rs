@@ -79,7 +79,7 @@ impl Orders {
             let endpoint = (backend.address, backend.port_be);
             let of_backend = dead.get(&(backend.service, endpoint)).copied();
             // A backend's flows that are reset are all that it has, those of the color's drain too.
-            let is_reset = |order: &CutOrder| order.action == Action::Reset as u8;
+            let is_reset = |order: &CutOrder| order.action != Action::Move as u8;
             *order = (of_backend.filter(is_reset))
                 .or(of_color)
                 .or(of_backend)
@@ -403,5 +403,55 @@ impl<V: bytemuck::Pod + PartialEq> Bulk<u32, V> {
             .filter(|(id, value)| old.get(*id as usize) != Some(value));
         let (ids, values): (Vec<u32>, Vec<V>) = changed.map(|(id, value)| (id, *value)).unzip();
         self.write(&ids, &values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDPOINT: ([u8; 4], u16) = ([198, 51, 100, 1], 80);
+
+    /// The order that a backend of service 1 and blue gets.
+    fn order(color: Option<Action>, backend: Option<Action>) -> CutOrder {
+        let endpoint = SocketAddr::from(ENDPOINT);
+        let image = Image {
+            backends: vec![BackendRecord {
+                address: WideAddress::from_ip(endpoint.ip()),
+                port_be: endpoint.port().to_be(),
+                service: 1,
+                ..BackendRecord::default()
+            }],
+            ..Image::default()
+        };
+        let color = color.map(|it| ((1, Color::Blue), CutOrder::new(it, 500)));
+        let backend = backend.map(|it| ((1, endpoint), CutOrder::new(it, 100)));
+        let orders = Orders {
+            colors: color.into_iter().collect(),
+            backends: backend.into_iter().collect(),
+            pauses: Vec::new(),
+        };
+        orders.of(&image, 1)[0]
+    }
+
+    #[test]
+    fn flows_of_a_dead_backend_do_not_wait_for_the_deadline_of_a_drain() {
+        use Action::{Move, Reset, ResetAnswered};
+        for (color, backend, expected) in [
+            (None, None, CutOrder::default()),
+            (Some(Reset), None, CutOrder::new(Reset, 500)),
+            (None, Some(Move), CutOrder::new(Move, 100)),
+            (Some(Reset), Some(Reset), CutOrder::new(Reset, 100)),
+            (
+                Some(Reset),
+                Some(ResetAnswered),
+                CutOrder::new(ResetAnswered, 100),
+            ),
+            (Some(Move), Some(Reset), CutOrder::new(Reset, 100)),
+            // Moving leaves TCP as it is, which the drain does not.
+            (Some(Reset), Some(Move), CutOrder::new(Reset, 500)),
+        ] {
+            assert_eq!(order(color, backend), expected, "{color:?} {backend:?}");
+        }
     }
 }
