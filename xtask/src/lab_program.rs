@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `fuzz`: each builds its program, then becomes it.
+//! `cargo xtask demo`, `fuzz` and `failover`: each builds its program, then becomes it.
 
 use std::{
     ffi::OsString,
@@ -15,7 +15,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use crate::{process, setup, workspace};
+use crate::{
+    process,
+    setup::{self, haproxy::HaProxy},
+    workspace,
+};
 
 /// A program of the tests that works in a lab, which needs root.
 pub(crate) struct LabProgram {
@@ -39,6 +43,16 @@ pub(crate) const FUZZ: LabProgram = LabProgram {
     builds: &[("switcher-tests", "fuzz")],
 };
 
+/// Servers that fail under load.
+pub(crate) const FAILOVER: LabProgram = LabProgram {
+    name: "failover",
+    builds: &[
+        ("switcher-userspace", "switcher"),
+        ("switcher-tests", "failover"),
+        ("switcher-tests", "echo_server"),
+    ],
+};
+
 /// What to pass on.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -57,6 +71,35 @@ pub(crate) fn run(root: &Path, program: &LabProgram, options: &Options) -> Resul
     let mut command = as_root(program.name, &path)?;
     let error = command.args(&options.args).exec();
     Err(error).with_context(|| format!("cannot run {}", path.display()))
+}
+
+/// Runs the scenarios of failover, with HAProxy beside them where it can be had.
+pub(crate) fn run_failover(root: &Path, options: &Options) -> Result<()> {
+    let has = |wanted: &str| {
+        options
+            .args
+            .iter()
+            .any(|it| it.to_string_lossy().starts_with(wanted))
+    };
+    let mut args = options.args.clone();
+    if !["--quick", "--haproxy", "--no-haproxy", "--help", "-h"]
+        .map(has)
+        .contains(&true)
+    {
+        match setup::haproxy::ensure_there(root) {
+            Ok(HaProxy { program, libraries }) => {
+                args.extend(["--haproxy".into(), program.into()]);
+                if !libraries.is_empty() {
+                    args.extend(["--haproxy-libraries".into(), libraries]);
+                }
+            }
+            Err(error) => {
+                process::say(&format!("no comparison with HAProxy: {error:#}"));
+                args.extend(["--no-haproxy".into(), format!("{error:#}").into()]);
+            }
+        }
+    }
+    run(root, &FAILOVER, &Options { args })
 }
 
 /// Stdout belongs to the program alone.

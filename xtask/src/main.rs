@@ -40,6 +40,8 @@ enum Command {
     Demo(lab_program::Options),
     /// Run random packets through the program and through a model of it (needs root)
     Fuzz(lab_program::Options),
+    /// Make servers fail under load, and print what clients notice (needs root)
+    Failover(lab_program::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +64,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Mutants(options) => mutants::run(&root, &options),
         Command::Demo(options) => lab_program::run(&root, &lab_program::DEMO, &options),
         Command::Fuzz(options) => lab_program::run(&root, &lab_program::FUZZ, &options),
+        Command::Failover(options) => lab_program::run_failover(&root, &options),
     }
 }

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod apt;
+pub(crate) mod haproxy;
 mod linker;
 mod probe;
 mod rust_src;

@@ -62,6 +62,16 @@ impl LabChild {
         self.signal(Signal::HUP)
     }
 
+    /// Sends SIGSTOP: the kernel goes on to accept connections, and nobody answers them.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Sends SIGCONT.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Sends SIGKILL and reaps the process.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::KILL)?;

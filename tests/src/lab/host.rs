@@ -219,6 +219,12 @@ impl Host {
         .with_context(|| format!("on host {}", self.name))
     }
 
+    /// Drops all that this host sends from now on, until the end of the lab; what is sent to it still arrives.
+    pub fn send_nothing(&self) -> Result<()> {
+        self.block_on(netlink::send_nothing())
+            .with_context(|| format!("on host {}", self.name))
+    }
+
     /// Reads a kernel parameter of the host, such as `net/ipv4/ip_forward`, without line end.
     pub fn sysctl(&self, key: &str) -> Result<String> {
         let path = Path::new("/proc/sys").join(key);

@@ -16,6 +16,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup,
     RouteMessageBuilder,
@@ -175,6 +176,23 @@ pub(super) async fn add_route(route: &Route) -> Result<()> {
     }
     let added = connect()?.route().add(message).execute().await;
     added.with_context(|| format!("adding {route:?}"))
+}
+
+/// Drops all that this namespace sends from now on; what arrives still does.
+pub(super) async fn send_nothing() -> Result<()> {
+    // After the rule for local addresses, which is the first.
+    const PRIORITY: u32 = 1;
+    let handle = connect()?;
+    let set = |message: &mut RuleMessage| {
+        message.header.action = RuleAction::Blackhole;
+        message.attributes.push(RuleAttribute::Priority(PRIORITY));
+    };
+    let mut v4 = handle.rule().add().v4();
+    set(v4.message_mut());
+    v4.execute().await.context("adding an IPv4 rule")?;
+    let mut v6 = handle.rule().add().v6();
+    set(v6.message_mut());
+    v6.execute().await.context("adding an IPv6 rule")
 }
 
 /// Makes a bridge without ports.

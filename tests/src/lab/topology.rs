@@ -203,6 +203,27 @@ impl Topology {
         topology
     }
 
+    /// Each backend is a host of its own, at an interface of its own: four of blue, two of green.
+    #[must_use]
+    pub fn host_per_backend() -> Self {
+        let mut topology = Self::two_colors(1);
+        let more = [
+            (2, "blue2", "b2", 5),
+            (2, "blue3", "b3", 6),
+            (2, "blue4", "b4", 7),
+            (3, "green2", "g2", 8),
+        ];
+        for (like, host, node_interface, number) in more {
+            topology.links.push(Link {
+                host,
+                node_interface,
+                number,
+                ..topology.links[like].clone()
+            });
+        }
+        topology
+    }
+
     /// The first client and both colors are behind routers, the second client is not.
     #[must_use]
     pub fn routed() -> Self {

@@ -16,8 +16,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::record::{Fresh, Recorder, Stats};
-use super::{HttpNew, Identity, KeepAlive, LongLived, UdpFlows, UdpLongLived, Visits};
-use super::{echo_load, http_load, udp_load, visits};
+use super::{Attempts, HttpNew, Identity, KeepAlive, LongLived, UdpFlows, UdpLongLived, Visits};
+use super::{attempts, echo_load, http_load, udp_load, visits};
 use crate::lab::{Family, Host, Ports};
 
 /// Requests of one load that may wait for their answer at a time; the load slows down there.
@@ -45,6 +45,14 @@ impl Client {
     pub fn long_lived(&self, target: SocketAddr, options: LongLived) -> Load {
         let recorder = Recorder::with_connections(options.connections);
         self.start(target, recorder, |task| echo_load::run(task, options))
+    }
+
+    /// Connections to an echo server, one question each.
+    #[must_use]
+    pub fn attempts(&self, target: SocketAddr, options: Attempts) -> Load {
+        self.start(target, Recorder::default(), |task| {
+            attempts::run(task, options)
+        })
     }
 
     /// HTTP requests to a web server, each over a connection of its own.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -17,6 +18,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::identity::Identity;
 use crate::lab::Host;
 
+/// Which answers of a server are slow.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow {
+    /// Each so many-th connection of an address ...
+    pub every: u64,
+    /// ... waits so long for its answer.
+    pub by: Duration,
+}
+
 /// Answers every request with a line that names the backend, as do the headers `x-color` and
 /// `x-backend`. Stops when dropped.
 pub struct HttpServer {
@@ -30,8 +40,26 @@ impl HttpServer {
         let stop = CancellationToken::new();
         for &address in addresses {
             let stop = stop.clone();
-            host.block_on(serve(address, identity, stop))
+            host.block_on(serve(address, identity, None, stop))
                 .with_context(|| format!("serving HTTP at {address} on host {}", host.name()))?;
+        }
+        Ok(Self {
+            _guard: stop.clone().drop_guard(),
+            stop,
+        })
+    }
+
+    /// As [`HttpServer::start`], in the network and the runtime of the caller; some answers may be slow.
+    pub async fn start_here(
+        identity: Identity,
+        addresses: &[SocketAddr],
+        slow: Option<Slow>,
+    ) -> Result<Self> {
+        let stop = CancellationToken::new();
+        for &address in addresses {
+            serve(address, identity, slow, stop.clone())
+                .await
+                .with_context(|| format!("serving HTTP at {address}"))?;
         }
         Ok(Self {
             _guard: stop.clone().drop_guard(),
@@ -45,20 +73,34 @@ impl HttpServer {
     }
 }
 
-async fn serve(address: SocketAddr, identity: Identity, stop: CancellationToken) -> Result<()> {
+async fn serve(
+    address: SocketAddr,
+    identity: Identity,
+    slow: Option<Slow>,
+    stop: CancellationToken,
+) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .context("listening on TCP")?;
-    let accepting = accept(listener, identity, stop.clone());
+    let accepting = accept(listener, identity, slow, stop.clone());
     tokio::spawn(stop.run_until_cancelled_owned(accepting));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, identity: Identity, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    identity: Identity,
+    slow: Option<Slow>,
+    stop: CancellationToken,
+) {
+    let mut connections = 0_u64;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let serving = answer_requests(stream, identity);
+                connections += 1;
+                let slow = slow.filter(|slow| connections.is_multiple_of(slow.every));
+                let delay = slow.map_or(Duration::ZERO, |slow| slow.by);
+                let serving = answer_requests(stream, identity, delay);
                 tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
             }
             // The connection ended before it was accepted, or descriptors are short for a moment.
@@ -68,12 +110,12 @@ async fn accept(listener: TcpListener, identity: Identity, stop: CancellationTok
 }
 
 /// Answers until the client closes; what went wrong is the client's to notice.
-async fn answer_requests(stream: TcpStream, identity: Identity) {
+async fn answer_requests(stream: TcpStream, identity: Identity, delay: Duration) {
     let _ = stream.set_nodelay(true);
-    let service =
-        service_fn(
-            move |_: Request<Incoming>| async move { Ok::<_, Infallible>(respond(identity)) },
-        );
+    let service = service_fn(move |_: Request<Incoming>| async move {
+        tokio::time::sleep(delay).await;
+        Ok::<_, Infallible>(respond(identity))
+    });
     let connection = hyper::server::conn::http1::Builder::new();
     let _ = connection
         .serve_connection(TokioIo::new(stream), service)

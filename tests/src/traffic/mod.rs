@@ -5,6 +5,7 @@
 //! UDP flows are recorded with two instants: just before `connect()` (or the first datagram), and
 //! when the first answer was complete. All rates are bounded.
 
+mod attempts;
 mod bulk;
 mod client;
 mod conversation;
@@ -23,6 +24,7 @@ mod record;
 mod udp_load;
 mod visits;
 
+pub use attempts::{Attempt, Attempts};
 pub use bulk::{BulkServer, Datagrams, PathMtus, transfer};
 pub use client::{Client, Load};
 pub use conversation::Conversation;
@@ -31,7 +33,7 @@ pub use echo_load::LongLived;
 pub use echo_server::EchoServer;
 pub use fleet::{BULK_PORT, Backends, ECHO_PORT, HTTP_PORT};
 pub use http_load::{HttpNew, KeepAlive};
-pub use http_server::HttpServer;
+pub use http_server::{HttpServer, Slow};
 pub use icmp::{IcmpError, IcmpErrors, ping};
 pub use identity::Identity;
 pub use judge::{Flip, Kind, count_fresh, first_new_ms, late_old, mixed};

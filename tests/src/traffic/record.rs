@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use switcher_common::service::{Color, PerColor, Protocol};
 
+use super::attempts::Attempt;
 use super::identity::Identity;
 use super::visits::Page;
 use crate::lab::Family;
@@ -68,6 +69,8 @@ pub struct Stats {
     pub fresh: VecDeque<Fresh>,
     /// Fresh ones that no longer found room in `fresh`.
     pub fresh_forgotten: u64,
+    /// Each connection of a load of attempts, in order of their ends.
+    pub attempts: Vec<Attempt>,
     /// One entry for each connection of a long-lived load.
     pub connections: Vec<Connection>,
     /// What each visitor of a load of visits was shown, in order.
@@ -94,6 +97,7 @@ impl Stats {
         self.samples.extend(other.samples);
         self.fresh.extend(other.fresh);
         self.fresh_forgotten += other.fresh_forgotten;
+        self.attempts.extend(other.attempts);
         self.connections.extend(other.connections);
         self.visitors.extend(other.visitors);
     }
@@ -195,6 +199,10 @@ impl Recorder {
 
     pub(super) fn fresh(&self, fresh: Fresh) {
         self.change(|stats| stats.add_fresh(fresh));
+    }
+
+    pub(super) fn attempt(&self, attempt: Attempt) {
+        self.change(|stats| stats.attempts.push(attempt));
     }
 
     pub(super) fn failed(&self, error: &anyhow::Error) {

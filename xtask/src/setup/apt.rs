@@ -1,5 +1,5 @@
-//! One package from a Debian suite that the system does not use: through apt and its signature
-//! checks, but with lists and cache of our own, so that nothing of the system changes.
+//! Packages through apt and its signature checks, but with lists and cache of our own, so that nothing of
+//! the system changes: one from a Debian suite that the system does not use, or some from its own.
 
 use std::{
     fs,
@@ -51,6 +51,50 @@ pub(super) fn download(package: &str, upstream: &str, suite: &str, work: &Path) 
     bail!("{}", failures.join("\n"))
 }
 
+/// Downloads `package` of the system's own suite, and what it needs beside what is installed, into the empty
+/// folder `work`.
+pub(super) fn download_with_dependencies(package: &str, work: &Path) -> Result<Vec<PathBuf>> {
+    for program in ["apt-get", "dpkg-deb"] {
+        if find_program(program).is_none() {
+            bail!("`{program}` is not on the PATH (this is no Debian system)");
+        }
+    }
+    let archives = work.join("cache/archives");
+    for part in [&work.join("lists/partial"), &archives.join("partial")] {
+        fs::create_dir_all(part).with_context(|| format!("cannot create {}", part.display()))?;
+    }
+    say("reading the package lists");
+    run_kept_back(
+        "reading the package lists",
+        isolated(work, "apt-get").arg("update"),
+        LIMIT,
+    )?;
+    say(&format!("downloading {package}"));
+    let mut download = isolated(work, "apt-get");
+    // The lock is the system's, and nothing is installed.
+    download.args(["-o", "Debug::NoLocking=1", "--yes", "--download-only"]);
+    download.args(["--no-install-recommends", "install", package]);
+    run_kept_back("downloading packages", &mut download, LIMIT)?;
+    package_files(&archives)
+}
+
+/// A command of apt with lists and cache in `folder`.
+fn isolated(folder: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).env("LC_ALL", "C");
+    for (option, part) in [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")] {
+        let path = folder.join(part);
+        command
+            .arg("-o")
+            .arg(format!("{option}={}", path.display()));
+    }
+    // An update that fails must fail the command; apt's own default is a warning.
+    command.args(["-o", "APT::Update::Error-Mode=any"]);
+    // The download user of apt cannot write to the folder of this user.
+    command.args(["-o", "APT::Sandbox::User=root"]);
+    command
+}
+
 /// apt with a single source.
 struct Apt {
     folder: PathBuf,
@@ -70,23 +114,12 @@ impl Apt {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(&self.folder).env("LC_ALL", "C");
-        for (option, part) in [
-            ("Dir::Etc::SourceParts", "parts"),
-            ("Dir::State::Lists", "lists"),
-            ("Dir::Cache", "cache"),
-        ] {
-            let path = self.folder.join(part);
-            command
-                .arg("-o")
-                .arg(format!("{option}={}", path.display()));
-        }
+        let mut command = isolated(&self.folder, program);
+        let parts = self.folder.join("parts");
+        command
+            .arg("-o")
+            .arg(format!("Dir::Etc::SourceParts={}", parts.display()));
         command.args(["-o", "Dir::Etc::SourceList=/dev/null"]);
-        // An update that fails must fail the command; apt's own default is a warning.
-        command.args(["-o", "APT::Update::Error-Mode=any"]);
-        // The download user of apt cannot write to the folder of this user.
-        command.args(["-o", "APT::Sandbox::User=root"]);
         command
     }
 
@@ -131,11 +164,18 @@ impl Archive {
 }
 
 fn find_package_file(folder: &Path) -> Result<PathBuf> {
-    fs::read_dir(folder)
-        .with_context(|| format!("cannot read {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+    package_files(folder)?
+        .pop()
         .with_context(|| format!("apt-get left no package file in {}", folder.display()))
+}
+
+fn package_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths
+        .filter(|path| path.extension().is_some_and(|it| it == "deb"))
+        .collect())
 }
 
 /// The archives of the distribution itself, from apt's source files.

@@ -108,6 +108,7 @@ fn command(job: &Job) -> io::Result<Command> {
         .args(arguments)
         .env_clear()
         .env("SWITCHER_EVENT", job.event.name())
+        .env("SWITCHER_WHAT", entry.what.name())
         .env("SWITCHER_ENTRY", entry.number.to_string())
         .env("SWITCHER_SERVICES", entry.services.join(" "))
         .env("SWITCHER_REASON", entry.reason.as_deref().unwrap_or(""))

@@ -118,6 +118,7 @@ async fn a_hook_gets_its_entry_and_nothing_of_the_agents_environment_and_descrip
             "SWITCHER_REASON=it was refused; $HOME `id`",
             "SWITCHER_SERVICES=web",
             "SWITCHER_SOCKET=/run/switcher.sock",
+            "SWITCHER_WHAT=health",
         ]
     );
     // 3 is the directory that is listed.
