@@ -240,3 +240,25 @@ async fn hooks_run_once_for_the_entries_that_follow_and_only_for_their_events() 
     written.sort_unstable();
     assert_eq!(written, [2, 301]);
 }
+
+#[test]
+fn each_kind_of_entry_is_the_event_that_the_configuration_calls_it() {
+    for (what, expected) in [
+        (What::Failover, Some(HookEvent::Failover)),
+        (What::Failback, Some(HookEvent::Failover)),
+        (What::Revert, Some(HookEvent::Failover)),
+        (What::AlarmRaised, Some(HookEvent::Alarm)),
+        (What::AlarmCleared, Some(HookEvent::Alarm)),
+        (What::DrainEnded, Some(HookEvent::DrainEnd)),
+        (What::Health, Some(HookEvent::Ejection)),
+        (What::Flip, None),
+        (What::Drill, None),
+    ] {
+        let entry = HistoryEntry {
+            what,
+            ..entry(1, false)
+        };
+        assert_eq!(event_of(&entry), expected, "{what:?}");
+    }
+    assert_eq!(event_of(&entry(1, true)), Some(HookEvent::Recovery));
+}

@@ -4,14 +4,15 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::Stdio,
     sync::mpsc,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use switcher_common::service::Color;
 use switcher_tests::{
     lab::{Family, Lab, LabChild, cancel},
@@ -103,15 +104,27 @@ fn start(
             }
         }
     });
-    // Its listeners are there once it has started; clients of the load would be refused before.
-    thread::sleep(Duration::from_millis(500));
-    if let Some(status) = child.wait(Duration::ZERO)? {
-        anyhow::bail!(
-            "HAProxy ended with {status}; its configuration is {}",
-            file.display()
-        );
+    for family in Family::ALL {
+        wait_until_it_listens(&mut child, lab, service(String::new()).target(lab, family))?;
     }
     Ok((child, downs))
+}
+
+/// It says nothing when it is ready; whoever connects before is refused.
+fn wait_until_it_listens(child: &mut LabChild, lab: &Lab, target: SocketAddr) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + LIMIT;
+    let is_refused = || lab.client().run(|| TcpStream::connect(target)).is_err();
+    while is_refused() {
+        if let Some(status) = child.wait(PATIENCE)? {
+            bail!("HAProxy ended with {status}");
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "HAProxy does not listen at {target}"
+        );
+    }
+    Ok(())
 }
 
 fn configuration(peer: &Peer, lab: &Lab) -> String {
@@ -125,7 +138,7 @@ fn configuration(peer: &Peer, lab: &Lab) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "listen {family:?}\nbind {target}\nbalance roundrobin");
         for (number, address) in lab.backends(Color::Blue, family).iter().enumerate() {
-            let endpoint = std::net::SocketAddr::new(*address, ECHO_PORT);
+            let endpoint = SocketAddr::new(*address, ECHO_PORT);
             let _ = writeln!(text, "server blue{number} {endpoint}");
         }
     }
