@@ -286,6 +286,76 @@ mod tests {
     }
 
     #[test]
+    fn after_a_reboot_freeze_and_drill_go_on_by_the_wall_clock() {
+        let at = |before_ms: u64| Now {
+            boot_ms: 99_000,
+            wall_ms: NOW.wall_ms - before_ms,
+        };
+        let drill = Drill {
+            generation: 7,
+            until: Now {
+                boot_ms: 99_000,
+                wall_ms: NOW.wall_ms + 700,
+            },
+            before: None,
+        };
+        let rebooted = |manual: Now| {
+            let service = Service {
+                newest_manual: Some(manual),
+                drill: Some(drill),
+                ..draining(Color::Blue, 7)
+            };
+            let file = state("old boot", service);
+            let board = board(&config(), &Kernel::default(), Some(&file), "boot", NOW);
+            board.services["web"].clone()
+        };
+        let web = rebooted(at(2_000));
+        let manual = web.newest_manual.expect("it freezes still");
+        assert_eq!((manual.boot_ms, manual.wall_ms), (3_000, 7_000));
+        let until = web.drill.expect("it is undone still").until;
+        assert_eq!(until, NOW.plus_ms(700));
+        let long_ago = Now {
+            boot_ms: 99_000,
+            wall_ms: 0,
+        };
+        let later = Now {
+            boot_ms: 5_000,
+            wall_ms: 60_000,
+        };
+        let service = Service {
+            newest_manual: Some(long_ago),
+            ..Service::new(Color::Blue)
+        };
+        let file = state("old boot", service);
+        let board = board(&config(), &Kernel::default(), Some(&file), "boot", later);
+        assert_eq!(board.services["web"].newest_manual, None, "it is over");
+    }
+
+    #[test]
+    fn what_the_kernel_has_of_failovers_is_completed_by_the_disk() {
+        let remembered = |flips: &[u64]| -> failover::State {
+            let flips: Vec<Now> = flips.iter().map(|ms| NOW.plus_ms(*ms)).collect();
+            serde_json::from_value(serde_json::json!({ "flips": flips })).expect("a state")
+        };
+        let unsaved = Service {
+            failover: remembered(&[20, 30]),
+            ..draining(Color::Green, 4)
+        };
+        let kernel = Kernel {
+            unsaved: [("web".to_owned(), unsaved)].into(),
+            ..kernel(4, Color::Green, Color::Blue)
+        };
+        let older = Service {
+            failover: remembered(&[0, 10, 20]),
+            ..Service::new(Color::Blue)
+        };
+        let file = state("boot", older);
+        let adopted = board(&config(), &kernel, Some(&file), "boot", NOW.plus_ms(40));
+        let expected = remembered(&[0, 10, 20, 30]);
+        assert_eq!(adopted.services["web"].failover, expected);
+    }
+
+    #[test]
     fn without_kernel_and_file_the_configuration_decides() {
         let board = board(&config(), &Kernel::default(), None, "boot", NOW);
         assert_eq!(board.services["web"], Service::new(Color::Green));

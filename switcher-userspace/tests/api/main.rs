@@ -6,6 +6,7 @@ mod apply;
 mod cli;
 mod command;
 mod explain;
+mod failover;
 mod fake;
 mod flows;
 mod history;

@@ -190,3 +190,36 @@ fn a_drill_is_undone_though_its_client_and_the_agent_were_killed() -> Result<()>
     ensure!(stats.is_clean(), "{:?}", stats.samples);
     Ok(())
 }
+
+#[test]
+fn a_standby_that_fails_during_its_drill_is_left_at_once() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let node = start(&lab, "hold_down = \"24h\"")?;
+    let target = LabService::web(0).target(&lab, Family::V4);
+    let options = KeepAlive {
+        lifetime: Duration::from_hours(1),
+        ..KeepAlive::default()
+    };
+    // The drain has no end while it lives.
+    let long = Client::new(lab.client()).http_keepalive(target, options);
+    long.wait_until(LIMIT, |stats| stats.answered > 0)?;
+    let mut events = Events::open(&node)?;
+    let client = node.start_cli(&["failover", "drill", "web", "--timeout", "1h"])?;
+    events.next_of("drill")?;
+    ensure!(outlook(&node)?["drill"]["back_to"] == "blue");
+    ends(&node, &["failover", "drill", "web"], 3)?;
+    backends.stop_color(Color::Green);
+    let told = events.next_of("failover")?;
+    ensure!(
+        told["active"]["web"] == "blue" && told["evidence"]["cause"] == "active_short",
+        "{told}"
+    );
+    let ended = node.end_of(client)?;
+    let object = ended.object()?;
+    ensure!(ended.code == 4 && object["undone"] == false, "{object}");
+    ensure!(outlook(&node)?["drill"].is_null());
+    let stats = long.finish();
+    ensure!(stats.is_clean(), "{:?}", stats.samples);
+    serves(&lab, Color::Blue)
+}

@@ -1,6 +1,8 @@
 //! Automated failover with real servers that die: what the agent does by itself, and what keeps it from it.
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use switcher_common::service::Color;
 use switcher_tests::{
@@ -85,12 +87,12 @@ fn with(lab: &Lab, options: &str) -> String {
     configuration(lab, &services(options))
 }
 
-/// An instant of the API as milliseconds since the epoch.
-fn millis(at: &Value) -> Result<u128> {
-    let at = at.as_str().unwrap_or_default();
-    let instant = switcher_userspace::api::instant::parse(at);
-    let instant = instant.ok_or_else(|| anyhow::anyhow!("{at} is no instant"))?;
-    Ok(instant.duration_since(std::time::UNIX_EPOCH)?.as_millis())
+/// Time from `earlier` to an event.
+fn since(earlier: SystemTime, event: &Value) -> Result<Duration> {
+    let at = event["at"].as_str().unwrap_or_default();
+    let at = switcher_userspace::api::instant::parse(at).context("an instant")?;
+    // The API tells whole milliseconds.
+    Ok((at + Duration::from_millis(1)).duration_since(earlier)?)
 }
 
 #[test]
@@ -202,8 +204,9 @@ fn after_an_operators_flip_the_agent_waits_for_the_freeze() -> Result<()> {
     let (lab, mut backends) = crate::lab()?;
     let node = start(&lab, &format!("manual_freeze = \"{NEVER}\""))?;
     let mut events = Events::open(&node)?;
+    let before = SystemTime::now();
     ends(&node, &["flip", "web", "--to", "green"], 0)?;
-    let flipped = events.next_of("flip")?;
+    events.next_of("flip")?;
     backends.stop_color(Color::Green);
     wait_for(&node, Color::Green, "unhealthy")?;
     let failover = outlook(&node)?;
@@ -216,8 +219,8 @@ fn after_an_operators_flip_the_agent_waits_for_the_freeze() -> Result<()> {
     let (_, code) = node.apply(&with(&lab, "manual_freeze = \"2s\""), &[])?;
     ensure!(code == 0);
     let told = events.next_of("failover")?;
-    let waited = millis(&told["at"])? - millis(&flipped["at"])?;
-    ensure!(told["active"]["web"] == "blue" && waited >= 2_000, "{told}");
+    let is_over = since(before, &told)? >= Duration::from_secs(2);
+    ensure!(told["active"]["web"] == "blue" && is_over, "{told}");
     serves(&lab, Color::Blue)
 }
 
@@ -307,8 +310,9 @@ fn the_hold_down_outlives_the_agent_and_its_end_is_decided_on() -> Result<()> {
     let (lab, mut backends) = crate::lab()?;
     let mut node = start(&lab, &format!("hold_down = \"{NEVER}\""))?;
     let mut events = Events::open(&node)?;
+    let began = SystemTime::now();
     backends.stop_color(Color::Blue);
-    let first = events.next_of("failover")?;
+    events.next_of("failover")?;
     restart(&mut backends, &lab, Color::Blue)?;
     wait_for(&node, Color::Blue, "healthy")?;
     backends.stop_color(Color::Green);
@@ -330,8 +334,8 @@ fn the_hold_down_outlives_the_agent_and_its_end_is_decided_on() -> Result<()> {
     let (_, code) = node.apply(&with(&lab, "hold_down = \"2s\""), &[])?;
     ensure!(code == 0);
     let told = events.next_of("failover")?;
-    let waited = millis(&told["at"])? - millis(&first["at"])?;
-    ensure!(told["active"]["web"] == "blue" && waited >= 2_000, "{told}");
+    let is_over = since(began, &told)? >= Duration::from_secs(2);
+    ensure!(told["active"]["web"] == "blue" && is_over, "{told}");
     serves(&lab, Color::Blue)
 }
 

@@ -33,6 +33,7 @@ mod hooks;
 mod interface;
 mod killed;
 mod killed_deploy;
+mod killed_failover;
 mod lifecycle;
 mod lost_pins;
 mod many;

@@ -14,7 +14,7 @@ use crate::{
         requests::Terms,
         types::{ApiError, ErrorCode},
     },
-    failover::{Decision, Evidence},
+    failover::{Cause, Decision, Evidence},
     switching::{Change, Conditions, Order},
 };
 
@@ -39,7 +39,14 @@ impl Core {
             )
         };
         match verdict.decision {
-            Decision::FailOver { .. } => Ok(verdict.evidence),
+            Decision::FailOver { .. } if verdict.evidence.cause == Some(Cause::Drill) => {
+                Ok(verdict.evidence)
+            }
+            // The agent is about to carry it out.
+            Decision::FailOver { .. } => Err(refused(format!(
+                "it has failed in earnest ({})",
+                verdict.evidence
+            ))),
             Decision::Stay { why, until } => {
                 let until = until.map(|until| instant::format(clock::wall(until)));
                 let until = until.map_or_else(String::new, |until| format!(" until {until}"));

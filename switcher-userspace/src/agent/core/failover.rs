@@ -24,7 +24,7 @@ use crate::{
         types::ApiError,
     },
     config::{Config, ServiceConfig},
-    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Health, Situation, Terms, Verdict},
+    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Situation, Terms, Verdict},
     switching::{
         AtDeadline, Change, Conditions, DrainTerms, Now, Order, Origin, Service, Switchboard,
     },
@@ -40,15 +40,15 @@ const MOST_IN_A_ROW: usize = 4;
 pub(in crate::agent) struct Asking {
     /// Services about which nothing is decided before an instant.
     not_before: BTreeMap<String, u64>,
-    /// Backends that an agent before this one found unhealthy, and this one has not looked at yet.
+    /// Backends that an agent before this one has looked at, and this one not yet.
     adopted: BTreeMap<String, BTreeSet<SocketAddr>>,
     /// When to ask again, though nothing has happened.
     next: Option<u64>,
 }
 
 impl Asking {
-    /// For an agent that starts. Bad news that it adopts are as old as the one before is gone: nothing is decided
-    /// on them until its own checks say the same, or have had the time to.
+    /// For an agent that starts. What it adopts of health is as old as the one before is gone: nothing is decided
+    /// on it until its own checks have found something of each backend, or have had the time to.
     pub(in crate::agent) fn at_start(config: &Config, board: &Switchboard, now: Now) -> Self {
         let mut asking = Self {
             next: Some(now.boot_ms),
@@ -59,15 +59,11 @@ impl Asking {
             else {
                 continue;
             };
-            let bad = state
-                .health
-                .iter()
-                .filter(|(_, it)| **it == Health::Unhealthy);
-            let bad: BTreeSet<SocketAddr> = bad.map(|(backend, _)| *backend).collect();
-            if !bad.is_empty() {
+            if !state.health.is_empty() {
+                let adopted = state.health.keys().copied().collect();
                 let settled = now.plus_ms(check.settles_ms()).boot_ms;
                 asking.not_before.insert(service.name.clone(), settled);
-                asking.adopted.insert(service.name.clone(), bad);
+                asking.adopted.insert(service.name.clone(), adopted);
             }
         }
         asking
