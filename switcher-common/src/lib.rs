@@ -13,6 +13,7 @@ pub mod interface;
 pub mod packet;
 pub mod rate;
 pub mod reason;
+pub mod report;
 pub mod scan;
 pub mod select;
 pub mod send_error;

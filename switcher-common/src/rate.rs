@@ -15,11 +15,13 @@ pub enum Capped {
     /// Telling a sender the next hop's MTU: a budget of its own, so that no flood of the others leaves
     /// path MTU discovery without an answer.
     TooBig = 2,
+    /// Telling the agent something of a backend.
+    Report = 3,
 }
 
 impl Capped {
     /// Number of things that are capped.
-    pub const LEN: u32 = 3;
+    pub const LEN: u32 = 4;
 }
 
 /// Ticks of a window as a power of two: 134 ms.

@@ -190,6 +190,14 @@ reasons! {
     66 ListenerRemoved Drop "listener_removed";
     /// A repeated SYN that its backend had refused or left unanswered: sent to another one.
     67 SecondChance Note "second_chance";
+    /// A backend has refused a SYN, whether its RST was withheld or sent on.
+    68 SynRefused Note "syn_refused";
+    /// A repeated SYN that its backend has neither answered nor refused.
+    69 SynUnanswered Note "syn_unanswered";
+    /// A backend has reset many established flows in a short time.
+    70 ResetBurst Note "reset_burst";
+    /// Something about a backend that the agent was not told: it was too much at once.
+    71 ReportLost Note "report_lost";
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use switcher_common::{
     flow::{FLAG_LEFT, FLAG_REFUSED, FlowEntry, FlowKey, FlowState, Side},
     heard::{Heard, UNANSWERED_TICKS},
     reason::Reason,
+    report::Seen,
     scan::Table,
     select::{FLOW_HASH_SEED, flow_hash, slot},
     service::{Color, ListenerRecord, Standing},
@@ -27,7 +28,7 @@ use crate::{
     },
     maps::{BACKENDS, HEARD, MAGLEV, SWITCH, Tables},
     outlined::{GO_ON, NO_FLOW},
-    rate, select,
+    rate, report, select,
     work::Work,
 };
 
@@ -61,17 +62,21 @@ fn has_another<A: Tables>() -> bool {
 /// Whether the SYN that is repeated by the packet was refused or left unanswered, and may go elsewhere.
 #[inline(always)]
 pub(crate) fn is_left_open<A: Tables>(work: &mut Work<A>) -> bool {
-    if !work.entry.has_chance_left() {
-        return false;
-    }
     let is_refused = peer_of(&work.key, &work.entry, &work.peer_key)
         .is_some_and(|peer| peer.flags & FLAG_REFUSED != 0);
-    is_refused || work.silent >= UNANSWERED_TICKS
+    if !is_refused && work.silent < UNANSWERED_TICKS {
+        return false;
+    }
+    if !is_refused && matches!(work.entry.state(), FlowState::Unanswered) {
+        report::about_backend(work, Seen::Unanswered);
+    }
+    work.entry.has_chance_left()
 }
 
-/// Notes that the backend refuses; whether the flow may go elsewhere.
+/// Notes and reports that the backend refuses; whether the flow may go elsewhere.
 #[inline(always)]
 pub(crate) fn hear_refusal<A: Tables>(work: &Work<A>) -> bool {
+    report::about_backend(work, Seen::Refused);
     hear(work.entry.backend, work.now, |heard| &mut heard.refused);
     work.entry.has_chance_left()
 }

@@ -36,6 +36,7 @@ mod rate;
 mod read;
 mod redirect_errors;
 mod reply;
+mod report;
 mod route;
 mod select;
 mod trace;

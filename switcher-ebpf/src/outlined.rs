@@ -74,6 +74,8 @@ outlined! {
     look_at_peer, look_at_peer4, look_at_peer6, ();
     /// Does what the packet means for its flow: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
     carry_out, carry_out4, carry_out6, (ctx: *mut xdp_md);
+    /// Counts an established flow that its backend has reset.
+    count_reset, count_reset4, count_reset6, ();
     /// 1 if the SYN that the packet repeats was refused or left unanswered, and may go elsewhere.
     is_left_open, is_left_open4, is_left_open6, ();
     /// Notes that the backend refuses: 1 if the flow may go elsewhere.
@@ -143,7 +145,7 @@ mod body {
         forward, fragment, icmp, own_error,
         read::{self as reading, Read},
         reply::{self, Pinned},
-        select as selection, trace as tracing, unfinished,
+        report, select as selection, trace as tracing, unfinished,
     };
 
     #[inline(always)]
@@ -213,6 +215,14 @@ mod body {
             Ok(Found::Nothing) => NO_FLOW,
             Err(reason) => reason as u32,
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn count_reset<A: Tables>() -> u32 {
+        with_work::<A>(|work| {
+            report::count_reset(work);
+            GO_ON
+        })
     }
 
     #[inline(always)]

@@ -343,15 +343,20 @@ impl<A: Address> FlowEntry<A> {
         matches!(self.side(), Side::Reverse) && (same_vip || self.state().is_over())
     }
 
-    /// Whether another backend may be tried: none has answered the SYN that began the flow, and not too many
-    /// were asked.
+    /// Whether nobody has answered the SYN that began the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_without_answer(&self) -> bool {
+        matches!(self.state(), FlowState::Unanswered | FlowState::Refused)
+            && self.answer_seq == 0
+            && self.flags & FLAG_UNPINNED == 0
+    }
+
+    /// Whether another backend may be tried: none has answered, and not too many were asked.
     #[inline(always)]
     #[must_use]
     pub const fn has_chance_left(&self) -> bool {
-        let is_open = matches!(self.state(), FlowState::Unanswered | FlowState::Refused);
-        is_open
-            && self.answer_seq == 0
-            && self.flags & FLAG_UNPINNED == 0
+        self.is_without_answer()
             && self.chances < SECOND_CHANCES
             && !cfg!(mutant = "no-second-chance")
     }

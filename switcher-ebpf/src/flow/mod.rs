@@ -121,7 +121,7 @@ pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Resu
     own.set_progress(work.now, &work.entry.progress());
     let found = settle(work, hit.table, next, is_new_tick);
     Ok(match next {
-        Next::KeepRetransmit if is_half_open && work.entry.has_chance_left() => Found::Repeated,
+        Next::KeepRetransmit if is_half_open && work.entry.is_without_answer() => Found::Repeated,
         _ => found,
     })
 }
@@ -154,8 +154,12 @@ fn apply<A: Tables>(work: &mut Work<A>, hit: &Hit<A>, next: Next) -> Result<bool
         Next::Keep => {}
         Next::KeepRetransmit => count::note(Reason::SynRetransmit),
         Next::Update | Next::Promote | Next::Refused => {
-            if matches!(work.entry.state(), FlowState::Answered) {
-                chance::hear_answer(work);
+            match (work.entry.state(), work.entry.side()) {
+                (FlowState::Answered, _) => chance::hear_answer(work),
+                (FlowState::Closing, Side::Reverse) if work.segment.is_rst() => {
+                    A::count_reset();
+                }
+                _ => {}
             }
             update(work, hit, false);
         }

@@ -155,6 +155,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
         explainer,
         lister,
         tracer,
+        reports,
         log,
     } = start::start(chosen, commands.clone())?;
     let (stop_hooks, stop) = oneshot::channel();
@@ -189,7 +190,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
     // A few may wait: each is served at once.
     let (subscribe, subscriptions) = mpsc::channel(8);
     let traces = tokio::spawn(trace::run(tracer, subscriptions, view.clone()));
-    tokio::spawn(checks::run(view.clone(), commands.clone()));
+    tokio::spawn(checks::run(reports, view.clone(), commands.clone()));
     let applier = Applier::new(commands.clone(), own);
     tokio::spawn(applier.clone().follow(hangup));
     let control = Arc::new(AgentControl {

@@ -32,8 +32,8 @@ use crate::{
     api::types::{ApiError, ErrorCode},
     config::{AttachMode, Config},
     datapath::{
-        Attached, Counters, DataPath, DataPathError, Explainer, FlowLister, ProgramLog, Scanner,
-        Tracer, Wanted,
+        Attached, Counters, DataPath, DataPathError, Explainer, FlowLister, ProgramLog, Reports,
+        Scanner, Tracer, Wanted,
     },
     interfaces::Interfaces,
     preflight,
@@ -50,6 +50,7 @@ pub(super) struct Started {
     pub(super) explainer: Explainer,
     pub(super) lister: FlowLister,
     pub(super) tracer: Tracer,
+    pub(super) reports: Reports,
     pub(super) log: ProgramLog,
 }
 
@@ -60,6 +61,7 @@ struct Ready {
     explainer: Explainer,
     lister: FlowLister,
     tracer: Tracer,
+    reports: Reports,
     log: ProgramLog,
     board: Switchboard,
     ids: BTreeMap<String, u16>,
@@ -158,6 +160,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         explainer: ready.explainer,
         lister: ready.lister,
         tracer: ready.tracer,
+        reports: ready.reports,
         log: ready.log,
     })
 }
@@ -178,6 +181,7 @@ fn prepare(
     let explainer = path.explainer().map_err(kernel_error)?;
     let lister = path.flow_lister().map_err(kernel_error)?;
     let tracer = path.tracer().map_err(kernel_error)?;
+    let reports = path.reports().map_err(kernel_error)?;
     let log = path.logger().map_err(kernel_error)?;
     let kernel = kernel_state(path).map_err(kernel_error)?;
     let on_disk = file.read()?;
@@ -233,6 +237,7 @@ fn prepare(
         explainer,
         lister,
         tracer,
+        reports,
         log,
         board,
         ids,

@@ -65,6 +65,10 @@ pub struct HealthEntry {
     pub backend: SocketAddr,
     /// Whether it can serve from now on.
     pub is_healthy: bool,
+    /// Where it was taken out of its tables because it refused a connection: the time in milliseconds, rounded up, from
+    /// when the program saw the refusal to the store that took it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_to_ejected_ms: Option<u64>,
 }
 
 /// What a decision was made on, in [`HistoryEntry`].

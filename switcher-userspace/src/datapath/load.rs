@@ -28,7 +28,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 39] = [
+const PROGRAM_MAPS: [&str; 42] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -38,6 +38,9 @@ const PROGRAM_MAPS: [&str; 39] = [
     "ENDPOINTS",
     "CUTS",
     "HEARD",
+    "REPORTS",
+    "REPORTED",
+    "RESETS",
     "FILTER",
     "INTERFACES",
     "NODE_ADDRESSES",
@@ -195,6 +198,8 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("BACKENDS", limits.backends + 1)
         .map_max_entries("CUTS", limits.backends + 1)
         .map_max_entries("HEARD", limits.backends + 1)
+        .map_max_entries("REPORTED", limits.backends + 1)
+        .map_max_entries("RESETS", limits.backends + 1)
         .map_max_entries("ENDPOINTS", limits.backends)
         .map_max_entries("RING4", ring)
         .map_max_entries("RING6", ring)

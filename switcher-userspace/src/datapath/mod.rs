@@ -20,6 +20,7 @@ mod node_addresses;
 mod pins;
 mod program;
 mod program_log;
+mod reports;
 mod scan;
 mod send_errors;
 mod tables;
@@ -50,6 +51,7 @@ pub use links::{Attached, Mode};
 pub use list::{FlowLister, ListedFlow};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
+pub use reports::{LiveReports, Reported, Reports};
 pub use scan::{CutCount, Scan, Scanner};
 pub use tracer::{LiveTracer, Tracer};
 #[cfg(test)]
@@ -177,6 +179,11 @@ impl DataPath {
     /// The reader of traces; only one may be open.
     pub fn tracer(&self) -> Result<Tracer, DataPathError> {
         Tracer::open(&self.pins)
+    }
+
+    /// The reader of what the program reports of backends; only one may be open.
+    pub fn reports(&self) -> Result<Reports, DataPathError> {
+        Reports::open(&self.pins)
     }
 
     /// A scanner with handles of its own.

@@ -14,6 +14,7 @@ use switcher_common::{
     cut::{Action, CutOrder},
     filter::{FILTER_WORDS, position},
     rate::{Capped, budget},
+    report::REPORTS_PER_SECOND,
     scan::IdleTicks,
     service::{
         BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Name, Protocol,
@@ -234,12 +235,13 @@ impl Tables {
         self.filter.write_changed(&old, &new)
     }
 
-    /// Sets how many flows may be recorded per CPU and second, and how many ICMP errors sent.
+    /// Sets how many flows may be recorded per CPU and second, how many ICMP errors sent, and how much reported.
     pub(super) fn set_rates(&mut self, inserts_per_second: u32) -> Result<(), DataPathError> {
         for (what, per_second) in [
             (Capped::Insert, inserts_per_second),
             (Capped::TimeExceeded, ICMP_ERRORS_PER_SECOND),
             (Capped::TooBig, ICMP_ERRORS_PER_SECOND),
+            (Capped::Report, REPORTS_PER_SECOND),
         ] {
             self.budgets
                 .set(what as u32, budget(per_second), 0)

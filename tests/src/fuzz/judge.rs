@@ -20,6 +20,14 @@ const EXEMPT: &[(&str, &str)] = &[
         "an LRU makes room; insertion fails only where another CPU holds the bucket's lock",
     ),
     (
+        "reset_burst",
+        "the flows of a sequence are spread over many backends; tests/packets/reports.rs has the rows",
+    ),
+    (
+        "report_lost",
+        "of what is reported the model knows nothing; tests/packets/reports.rs has the rows",
+    ),
+    (
         "listener_removed",
         "a short run may have no world with a removed listener; tests/packets/removed.rs has the rows",
     ),

@@ -303,7 +303,9 @@ fn between_the_calls_of_an_apply_all_packets_see_the_old_or_all_the_new_configur
 fn a_drained_backend_takes_no_fresh_flow_from_one_call_on_and_its_flows_go_on() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
-    let setup = setup(&lab, &[(STAYS, &[0]), (RING_SHRINKS, &[0, 1])]);
+    let mut setup = setup(&lab, &[(STAYS, &[0]), (RING_SHRINKS, &[0, 1])]);
+    // SYNs are sent again here, and are to go where they went.
+    setup.second_chance = false;
     Rig::with(&lab, &setup, |rig| {
         let config = setup.config(&rig.config.agent.pin_dir)?;
         let mut sender = Sender::new(&lab, rig)?;

@@ -4,6 +4,7 @@ mod bounds;
 mod late;
 mod rest;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,6 +59,9 @@ struct Attempt {
     /// Where its newest SYN went.
     backend: SocketAddr,
     color: Color,
+    /// The newest backend has refused, and a time has passed since its SYN.
+    is_refused: Cell<bool>,
+    has_waited: Cell<bool>,
 }
 
 impl Attempt {
@@ -69,6 +73,8 @@ impl Attempt {
             vip: rig.vip(kind),
             backend: kind.backends(rig.lab, color)[0],
             color,
+            is_refused: Cell::new(false),
+            has_waited: Cell::new(false),
         };
         let run = rig.run(&attempt.syn().bytes()?)?;
         attempt.backend = rig.flow(&attempt.syn())?.backend;
@@ -101,18 +107,21 @@ impl Attempt {
 
     /// The newest backend refuses, and nobody is told.
     fn refused(&self, rig: &mut Rig) -> Result<()> {
-        let withheld = Expected::untouched(Reason::RefusalWithheld);
+        self.is_refused.set(true);
+        let withheld = Expected::untouched(Reason::RefusalWithheld).noting(Reason::SynRefused);
         rig.expect("the refusal", &self.refusal(), &withheld)
     }
 
     /// The newest backend refuses, and the client is told.
     fn refused_for_good(&self, rig: &mut Rig, when: &str) -> Result<()> {
         let told = rig.to_client(&self.refusal(), self.vip)?;
+        let told = told.noting(Reason::SynRefused);
         rig.expect(when, &self.refusal(), &told)
     }
 
     /// As if a retransmission timeout had passed since the newest SYN.
     fn wait(&self, rig: &mut Rig) -> Result<()> {
+        self.has_waited.set(true);
         rig.flows.age(&self.syn(), UNANSWERED_TICKS)
     }
 
@@ -130,10 +139,13 @@ impl Attempt {
         let sent = self
             .syn()
             .sent_to(self.backend, rig.link(self.color.name())?);
-        Expected::redirected(sent)
+        let mut expected = Expected::redirected(sent)
             .noting(Reason::SynRetransmit)
-            .noting(Reason::SecondChance)
-            .judge(&self.syn().bytes()?, &run, &counted)?;
+            .noting(Reason::SecondChance);
+        if !self.is_refused.replace(false) {
+            expected = expected.noting(Reason::SynUnanswered);
+        }
+        expected.judge(&self.syn().bytes()?, &run, &counted)?;
         ensure!(
             flow.state == FlowState::Unanswered,
             "half-open again: {flow:?}"
@@ -147,7 +159,13 @@ impl Attempt {
         let sent = self
             .syn()
             .sent_to(self.backend, rig.link(self.color.name())?);
-        let expected = Expected::redirected(sent).noting(Reason::SynRetransmit);
+        let mut expected = Expected::redirected(sent).noting(Reason::SynRetransmit);
+        let is_unanswered = rig.flow(&self.syn())?.state == FlowState::Unanswered;
+        if !self.has_waited.replace(false) {
+            rig.just_seen(&self.syn())?;
+        } else if is_unanswered && !self.is_refused.get() {
+            expected = expected.noting(Reason::SynUnanswered);
+        }
         rig.expect(when, &self.syn(), &expected)
     }
 
@@ -221,8 +239,6 @@ fn g8_an_unanswered_syn_goes_to_another_backend_when_it_is_repeated_but_not_at_o
     Rig::with(&lab, &setup(&lab, [2, 2]), |rig| {
         for kind in Kind::TCP {
             let mut attempt = Attempt::begin(rig, kind, PORT, Color::Blue)?;
-            // Seen in the future: no time has passed, however slow this machine is.
-            rig.flows.age(&attempt.syn(), 0_u32.wrapping_sub(1 << 20))?;
             attempt.stays(rig, "a SYN that the network sends twice")?;
             attempt.wait(rig)?;
             attempt.moves(rig)?;

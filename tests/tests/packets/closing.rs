@@ -298,7 +298,7 @@ fn a_refused_connection_is_not_in_flight() -> Result<()> {
                 seq: 0,
                 ..talk.of_backend(RST | ACK)
             };
-            talk.reply(rig, "the backend's RST", &refusal, &[])?;
+            talk.reply(rig, "the backend's RST", &refusal, &[Reason::SynRefused])?;
             assert_eq!(in_flight(rig)?, 0, "a refused connection is over");
             let again = Packet {
                 seq: 2_000,

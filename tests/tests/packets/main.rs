@@ -39,6 +39,7 @@ mod receipt;
 mod regressions;
 mod removed;
 mod replies;
+mod reports;
 mod rewriting;
 mod scale;
 mod sources;

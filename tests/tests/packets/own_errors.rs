@@ -366,6 +366,7 @@ fn where_an_answer_could_not_leave_again_none_is_made() -> Result<()> {
                 let answer = expected(too_big(&large)?, Reason::TooBig);
                 // Of TCP only the first one begins a flow.
                 rig.run(&large.bytes()?)?;
+                rig.just_seen(&large)?;
                 let notes: &[Reason] = match kind.protocol {
                     Protocol::Tcp => &[Reason::SynRetransmit],
                     Protocol::Udp => &[],

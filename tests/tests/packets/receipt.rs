@@ -218,7 +218,7 @@ fn g10_a_flow_that_ends_by_itself_is_counted_once_and_one_that_goes_on_is_not() 
                 seq: 0,
                 ..refused.of_backend(RST | ACK)
             };
-            refused.reply(rig, "refused", &rst, &[])?;
+            refused.reply(rig, "refused", &rst, &[Reason::SynRefused])?;
             finished += 1;
             ensure!(balance(rig)? == (finished, 0), "{kind:?}: refused");
 
@@ -236,7 +236,8 @@ fn g10_a_flow_that_ends_by_itself_is_counted_once_and_one_that_goes_on_is_not() 
                 ack: 77_001,
                 ..begun.of_backend(RST | ACK)
             };
-            rig.expect("refused", &rst, &rig.to_client(&rst, begun.vip)?)?;
+            let told = rig.to_client(&rst, begun.vip)?;
+            rig.expect("refused", &rst, &told.noting(Reason::SynRefused))?;
             finished += 1;
 
             // Strays are not in flight until their backend has answered.

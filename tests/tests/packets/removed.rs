@@ -80,6 +80,7 @@ fn goes_on(rig: &mut Rig) -> Result<()> {
             Protocol::Tcp => expected.noting(Reason::SynRetransmit),
             Protocol::Udp => expected,
         };
+        rig.just_seen(&again)?;
         rig.expect("the flow goes on", &again, &expected)?;
     }
     Ok(())

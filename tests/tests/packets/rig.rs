@@ -354,6 +354,12 @@ impl<'a> Rig<'a> {
         flow.with_context(|| format!("no flow of {} > {}", packet.from, packet.to))
     }
 
+    /// Makes the half-open flow of a packet as if it had just been seen, in the future: its SYN again is then no
+    /// SYN that was left unanswered, however slow this machine is.
+    pub(crate) fn just_seen(&mut self, packet: &Packet) -> Result<()> {
+        self.flows.age(packet, 0_u32.wrapping_sub(1 << 20))
+    }
+
     /// An error unless the tables hold exactly `flows` flows.
     pub(crate) fn expect_flows(&self, what: &str, flows: usize) -> Result<()> {
         let entries = self.flows.entries();

@@ -153,6 +153,7 @@ fn g8_a_syn_that_is_sent_again_after_a_flip_keeps_its_color() -> Result<()> {
             let begun = talk.flow(rig)?;
             rig.flip(Green)?;
             let notes = [Reason::SynRetransmit];
+            rig.just_seen(&talk.first())?;
             talk.send(rig, "the SYN again", &talk.first(), &notes)?;
             assert_eq!(talk.flow(rig)?, begun, "unanswered");
             talk.reply(rig, "the SYN-ACK", &talk.answer(), &[])?;

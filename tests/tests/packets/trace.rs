@@ -137,6 +137,7 @@ fn each_packet_of_a_flow_is_told_with_its_decision() -> Result<()> {
                 continue;
             }
             let again = [Reason::SynRetransmit];
+            rig.just_seen(&talk.first())?;
             talk.send(rig, "the SYN again", &talk.first(), &again)?;
             is_translated(
                 &only(&mut tracer)?,

@@ -66,6 +66,27 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "chance::g8_an_unanswered_syn_goes_to_another_backend_when_it_is_repeated_but_not_at_once",
     },
     Mutant {
+        name: "one-client-ejects",
+        promise: "passive",
+        without: "one client that is refused is enough to take a backend out",
+        target: DECISIONS,
+        test: "failover::tests::refusals::",
+    },
+    Mutant {
+        name: "answers-not-considered",
+        promise: "passive",
+        without: "refusals count though the backend answers others",
+        target: DECISIONS,
+        test: "failover::tests::refusals::",
+    },
+    Mutant {
+        name: "report-wakes-nobody",
+        promise: "passive",
+        without: "what the program reports makes no check",
+        target: "e2e",
+        test: "passive::a_crashed_server_is_ejected_at_its_first_refused_connection",
+    },
+    Mutant {
         name: "left-unmarked",
         promise: "G9",
         without: "what a backend sends after the flow has left it goes to the client",

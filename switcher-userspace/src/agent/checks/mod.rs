@@ -1,7 +1,8 @@
 //! Active checks: a task for each backend of a service that has `[service.check]` asks it again and again,
-//! and tells the core when its health has changed.
+//! and at once when the program reports something of it, and tells the core when its health has changed.
 
 mod probe;
+mod suspicion;
 mod tls;
 
 use std::{
@@ -19,11 +20,13 @@ use tokio::{
 
 use self::{
     probe::{Failure, probe},
+    suspicion::{Doorbell, Suspecting, Suspicion},
     tls::Tls,
 };
 use super::{core::Command, view::View};
 use crate::{
     config::{CheckConfig, Config, ServiceConfig},
+    datapath::{LiveReports, Reported, Reports},
     failover::{CheckTerms, Checked, Health},
 };
 
@@ -31,6 +34,11 @@ use crate::{
 const MAX_AT_ONCE: usize = 256;
 /// Checks after which health is told again, though it has not changed.
 const TOLD_EVERY: u32 = 25;
+/// Reports that are taken together.
+const REPORTS_AT_ONCE: usize = 256;
+/// From the end of a check that a report has asked for to the next such: who has himself refused on purpose
+/// makes no more checks than that.
+const BETWEEN_SUSPICIONS: Duration = Duration::from_millis(50);
 /// News that wait for the core; a task whose news do not fit waits with them.
 const MAX_NEWS: usize = 1_024;
 
@@ -47,6 +55,8 @@ pub(super) struct HealthNews {
     pub(super) is_dead: bool,
     /// What the checks have found.
     pub(super) evidence: String,
+    /// When it refused the connection that led to this.
+    pub(super) refused_at: Option<std::time::Instant>,
 }
 
 /// A backend that is checked.
@@ -58,14 +68,33 @@ struct Target {
 
 /// The tasks, as the configuration wants them.
 struct Checks {
-    running: BTreeMap<Target, (CheckConfig, AbortHandle)>,
+    running: BTreeMap<Target, Running>,
     slots: Arc<Semaphore>,
     tls: Arc<Tls>,
     news: mpsc::Sender<HealthNews>,
 }
 
+/// The task of one backend.
+struct Running {
+    check: CheckConfig,
+    task: AbortHandle,
+    bell: Arc<Doorbell>,
+    suspecting: Suspecting,
+}
+
 /// Checks what is configured, until the core has ended.
-pub(super) async fn run(mut views: watch::Receiver<Arc<View>>, core: mpsc::Sender<Command>) {
+pub(super) async fn run(
+    reports: Reports,
+    mut views: watch::Receiver<Arc<View>>,
+    core: mpsc::Sender<Command>,
+) {
+    let mut reports = match reports.live() {
+        Ok(reports) => Some(reports),
+        Err(error) => {
+            tracing::error!(%error, "what the program reports of backends is not heard; checks go on");
+            None
+        }
+    };
     let (news, mut received) = mpsc::channel(MAX_NEWS);
     let mut checks = Checks {
         running: BTreeMap::new(),
@@ -83,7 +112,7 @@ pub(super) async fn run(mut views: watch::Receiver<Arc<View>>, core: mpsc::Sende
             checks.follow(&view);
             config = Some(view.config.clone());
         }
-        let mut all = Vec::new();
+        let (mut all, mut reported) = (Vec::new(), Vec::new());
         tokio::select! {
             changed = views.changed() => if changed.is_err() { break },
             // Backends that fail together leave their tables together.
@@ -92,18 +121,47 @@ pub(super) async fn run(mut views: watch::Receiver<Arc<View>>, core: mpsc::Sende
                     break;
                 }
             }
+            heard = hear(&mut reports, &mut reported) => {
+                if let Err(error) = heard {
+                    tracing::error!(%error, "what the program reports of backends is heard no more; checks go on");
+                    reports = None;
+                }
+                checks.suspect(reported);
+            }
         }
     }
 }
 
+/// Waits for what the program reports.
+async fn hear(reports: &mut Option<LiveReports>, all: &mut Vec<Reported>) -> std::io::Result<()> {
+    match reports {
+        Some(reports) => reports.take(REPORTS_AT_ONCE, |it| all.push(it)).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Checks {
+    /// Wakes the tasks of the backends that the reports are about. Those of services without checks are only
+    /// counted, by the program.
+    fn suspect(&mut self, reported: Vec<Reported>) {
+        for reported in reported {
+            let target = Target {
+                service: reported.service.clone(),
+                endpoint: reported.endpoint,
+            };
+            if let Some(running) = self.running.get_mut(&target) {
+                running.suspecting.hear(&reported, &running.bell);
+            }
+        }
+    }
+
     /// Ends the checks of what is configured no more or otherwise, and begins the others.
     fn follow(&mut self, view: &View) {
         let wanted = targets(&view.config);
-        self.running.retain(|target, (check, task)| {
-            let stays = wanted.get(target).is_some_and(|wanted| *wanted == check);
+        self.running.retain(|target, running| {
+            let stays = wanted.get(target).is_some_and(|it| **it == running.check);
             if !stays {
-                task.abort();
+                running.task.abort();
             }
             stays
         });
@@ -113,6 +171,7 @@ impl Checks {
             }
             let service = view.board.services.get(&target.service);
             let health = service.map_or(Health::Unknown, |it| it.health_of(target.endpoint));
+            let bell = Arc::<Doorbell>::default();
             let task = Task {
                 target: target.clone(),
                 check: check.clone(),
@@ -120,17 +179,23 @@ impl Checks {
                 slots: self.slots.clone(),
                 tls: self.tls.clone(),
                 news: self.news.clone(),
+                bell: bell.clone(),
             };
-            let handle = tokio::spawn(task.run()).abort_handle();
-            self.running.insert(target, (check.clone(), handle));
+            let running = Running {
+                check: check.clone(),
+                task: tokio::spawn(task.run()).abort_handle(),
+                bell,
+                suspecting: Suspecting::default(),
+            };
+            self.running.insert(target, running);
         }
     }
 }
 
 impl Drop for Checks {
     fn drop(&mut self) {
-        for (_, task) in self.running.values() {
-            task.abort();
+        for running in self.running.values() {
+            running.task.abort();
         }
     }
 }
@@ -160,6 +225,7 @@ struct Task {
     slots: Arc<Semaphore>,
     tls: Arc<Tls>,
     news: mpsc::Sender<HealthNews>,
+    bell: Arc<Doorbell>,
 }
 
 impl Task {
@@ -170,20 +236,33 @@ impl Task {
         let mut untold = 0;
         // What was adopted is told as soon as it is this agent's own finding.
         let mut told_after = self.check.fall.max(self.check.rise);
+        let mut suspected_until = Instant::now();
         loop {
-            sleep_until(next).await;
-            next = next.max(Instant::now()) + period.mul_f64(0.95 + fastrand::f64() / 10.0);
-            // Never closed.
-            let Ok(slot) = self.slots.acquire().await else {
-                return;
+            let mut suspicion = self.wait(next, suspected_until).await;
+            if suspicion.is_none() {
+                next = next.max(Instant::now()) + period.mul_f64(0.95 + fastrand::f64() / 10.0);
+            }
+            // A check that has begun before knows nothing of what is seen meanwhile.
+            let result = loop {
+                let Some(result) = self.ask(suspicion.as_ref()).await else {
+                    suspicion = self.bell.answer(true);
+                    continue;
+                };
+                break result;
             };
-            let result = probe(&self.check, &self.tls, self.target.endpoint).await;
-            drop(slot);
             let (fall, rise) = (self.check.fall, self.check.rise);
-            let terms = CheckTerms { fall, rise };
+            let change = match (&suspicion, &result) {
+                (Some(_), Err(_)) => self.checked.fail(),
+                _ => self
+                    .checked
+                    .observe(result.is_ok(), CheckTerms { fall, rise }),
+            };
+            if suspicion.is_some() {
+                suspected_until = Instant::now() + BETWEEN_SUSPICIONS;
+            }
             untold += 1;
             // What the core knows may be from before an apply.
-            if self.checked.observe(result.is_ok(), terms).is_none() && untold < told_after {
+            if change.is_none() && untold < told_after {
                 continue;
             }
             untold = 0;
@@ -193,21 +272,70 @@ impl Task {
                 endpoint: self.target.endpoint,
                 health: self.checked.health,
                 is_dead: result.as_ref().is_err_and(|failure| failure.is_dead),
-                evidence: evidence(self.checked.health, &result, fall),
+                evidence: evidence(self.checked.health, &result, fall, suspicion.as_ref()),
+                refused_at: suspicion.and_then(|it| it.refused_at),
             };
             if self.news.send(news).await.is_err() {
                 return;
             }
         }
     }
+
+    /// Waits for the next check in turn, or for something that asks for one before: what, if it does. Who
+    /// does not serve is not suspected.
+    async fn wait(&self, next: Instant, suspected_until: Instant) -> Option<Suspicion> {
+        loop {
+            let is_time = Instant::now() >= suspected_until;
+            let suspicion = self.bell.answer(is_time);
+            if suspicion.is_some() && self.checked.health != Health::Unhealthy {
+                return suspicion;
+            }
+            tokio::select! {
+                () = sleep_until(next) => return None,
+                () = self.bell.rung() => {}
+                () = sleep_until(suspected_until), if self.bell.has_visitor() => {}
+            }
+        }
+    }
+
+    /// Asks the backend; `None`: it was suspected while it was asked in turn, and is to be asked again.
+    async fn ask(&self, suspicion: Option<&Suspicion>) -> Option<Result<(), Failure>> {
+        if let Some(certain) = suspicion.filter(|it| it.is_certain()) {
+            return Some(Err(Failure {
+                found: certain.to_string(),
+                is_dead: false,
+            }));
+        }
+        let ask = async {
+            // Never closed; and a check that is not counted is one too.
+            let _slot = self.slots.acquire().await;
+            probe(&self.check, &self.tls, self.target.endpoint).await
+        };
+        let is_out = self.checked.health == Health::Unhealthy;
+        tokio::select! {
+            result = ask => Some(result),
+            () = self.bell.rung(), if suspicion.is_none() && !is_out => None,
+        }
+    }
 }
 
-fn evidence(health: Health, newest: &Result<(), Failure>, fall: u32) -> String {
-    match (health, newest) {
-        (Health::Unhealthy, Err(failure)) => {
+fn evidence(
+    health: Health,
+    newest: &Result<(), Failure>,
+    fall: u32,
+    suspicion: Option<&Suspicion>,
+) -> String {
+    match (health, newest, suspicion) {
+        (Health::Unhealthy, Err(failure), Some(certain)) if certain.is_certain() => {
+            failure.found.clone()
+        }
+        (Health::Unhealthy, Err(failure), Some(suspicion)) => {
+            format!("{suspicion}, and a check right after: {}", failure.found)
+        }
+        (Health::Unhealthy, Err(failure), None) => {
             format!("{fall} checks in a row have failed: {}", failure.found)
         }
-        (Health::Unhealthy, Ok(())) => format!("{fall} checks in a row have failed"),
-        (Health::Healthy | Health::Unknown, _) => "it passes its checks".to_owned(),
+        (Health::Unhealthy, Ok(()), _) => format!("{fall} checks in a row have failed"),
+        (Health::Healthy | Health::Unknown, ..) => "it passes its checks".to_owned(),
     }
 }

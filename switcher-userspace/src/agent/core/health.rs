@@ -1,6 +1,6 @@
 //! News of backends' health: what they change in the tables, and how the history tells them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     Core,
@@ -16,7 +16,7 @@ use crate::{
         types::ApiError,
     },
     config::ServiceConfig,
-    datapath::{Leaving, Wanted},
+    datapath::{DrainedBackend, Leaving, Wanted},
     failover::{self, Health},
     switching::{Change, Conditions, Gate as _, Order, Service, Shortage, Switchboard},
 };
@@ -46,7 +46,13 @@ impl Core {
         let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
         // Before the slots: whoever fails over does not wait for tables to be filled.
         entries.extend(self.decide());
-        self.renew_slots();
+        let renewed_at = self.renew_slots();
+        for (entry, news) in entries.iter_mut().zip(&told) {
+            let taken = self.refused_to_ejected_ms(news, renewed_at);
+            if let Some(health) = &mut entry.health {
+                health.refused_to_ejected_ms = taken;
+            }
+        }
         self.cut_dead(&before);
         for (service, shortage) in self.short_standbys() {
             let reason = format!(
@@ -129,10 +135,10 @@ impl Core {
     }
 
     /// Gives slots to those that can serve, if others have them. No flow is cut, and no id gets another
-    /// meaning. A failure is tried again after the next scan.
-    pub(super) fn renew_slots(&mut self) {
+    /// meaning. A failure is tried again after the next scan. Returns when it was done, if something was.
+    pub(super) fn renew_slots(&mut self) -> Option<Instant> {
         if !self.are_slots_old {
-            return;
+            return None;
         }
         let wanted = Wanted {
             config: &self.config,
@@ -140,9 +146,13 @@ impl Core {
             leaving: Leaving::AT_ONCE,
         };
         match self.path.apply_uncounted(&wanted) {
-            Ok(_) => self.are_slots_old = false,
+            Ok(replaced) => {
+                self.are_slots_old = false;
+                replaced.map(|it| it.stored_at)
+            }
             Err(error) => {
                 tracing::error!(%error, "unhealthy backends keep their slots; the next scan tries again");
+                None
             }
         }
     }
@@ -200,7 +210,23 @@ impl Core {
         entry.health = Some(HealthEntry {
             backend: news.endpoint,
             is_healthy: news.health != Health::Unhealthy,
+            refused_to_ejected_ms: None,
         });
         entry
+    }
+
+    /// How long the backend of `news`, which a store at `renewed_at` has taken out of its tables, was in them
+    /// after it had refused a connection.
+    fn refused_to_ejected_ms(&self, news: &HealthNews, renewed_at: Option<Instant>) -> Option<u64> {
+        let backend = DrainedBackend {
+            service: news.service.clone(),
+            endpoint: news.endpoint,
+        };
+        let is_out = without_slots(&self.config, &self.board).contains(&backend);
+        if news.health != Health::Unhealthy || !is_out {
+            return None;
+        }
+        let taken = renewed_at?.checked_duration_since(news.refused_at?)?;
+        u64::try_from(taken.as_micros().div_ceil(1_000)).ok()
     }
 }

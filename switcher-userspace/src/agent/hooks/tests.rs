@@ -36,6 +36,7 @@ fn entry(number: u64, is_healthy: bool) -> HistoryEntry {
         health: Some(HealthEntry {
             backend: "[2001:db8::1]:80".parse().expect("an address"),
             is_healthy,
+            refused_to_ejected_ms: None,
         }),
         error: None,
     }

@@ -7,6 +7,7 @@ use crate::switching::Now;
 
 mod checks;
 mod ejection;
+mod refusals;
 mod rules;
 mod sequences;
 mod simulation;

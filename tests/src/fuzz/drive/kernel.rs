@@ -49,6 +49,7 @@ pub(super) struct Kernel {
     hands: RawMap,
     cuts: RawMap,
     heard: RawMap,
+    resets: RawMap,
     interfaces: RawMap,
     budgets: RawMap,
     windows: RawMap,
@@ -117,6 +118,7 @@ impl Kernel {
             interfaces: open("INTERFACES", sizes_of::<u32, InterfaceRecord>())?,
             cuts: open("CUTS", sizes_of::<u32, CutOrder>())?,
             heard: open("HEARD", sizes_of::<u32, Heard>())?,
+            resets: open("RESETS", sizes_of::<u32, Window>())?,
             budgets: open("RATE_BUDGETS", sizes_of::<u32, u32>())?,
             windows: open("RATE_WINDOWS", sizes_of::<u32, Window>())?,
             table_stats: open("TABLE_STATS", sizes_of::<u32, TableStats>())?,
@@ -195,6 +197,8 @@ impl Kernel {
         let backends: Vec<u32> = (0..=self.sizes.backends).collect();
         self.heard
             .write_array(&backends, &vec![Heard::zeroed(); backends.len()])?;
+        let none = vec![Window::zeroed(); backends.len() * self.cpus];
+        self.resets.write_array(&backends, &none)?;
         let windows = vec![Window::zeroed(); Capped::LEN as usize * self.cpus];
         let all: Vec<u32> = (0..Capped::LEN).collect();
         self.windows.write_array(&all, &windows)

@@ -98,6 +98,7 @@ impl Rig {
                 idle: kernel.idle()?,
                 cuts: HashMap::new(),
                 heard: HashMap::new(),
+                resets: HashMap::new(),
                 inserts: Cap::default(),
                 told_late: Cap::default(),
                 told_large: Cap::default(),
@@ -129,6 +130,7 @@ impl Rig {
         self.ledger = Ledger::new(self.kernel.counts()?);
         self.model.fragments.clear();
         self.model.heard.clear();
+        self.model.resets.clear();
         self.model.rings.iter_mut().for_each(Ring::clear);
         self.moves = self.kernel.moves()?;
         for backend in std::mem::take(&mut self.model.cuts).into_keys() {

@@ -12,6 +12,8 @@ const CHANCES: u8 = 2;
 const LOOKS: usize = 8;
 /// Silence after which a SYN counts as unanswered, in ticks.
 const UNANSWERED: u32 = 96;
+/// Resets of one backend in a window of 2^7 ticks that are told of.
+const BURST: u32 = 8;
 /// For how many ticks a backend that refuses is not tried.
 const REFUSING: u32 = 954;
 
@@ -36,12 +38,15 @@ impl Heard {
     }
 }
 
-/// Whether nobody has answered, and not too many were asked.
-fn may_go_on(entry: &Entry) -> bool {
+fn has_no_answer(entry: &Entry) -> bool {
     matches!(entry.state, State::Unanswered | State::Refused)
         && entry.answer == 0
         && !entry.unpinned
-        && entry.chances < CHANCES
+}
+
+/// Whether nobody has answered, and not too many were asked.
+fn may_go_on(entry: &Entry) -> bool {
+    has_no_answer(entry) && entry.chances < CHANCES
 }
 
 fn low(id: u32) -> u16 {
@@ -49,6 +54,17 @@ fn low(id: u32) -> u16 {
 }
 
 impl Model {
+    /// The backend of `entry` has reset an established flow.
+    pub(super) fn count_reset(&mut self, packet: &mut Packet<'_>, entry: &Entry) {
+        let window = packet.now >> 7;
+        let (known, count) = self.resets.entry(entry.backend).or_default();
+        *count = if *known == window { *count + 1 } else { 1 };
+        *known = window;
+        if *count == BURST {
+            packet.note("reset_burst");
+        }
+    }
+
     pub(super) fn hear_answer(&mut self, entry: &Entry, now: u32) {
         self.heard.entry(entry.backend).or_default().answered = now;
     }
@@ -60,6 +76,7 @@ impl Model {
         tuple: &Tuple,
         (entry, after): (Entry, Entry),
     ) -> Result<Found, Ended> {
+        packet.note("syn_refused");
         self.heard.entry(entry.backend).or_default().refused = packet.now;
         let client = tuple.other(&entry);
         let is_withheld = may_go_on(&after) && self.another(&client, &after, packet.now).is_some();
@@ -92,7 +109,13 @@ impl Model {
     ) -> Result<Found, Ended> {
         let before = self.tables.other(tuple, &own);
         let is_refused = before.is_some_and(|(_, _, it)| it.refused);
-        if !may_go_on(&own) || !(is_refused || silent >= UNANSWERED) {
+        if !has_no_answer(&own) || !(is_refused || silent >= UNANSWERED) {
+            return Ok(Found::Entry(own));
+        }
+        if !is_refused && own.state == State::Unanswered {
+            packet.note("syn_unanswered");
+        }
+        if !may_go_on(&own) {
             return Ok(Found::Entry(own));
         }
         let Some(there) = self.another(tuple, &own, packet.now) else {

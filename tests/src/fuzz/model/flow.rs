@@ -80,6 +80,11 @@ impl Model {
             }
             Fate::Restored => packet.note("flow_restored"),
             Fate::Changed if after.state == State::Answered => self.hear_answer(&after, packet.now),
+            Fate::Changed if after.state == State::Closing && segment.rst => {
+                if entry.side == Side::Backend {
+                    self.count_reset(packet, &entry);
+                }
+            }
             Fate::Same | Fate::Changed | Fate::Established | Fate::BegunAnew | Fate::Refused => {}
         }
         let own = Entry {

@@ -117,6 +117,8 @@ pub struct Model {
     pub cuts: HashMap<u32, Order>,
     /// What was heard of backends, by id.
     pub heard: HashMap<u32, Heard>,
+    /// Window, and established flows that a backend has reset in it, by id.
+    pub resets: HashMap<u32, (u32, u32)>,
     /// First fragments of datagrams.
     pub fragments: Fragments,
     /// Flows that may be recorded.
