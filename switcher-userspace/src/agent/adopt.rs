@@ -10,6 +10,7 @@ use switcher_common::service::{Color, ServiceSwitch};
 
 use super::state_file::State;
 use crate::{
+    api::check::MAX_CONFIRM_MS,
     config::{Config, ServiceConfig},
     failover::{self, Terms},
     switching::{
@@ -105,8 +106,8 @@ fn adopted(
             health,
             dead,
             failover: match file {
-                Some(file) => known.failover.completed(&file.failover),
-                None => known.failover.clone(),
+                Some(file) => known.failover.completed(&file.failover).unseen(),
+                None => known.failover.clone().unseen(),
             },
             ..known.clone()
         };
@@ -158,7 +159,9 @@ fn adopted(
         drill: file
             .filter(|file| file.active == active)
             .and_then(|it| it.drill),
-        failover: file.map(|file| file.failover.clone()).unwrap_or_default(),
+        failover: file
+            .map(|file| file.failover.clone().unseen())
+            .unwrap_or_default(),
     }
 }
 
@@ -179,7 +182,10 @@ fn after_reboot(file: &Service, config: &ServiceConfig, now: Now) -> Service {
         drain,
         // Its clock was that of another boot.
         confirm: file.confirm.map(|confirm| Confirm {
-            deadline: now.plus_ms(confirm.deadline.wall_ms.saturating_sub(now.wall_ms)),
+            // The clock may have been set back.
+            deadline: now.plus_ms(
+                (confirm.deadline.wall_ms.saturating_sub(now.wall_ms)).min(MAX_CONFIRM_MS),
+            ),
             ..confirm
         }),
         pauses: Vec::new(),
@@ -191,10 +197,14 @@ fn after_reboot(file: &Service, config: &ServiceConfig, now: Now) -> Service {
                 ..at
             }),
         drill: file.drill.map(|drill| Drill {
-            until: now.plus_ms(drill.until.wall_ms.saturating_sub(now.wall_ms)),
+            until: now
+                .plus_ms((drill.until.wall_ms.saturating_sub(now.wall_ms)).min(MAX_CONFIRM_MS)),
             ..drill
         }),
         failover: file.failover.clone().after_reboot(&terms, now),
+        // Backends may have been switched off with the node.
+        health: BTreeMap::new(),
+        dead: BTreeMap::new(),
         ..file.clone()
     }
 }

@@ -90,32 +90,75 @@ pub(super) fn standings(service: &ServiceConfig, state: &Service) -> PerColor<St
     })
 }
 
-/// The unhealthy backends of `service` that leave their tables ([`kept`] says who). One that a list keeps, as
-/// there is nobody better, stays in all.
-pub(super) fn ejected(service: &ServiceConfig, state: &Service) -> BTreeSet<SocketAddr> {
+/// A backend without slots in one list of backends.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ejected {
+    /// Name of the listener.
+    pub(super) listener: String,
+    pub(super) color: Color,
+    pub(super) endpoint: SocketAddr,
+}
+
+/// The unhealthy backends of `service` that leave their tables ([`kept`] says who), list by list: a list that
+/// has nobody better keeps them in no other one.
+pub(super) fn ejected(service: &ServiceConfig, state: &Service) -> BTreeSet<Ejected> {
+    let lists = lists(service, state);
+    let out = lists.iter().flat_map(|list| {
+        let leave = list.unhealthy.iter().filter(|(_, keeps)| !keeps);
+        leave.map(|(endpoint, _)| Ejected {
+            listener: list.listener.name.clone(),
+            color: list.color,
+            endpoint: *endpoint,
+        })
+    });
+    out.collect()
+}
+
+/// The unhealthy backends of `service` that get fresh flows all the same, as some list has nobody better.
+pub(super) fn retained(service: &ServiceConfig, state: &Service) -> BTreeSet<SocketAddr> {
+    let gets_fresh = |list: &&List<'_>| {
+        let is_fresh = list.color == state.active || state.split_percent > 0;
+        is_fresh && !list.listener.preview
+    };
+    let lists = lists(service, state);
+    let fresh = lists.iter().filter(gets_fresh);
+    let unhealthy = fresh.flat_map(|list| list.unhealthy.iter());
+    unhealthy
+        .filter_map(|(endpoint, keeps)| keeps.then_some(*endpoint))
+        .collect()
+}
+
+/// The unhealthy backends of a listener and color, and whether they keep their slots.
+struct List<'a> {
+    listener: &'a ListenerConfig,
+    color: Color,
+    unhealthy: Vec<(SocketAddr, bool)>,
+}
+
+fn lists<'a>(service: &'a ServiceConfig, state: &Service) -> Vec<List<'a>> {
     if service.check.is_none() || cfg!(mutant = "nobody-ejected") {
-        return BTreeSet::new();
+        return Vec::new();
     }
     let candidate =
         |backend: &BackendConfig| candidate(backend, service, state, &state.drained_backends);
-    let (mut leave, mut stay) = (BTreeSet::new(), BTreeSet::new());
+    let mut lists = Vec::new();
     for listener in &service.listeners {
         let candidates =
             PerColor::from_fn(|color| listener.backends(color).iter().map(candidate).collect());
         let kept = kept(state.active, &candidates, service.min_healthy);
         for color in Color::ALL {
-            let keeps_slots = &kept.get(color).keeps_slots;
-            for (backend, keeps) in listener.backends(color).iter().zip(keeps_slots) {
-                let endpoint = backend.endpoint();
-                if *keeps {
-                    stay.insert(endpoint);
-                } else if state.health_of(endpoint) == Health::Unhealthy {
-                    leave.insert(endpoint);
-                }
-            }
+            let endpoints = listener.backends(color).iter().map(BackendConfig::endpoint);
+            let all = endpoints.zip(kept.get(color).keeps_slots.iter().copied());
+            lists.push(List {
+                listener,
+                color,
+                unhealthy: all
+                    .filter(|(it, _)| state.health_of(*it) == Health::Unhealthy)
+                    .collect(),
+            });
         }
     }
-    &leave - &stay
+    lists
 }
 
 #[cfg(test)]
@@ -200,11 +243,41 @@ green = [{}]
         ] {
             let config = config(min_healthy);
             let found = ejected(&config.services[0], &state(blue, green));
+            let found: BTreeSet<SocketAddr> = found.iter().map(|it| it.endpoint).collect();
             let expected: BTreeSet<SocketAddr> = (out.iter())
                 .map(|it| it.parse().expect("an endpoint"))
                 .collect();
             assert_eq!(found, expected, "{min_healthy} {blue} {green}");
         }
+    }
+
+    #[test]
+    fn a_list_that_has_nobody_better_keeps_a_backend_in_no_other_list() {
+        let mut config = config(1);
+        let mut other = config.services[0].listeners[0].clone();
+        other.name = "alone".to_owned();
+        other.port = 81;
+        other.blue.truncate(1);
+        config.services[0].listeners.push(other);
+        let found = ejected(&config.services[0], &state("-++", "++"));
+        let expected = Ejected {
+            listener: "http".to_owned(),
+            color: Color::Blue,
+            endpoint: BLUE[0].parse().expect("an endpoint"),
+        };
+        assert_eq!(found, BTreeSet::from([expected]));
+    }
+
+    #[test]
+    fn only_a_list_that_gets_fresh_flows_retains_whom_it_has_nobody_better_for() {
+        let config = config(1);
+        let of = |state: &Service| retained(&config.services[0], state).len();
+        assert_eq!(of(&state("---", "++")), 3, "the active color");
+        let mut short = state("+++", "--");
+        assert_eq!(of(&short), 0, "the standby");
+        short.split_percent = 10;
+        assert_eq!(of(&short), 2, "a standby with a share");
+        assert_eq!(of(&state("-++", "++")), 0, "there are better ones");
     }
 
     #[test]

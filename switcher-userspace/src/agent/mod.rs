@@ -156,6 +156,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
         lister,
         tracer,
         reports,
+        proofs,
         log,
     } = start::start(chosen, commands.clone())?;
     let (stop_hooks, stop) = oneshot::channel();
@@ -177,6 +178,8 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
             tracing::error!(%error, "the program's warnings are not shown");
         }
     });
+    // Before anything that takes time: what is known of health is from the agent before.
+    tokio::spawn(checks::run(reports, proofs, view.clone(), commands.clone()));
     // Deadlines that passed without an agent are carried out before the first request (G4). A queue
     // that is full, or a core that has ended, shows in that request.
     if let Some(taken_in) = collector.scan() {
@@ -190,7 +193,6 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
     // A few may wait: each is served at once.
     let (subscribe, subscriptions) = mpsc::channel(8);
     let traces = tokio::spawn(trace::run(tracer, subscriptions, view.clone()));
-    tokio::spawn(checks::run(reports, view.clone(), commands.clone()));
     let applier = Applier::new(commands.clone(), own);
     tokio::spawn(applier.clone().follow(hangup));
     let control = Arc::new(AgentControl {

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     adopt::{self, Kernel},
     applied::{AppliedFile, Chosen},
+    checks::WantedProof,
     clock,
     collector::{Collector, ServiceIds},
     configured::Configured,
@@ -40,6 +41,9 @@ use crate::{
     switching::{Service, Switchboard},
 };
 
+/// Services that may wait for their standby's proof to be asked for.
+const MAX_PROOFS: usize = 64;
+
 /// A started agent's parts.
 pub(super) struct Started {
     pub(super) core: Core,
@@ -51,6 +55,7 @@ pub(super) struct Started {
     pub(super) lister: FlowLister,
     pub(super) tracer: Tracer,
     pub(super) reports: Reports,
+    pub(super) proofs: mpsc::Receiver<WantedProof>,
     pub(super) log: ProgramLog,
 }
 
@@ -129,7 +134,9 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
     }));
     let saved = ready.board.generation;
     let asking = Asking::at_start(&config, &ready.board, clock::now());
+    let (prover, proofs) = mpsc::channel(MAX_PROOFS);
     let core = Core {
+        prover,
         config,
         path,
         board: ready.board,
@@ -161,6 +168,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         lister: ready.lister,
         tracer: ready.tracer,
         reports: ready.reports,
+        proofs,
         log: ready.log,
     })
 }

@@ -15,8 +15,10 @@ use crate::{
 
 /// The file's name in the state directory.
 const NAME: &str = "state.json";
-/// Version of the file's shape.
-const VERSION: u32 = 1;
+/// Version of the file's shape: 2 has what failover remembers, which agents before do not know.
+const VERSION: u32 = 2;
+/// The oldest one that is read.
+const OLDEST: u32 = 1;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +62,9 @@ impl StateFile {
         };
         let state: State =
             serde_json::from_slice(&text).map_err(|error| damaged(&path, &error.to_string()))?;
-        if state.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&state.version) {
             let found = format!(
-                "it has version {}, this agent writes {VERSION}",
+                "it has version {}, this agent reads {OLDEST} to {VERSION}",
                 state.version
             );
             return Err(damaged(&path, &found));
@@ -144,7 +146,7 @@ mod tests {
         }
         let other = String::from_utf8(whole)
             .expect("text")
-            .replace("\"version\": 1", "\"version\": 9");
+            .replace("\"version\": 2", "\"version\": 9");
         fs::write(file.path(), other).expect("written");
         assert!(file.read().is_err(), "another version");
     }

@@ -10,7 +10,7 @@ use super::{
 /// Longest drain: as long as the configuration allows.
 const MAX_DRAIN_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Longest time to confirm a flip.
-const MAX_CONFIRM_MS: u64 = 60 * 60 * 1_000;
+pub(crate) const MAX_CONFIRM_MS: u64 = 60 * 60 * 1_000;
 /// Longest time until a drill's failover is undone.
 const MAX_DRILL_MS: u64 = 60 * 60 * 1_000;
 /// That time where none is named.

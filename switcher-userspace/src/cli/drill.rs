@@ -111,8 +111,8 @@ async fn undone(args: &DrillArgs, drilled: &mut Drilled, client: &Client) -> Res
     // The newest come first.
     let Some(entry) = ours.next_back() else {
         return Err(ApiError::new(
-            ErrorCode::Conflict,
-            "the drill's failover is not undone: the active color was changed meanwhile",
+            ErrorCode::Internal,
+            "the drill did not end by itself: the active color was changed meanwhile",
             format!("see `switcher history {}`", args.service),
         ));
     };
@@ -120,7 +120,14 @@ async fn undone(args: &DrillArgs, drilled: &mut Drilled, client: &Client) -> Res
     drilled.undone = entry.error.is_none();
     drilled.change.generation = entry.generation;
     drilled.change.active = [(service.name, service.active)].into();
-    entry.error.map_or(Ok(()), Err)
+    // Its failover stands, so none of the codes that promise otherwise.
+    entry.error.map_or(Ok(()), |error| {
+        Err(ApiError::new(
+            ErrorCode::Internal,
+            format!("the drill's failover stands: {}", error.message),
+            error.next_step,
+        ))
+    })
 }
 
 /// The service after the drill whose failover has this generation.
@@ -136,8 +143,11 @@ async fn end(
         let mut named = status.services.into_iter();
         let service = named.find(|it| it.name == args.service).ok_or_else(|| {
             ApiError::new(
-                ErrorCode::NotFound,
-                format!("there is no service {} any more", args.service),
+                ErrorCode::Internal,
+                format!(
+                    "the drill's end is not known: there is no service {} any more",
+                    args.service
+                ),
                 "`switcher status` lists the services",
             )
         })?;

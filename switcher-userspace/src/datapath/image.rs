@@ -35,14 +35,15 @@ pub struct Wanted<'a> {
     pub leaving: &'a Leaving,
 }
 
-/// A backend that is administratively drained: it takes no fresh flows, in none of its service's
-/// listeners and colors, and its flows go on.
+/// A backend that takes no fresh flows, and whose flows go on: drained by hand, or ejected.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DrainedBackend {
     /// Name of the service.
     pub service: String,
     /// Address and port.
     pub endpoint: SocketAddr,
+    /// The listener and color where it is so; absent: in all of its service's.
+    pub list: Option<(String, Color)>,
 }
 
 /// Content of the maps that the agent writes on an apply. Vectors are indexed by id.

@@ -79,11 +79,7 @@ impl Orders {
             let of_color = self.colors.get(&of).copied();
             let endpoint = (backend.address, backend.port_be);
             let of_backend = dead.get(&(backend.service, endpoint)).copied();
-            // A backend's flows that are reset are all that it has, those of the color's drain too.
-            let is_reset = |order: &CutOrder| order.action != Action::Move as u8;
-            *order = (of_backend.filter(is_reset))
-                .or(of_color)
-                .or(of_backend)
+            *order = both(of_color, of_backend)
                 .or_else(of_removed)
                 .unwrap_or_default();
             for (pause, listener) in &pauses {
@@ -301,6 +297,25 @@ impl Tables {
     }
 }
 
+/// The order of a backend whose color has one too.
+fn both(of_color: Option<CutOrder>, of_backend: Option<CutOrder>) -> Option<CutOrder> {
+    const RESET: u8 = Action::Reset as u8;
+    let (Some(color), Some(backend)) = (of_color, of_backend) else {
+        return of_color.or(of_backend);
+    };
+    Some(match (color.action, backend.action) {
+        // Moving leaves TCP as it is, which the color's order does not.
+        (_, action) if action == Action::Move as u8 => color,
+        // What a drain cuts gets no second chance on its color. It begins nothing there: what is left for its own
+        // deadline is what began before the backend died.
+        (RESET, _) => CutOrder {
+            action: RESET,
+            ..backend
+        },
+        _ => backend,
+    })
+}
+
 /// An endpoint as a [`BackendRecord`] has it.
 fn record_key(endpoint: SocketAddr) -> (WideAddress, u16) {
     (WideAddress::from_ip(endpoint.ip()), endpoint.port().to_be())
@@ -444,11 +459,8 @@ mod tests {
             (Some(Reset), None, CutOrder::new(Reset, 500)),
             (None, Some(Move), CutOrder::new(Move, 100)),
             (Some(Reset), Some(Reset), CutOrder::new(Reset, 100)),
-            (
-                Some(Reset),
-                Some(ResetAnswered),
-                CutOrder::new(ResetAnswered, 100),
-            ),
+            (Some(Reset), Some(ResetAnswered), CutOrder::new(Reset, 100)),
+            (None, Some(ResetAnswered), CutOrder::new(ResetAnswered, 100)),
             (Some(Move), Some(Reset), CutOrder::new(Reset, 100)),
             // Moving leaves TCP as it is, which the drain does not.
             (Some(Reset), Some(Move), CutOrder::new(Reset, 500)),

@@ -131,7 +131,12 @@ impl State {
         self.newest.iter_mut().for_each(told);
         self.left.iter_mut().for_each(|left| told(&mut left.at));
         self.alarm.iter_mut().for_each(|it| told(&mut it.since));
-        // Whether a color was as fit all the time nobody knows.
+        self.unseen()
+    }
+
+    /// The state of a service for an agent that starts: whether a color was as fit all the time nobody knows.
+    #[must_use]
+    pub fn unseen(mut self) -> Self {
         self.seen = PerColor::default();
         self
     }

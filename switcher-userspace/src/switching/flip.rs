@@ -150,6 +150,14 @@ impl Service {
         Ok(changed)
     }
 
+    /// An operator wants the color that a drill has made active: it stays, as if he had flipped to it.
+    fn adopt_drill(&mut self, now: Now) {
+        if let Some(newest) = &mut self.newest {
+            newest.origin = Origin::Flip;
+        }
+        self.newest_manual = Some(now);
+    }
+
     /// Undoes a drill's failover.
     pub(super) fn end_drill<G: Gate>(&mut self, step: &Step<'_, G>) -> Result<bool, Obstacle> {
         let Some(drill) = self.drill else {
@@ -169,6 +177,10 @@ impl Service {
         step: &Step<'_, G>,
     ) -> Result<bool, Obstacle> {
         let to = to.unwrap_or(self.standby());
+        if to == self.active && self.drill.take().is_some() {
+            self.adopt_drill(step.now);
+            return Ok(false);
+        }
         let changed = self.flip(to, Origin::Flip, force, step)?;
         if changed {
             self.confirm = confirm_within_ms.map(|ms| Confirm {

@@ -221,7 +221,7 @@ pub enum Obstacle {
     )]
     NotPaused,
     /// The gate said no (G6).
-    #[error("listener {listener} has {eligible} eligible backends on {color}, {min_healthy} are needed; nothing changed", listener = shortage.listener, eligible = shortage.eligible, color = color.name(), min_healthy = shortage.min_healthy)]
+    #[error("listener {listener} has {eligible} eligible backends on {color}, {min_healthy} are needed", listener = shortage.listener, eligible = shortage.eligible, color = color.name(), min_healthy = shortage.min_healthy)]
     NotEnoughBackends {
         /// The color that fresh flows would go to.
         color: Color,

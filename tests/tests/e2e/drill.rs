@@ -217,7 +217,7 @@ fn a_standby_that_fails_during_its_drill_is_left_at_once() -> Result<()> {
     );
     let ended = node.end_of(client)?;
     let object = ended.object()?;
-    ensure!(ended.code == 4 && object["undone"] == false, "{object}");
+    ensure!(ended.code == 1 && object["undone"] == false, "{object}");
     ensure!(outlook(&node)?["drill"].is_null());
     let stats = long.finish();
     ensure!(stats.is_clean(), "{:?}", stats.samples);

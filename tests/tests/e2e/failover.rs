@@ -96,6 +96,43 @@ fn since(earlier: SystemTime, event: &Value) -> Result<Duration> {
 }
 
 #[test]
+fn g6_a_standby_that_has_died_unnoticed_is_not_failed_over_to() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    // Nobody asks by himself in the time of a test.
+    let web = LabService {
+        options: "[service.check]\ntimeout = \"10s\"\ninterval = \"5m\"\n[service.failover]"
+            .to_owned(),
+        ..LabService::web(0)
+    };
+    let node = start(&lab, "")?;
+    let (reply, code) = node.apply(&configuration(&lab, &[web, LabService::stream(1)]), &[])?;
+    ensure!(code == 0, "{reply}");
+    let mut events = Events::open(&node)?;
+    backends.stop_color(Color::Green);
+    backends.stop_color(Color::Blue);
+    ensure!(
+        outlook(&node)?["if_active_failed"]["action"] == "fail_over",
+        "the standby is thought to be good"
+    );
+    // What clients see is what the agent hears of first.
+    let loads: Vec<_> = [Family::V4, Family::V6]
+        .into_iter()
+        .map(|family| {
+            let target = LabService::web(0).target(&lab, family);
+            Client::new(lab.client()).http_new(target, HttpNew::per_second(100))
+        })
+        .collect();
+    let alarm = events.next_of("alarm_raised")?;
+    ensure!(alarm["alarm"] == "fail_open", "{alarm}");
+    drop(loads);
+    let entries = history(&node, &["web"])?;
+    ensure!(!what(&entries).contains(&"failover"), "{entries:?}");
+    ensure!(node.service("web")?["active"] == "blue");
+    Ok(())
+}
+
+#[test]
 fn when_the_active_color_dies_the_standby_takes_over_and_the_history_says_why() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let (lab, mut backends) = crate::lab()?;

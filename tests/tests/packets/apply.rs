@@ -318,6 +318,7 @@ fn a_drained_backend_takes_no_fresh_flow_from_one_call_on_and_its_flows_go_on() 
         let backends = Kind::ALL.map(|kind| DrainedBackend {
             service: format!("vip{RING_SHRINKS}"),
             endpoint: kind.backends(&lab, Blue)[1],
+            list: None,
         });
         let (none, drained) = (BTreeSet::new(), BTreeSet::from(backends));
         let pinned = pinned(rig)?;

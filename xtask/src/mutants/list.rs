@@ -340,6 +340,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "health::a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them_again",
     },
     Mutant {
+        name: "unproven-standby",
+        promise: "G6",
+        without: "a failover goes to a standby that has died unnoticed",
+        target: "e2e",
+        test: "failover::g6_a_standby_that_has_died_unnoticed_is_not_failed_over_to",
+    },
+    Mutant {
         name: "dead-keeps-flows",
         promise: "health",
         without: "flows of a dead backend are not cut",

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use self::{
-    probe::{Failure, probe},
+    probe::{Failure, Sign, probe},
     suspicion::{Doorbell, Suspecting, Suspicion},
     tls::Tls,
 };
@@ -39,6 +39,9 @@ const REPORTS_AT_ONCE: usize = 256;
 /// From the end of a check that a report has asked for to the next such: who has himself refused on purpose
 /// makes no more checks than that.
 const BETWEEN_SUSPICIONS: Duration = Duration::from_millis(50);
+/// A backend that is silent for so long is taken for dead: a lost SYN is repeated after a second (RFC 6298), and
+/// a backend that is overrun for a moment goes on serving the connections that it has.
+const DEAD_SILENCE: Duration = Duration::from_millis(1_200);
 /// News that wait for the core; a task whose news do not fit waits with them.
 const MAX_NEWS: usize = 1_024;
 
@@ -53,10 +56,21 @@ pub(super) struct HealthNews {
     pub(super) health: Health,
     /// It takes no connection at all.
     pub(super) is_dead: bool,
+    /// When the newest of these checks began.
+    pub(super) began_at: std::time::Instant,
     /// What the checks have found.
     pub(super) evidence: String,
     /// When it refused the connection that led to this.
     pub(super) refused_at: Option<std::time::Instant>,
+}
+
+/// Backends to which a failover would go: each is checked at once, and what is found told in any case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WantedProof {
+    /// Name of the service.
+    pub(super) service: String,
+    /// Addresses and ports of the backends.
+    pub(super) endpoints: Vec<SocketAddr>,
 }
 
 /// A backend that is checked.
@@ -85,6 +99,7 @@ struct Running {
 /// Checks what is configured, until the core has ended.
 pub(super) async fn run(
     reports: Reports,
+    mut wanted: mpsc::Receiver<WantedProof>,
     mut views: watch::Receiver<Arc<View>>,
     core: mpsc::Sender<Command>,
 ) {
@@ -121,6 +136,7 @@ pub(super) async fn run(
                     break;
                 }
             }
+            Some(wanted) = wanted.recv() => checks.prove(&wanted),
             heard = hear(&mut reports, &mut reported) => {
                 if let Err(error) = heard {
                     tracing::error!(%error, "what the program reports of backends is heard no more; checks go on");
@@ -155,6 +171,19 @@ impl Checks {
         }
     }
 
+    /// Wakes the tasks of the backends to which a failover would go.
+    fn prove(&mut self, wanted: &WantedProof) {
+        for endpoint in &wanted.endpoints {
+            let target = Target {
+                service: wanted.service.clone(),
+                endpoint: *endpoint,
+            };
+            if let Some(running) = self.running.get(&target) {
+                running.bell.ring(Suspicion::of_target());
+            }
+        }
+    }
+
     /// Ends the checks of what is configured no more or otherwise, and begins the others.
     fn follow(&mut self, view: &View) {
         let wanted = targets(&view.config);
@@ -180,6 +209,7 @@ impl Checks {
                 tls: self.tls.clone(),
                 news: self.news.clone(),
                 bell: bell.clone(),
+                silent_since: None,
             };
             let running = Running {
                 check: check.clone(),
@@ -226,6 +256,8 @@ struct Task {
     tls: Arc<Tls>,
     news: mpsc::Sender<HealthNews>,
     bell: Arc<Doorbell>,
+    /// When the first of the newest checks in a row began that got no answer at all.
+    silent_since: Option<Instant>,
 }
 
 impl Task {
@@ -237,15 +269,18 @@ impl Task {
         // What was adopted is told as soon as it is this agent's own finding.
         let mut told_after = self.check.fall.max(self.check.rise);
         let mut suspected_until = Instant::now();
+        let mut was_dead = false;
         loop {
             let mut suspicion = self.wait(next, suspected_until).await;
             if suspicion.is_none() {
                 next = next.max(Instant::now()) + period.mul_f64(0.95 + fastrand::f64() / 10.0);
             }
             // A check that has begun before knows nothing of what is seen meanwhile.
+            let mut began_at = Instant::now();
             let result = loop {
                 let Some(result) = self.ask(suspicion.as_ref()).await else {
                     suspicion = self.bell.answer(true);
+                    began_at = Instant::now();
                     continue;
                 };
                 break result;
@@ -261,8 +296,12 @@ impl Task {
                 suspected_until = Instant::now() + BETWEEN_SUSPICIONS;
             }
             untold += 1;
+            let is_dead = self.note_sign(&result, began_at);
+            let dies = is_dead && !was_dead;
+            was_dead = is_dead;
             // What the core knows may be from before an apply.
-            if change.is_none() && untold < told_after {
+            let is_news = change.is_some() || dies || suspicion.is_some();
+            if !is_news && untold < told_after {
                 continue;
             }
             untold = 0;
@@ -271,7 +310,8 @@ impl Task {
                 service: self.target.service.clone(),
                 endpoint: self.target.endpoint,
                 health: self.checked.health,
-                is_dead: result.as_ref().is_err_and(|failure| failure.is_dead),
+                is_dead,
+                began_at: began_at.into_std(),
                 evidence: evidence(self.checked.health, &result, fall, suspicion.as_ref()),
                 refused_at: suspicion.and_then(|it| it.refused_at),
             };
@@ -279,6 +319,16 @@ impl Task {
                 return;
             }
         }
+    }
+
+    /// Notes what a check that began at `began_at` tells of whether the backend lives; `true`: it is dead.
+    fn note_sign(&mut self, result: &Result<(), Failure>, began_at: Instant) -> bool {
+        let sign = result.as_ref().err().map(|failure| failure.sign);
+        if sign != Some(Sign::Silent) {
+            self.silent_since = None;
+            return sign == Some(Sign::Refuses);
+        }
+        self.silent_since.get_or_insert(began_at).elapsed() >= DEAD_SILENCE
     }
 
     /// Waits for the next check in turn, or for something that asks for one before: what, if it does. Who
@@ -303,7 +353,7 @@ impl Task {
         if let Some(certain) = suspicion.filter(|it| it.is_certain()) {
             return Some(Err(Failure {
                 found: certain.to_string(),
-                is_dead: false,
+                sign: Sign::Alive,
             }));
         }
         let ask = async {

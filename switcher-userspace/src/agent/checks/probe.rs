@@ -29,8 +29,19 @@ const AGENT: &str = concat!("switcher/", env!("CARGO_PKG_VERSION"), " (check)");
 pub(super) struct Failure {
     /// What was found, for operators.
     pub(super) found: String,
-    /// The backend took no connection on the port that it serves on, or its host was not there.
-    pub(super) is_dead: bool,
+    /// What it tells of whether the backend lives.
+    pub(super) sign: Sign,
+}
+
+/// What a failed check tells of whether the backend lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// It may: it takes connections, or nothing is known of that.
+    Alive,
+    /// Nobody takes connections where it serves.
+    Refuses,
+    /// Nothing has come back.
+    Silent,
 }
 
 /// Asks `backend`, which serves on that address and port.
@@ -49,7 +60,7 @@ pub(super) async fn probe(
             io::ErrorKind::TimedOut => late(limit),
             _ => told(asked, &error),
         },
-        is_dead: is_dead(&error, asked == backend),
+        sign: sign_of(&error, asked == backend),
     })?;
     let answered = match check.kind {
         CheckKind::Tcp => return Ok(()),
@@ -62,19 +73,18 @@ pub(super) async fn probe(
     let answered = answered.unwrap_or_else(|_| Err(late(limit)));
     answered.map_err(|found| Failure {
         found,
-        is_dead: false,
+        sign: Sign::Alive,
     })
 }
 
-/// Whether such an attempt to connect tells that the backend is dead; `is_served`: where it serves. An error of
-/// the node itself, such as too few descriptors, does not.
-fn is_dead(error: &io::Error, is_served: bool) -> bool {
+/// What an attempt to connect to a backend tells of it; `is_served`: it was where it serves. An error of the node
+/// itself, such as too few descriptors or no route, tells nothing.
+fn sign_of(error: &io::Error, is_served: bool) -> Sign {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => is_served,
-        io::ErrorKind::TimedOut
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable => true,
-        _ => false,
+        _ if !is_served => Sign::Alive,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Sign::Refuses,
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => Sign::Silent,
+        _ => Sign::Alive,
     }
 }
 
@@ -181,11 +191,8 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         drop(listener);
         let failed = probe_plain(&check(CheckKind::Tcp), address).await;
-        let Failure {
-            found: why,
-            is_dead,
-        } = failed.expect_err("nobody listens");
-        assert!(is_dead, "{why}");
+        let Failure { found: why, sign } = failed.expect_err("nobody listens");
+        assert_eq!(sign, Sign::Refuses, "{why}");
         assert!(
             why.contains(&address.to_string()) && why.contains("refused"),
             "{why}"
@@ -203,7 +210,7 @@ mod tests {
         let failure = probe_plain(&check, backend)
             .await
             .expect_err("nobody listens");
-        assert!(!failure.is_dead, "{failure:?}");
+        assert_eq!(failure.sign, Sign::Alive, "{failure:?}");
     }
 
     #[tokio::test]
@@ -225,7 +232,7 @@ mod tests {
         let why = probe_plain(&http, address)
             .await
             .expect_err("another status");
-        assert!(!why.is_dead);
+        assert_eq!(why.sign, Sign::Alive);
         let why = why.found;
         assert!(why.contains("answered 204, expected 200"), "{why}");
     }
@@ -242,11 +249,8 @@ mod tests {
         ] {
             let (address, _requests) = server(answer).await;
             let why = probe_plain(&check(CheckKind::Http), address).await;
-            let Failure {
-                found: why,
-                is_dead,
-            } = why.expect_err(answer);
-            assert!(!is_dead, "{why}");
+            let Failure { found: why, sign } = why.expect_err(answer);
+            assert_eq!(sign, Sign::Alive, "{why}");
             assert!(why.contains(expected), "{why}");
         }
     }
@@ -260,7 +264,7 @@ mod tests {
         let why = probe_plain(&http, address)
             .await
             .expect_err("nobody answers");
-        assert!(!why.is_dead, "it has taken the connection");
+        assert_eq!(why.sign, Sign::Alive, "it has taken the connection");
         let why = why.found;
         assert!(why.contains("no answer within 20ms"), "{why}");
     }

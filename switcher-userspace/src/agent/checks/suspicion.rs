@@ -29,9 +29,18 @@ enum What {
     RefusesAll(Vec<IpAddr>),
     Unanswered(IpAddr),
     Resets,
+    Target,
 }
 
 impl Suspicion {
+    /// Of a backend to which a failover would go: it may have failed with the others.
+    pub(super) const fn of_target() -> Self {
+        Self {
+            what: What::Target,
+            refused_at: None,
+        }
+    }
+
     /// Whether no check is needed.
     pub(super) const fn is_certain(&self) -> bool {
         matches!(self.what, What::RefusesAll(_))
@@ -51,6 +60,7 @@ impl fmt::Display for Suspicion {
                 )
             }
             What::Unanswered(client) => write!(f, "left the SYN of {client} unanswered"),
+            What::Target => f.write_str("a failover would go to it"),
             What::Resets => f.write_str("reset many established connections in a short time"),
         }
     }
@@ -65,7 +75,7 @@ pub(super) struct Doorbell {
 
 impl Doorbell {
     /// Wakes the task, unless it is to wake for something already.
-    fn ring(&self, suspicion: Suspicion) {
+    pub(super) fn ring(&self, suspicion: Suspicion) {
         if cfg!(mutant = "report-wakes-nobody") {
             return;
         }

@@ -110,6 +110,7 @@ impl Core {
 
     /// Carries out an apply. What was planned before the count may hold no more, so it is planned anew.
     pub(super) fn apply(&mut self, asked: AskedApply, busy: &Busy) {
+        let before = self.board.clone();
         let planned = self.plan(&asked).and_then(|plan| {
             let replaced = self.make_applied(&asked, plan.board, busy)?;
             Ok((plan.difference, replaced))
@@ -146,8 +147,9 @@ impl Core {
             reason: asked.reason,
             from_generation: self.board.generation,
         };
-        let entry = self.entry(deed, None);
-        self.answer_when_written(answer, vec![entry], asked.reply);
+        let mut entries = vec![self.entry(deed, None)];
+        entries.extend(self.end_alarms_of_removed(&before));
+        self.answer_when_written(answer, entries, asked.reply);
     }
 
     /// The running configuration was asked for: only what holds after a restart may change.

@@ -32,7 +32,7 @@ impl Core {
             tracing::error!(%error, "pauses that have ended stay in the map");
         }
         for services in self.board.unconfirmed(now).into_values() {
-            entries.push(self.take_back(services));
+            entries.extend(self.take_back(services));
         }
         entries.extend(self.end_drills());
         entries.extend(self.decide());
@@ -63,8 +63,9 @@ impl Core {
         vec![self.entry(deed, None)]
     }
 
-    /// Undoes a flip that was not confirmed in time, in all its services or in none.
-    fn take_back(&mut self, services: Vec<String>) -> HistoryEntry {
+    /// Undoes a flip that was not confirmed in time, in all its services or in none. Of attempts that the kernel
+    /// refuses one after the other, the first is told.
+    fn take_back(&mut self, services: Vec<String>) -> Option<HistoryEntry> {
         let names = services.join(",");
         let from_generation = self.board.generation;
         let error = match self.revert(&services, |_, _| {}) {
@@ -74,12 +75,16 @@ impl Core {
                     generation = self.board.generation,
                     "the flip was not confirmed in time: taken back"
                 );
+                self.asking.done(&names);
                 None
             }
             Err(NotReverted::ByKernel(error)) => {
                 tracing::error!(services = names, %error, "the flip was not confirmed in time, and the kernel does not take it back; the next attempt follows");
                 let retry = clock::now().plus_ms(RETRY_MS);
                 self.board.postpone_confirmation(&services, retry);
+                if !self.asking.fails_first(&names) {
+                    return None;
+                }
                 Some(error)
             }
             Err(NotReverted::ByGate(error)) => {
@@ -94,11 +99,11 @@ impl Core {
             reason: None,
             from_generation,
         };
-        self.entry(deed, error)
+        Some(self.entry(deed, error))
     }
 
     /// Undoes the unconfirmed flip of `services`, whose states `remember` it. One that the gate does not let go
-    /// back stands.
+    /// back at its deadline stands.
     pub(super) fn revert(
         &mut self,
         services: &[String],
@@ -121,9 +126,16 @@ impl Core {
                     .map_err(NotReverted::ByKernel)
             }
             Err(refusal) => {
-                order.change = Change::Confirm;
-                if let Ok(next) = self.board.changed(&order, &gate, clock::now()) {
-                    self.board = next;
+                let is_over = |name: &String| {
+                    let service = self.board.services.get(name);
+                    let confirm = service.and_then(|it| it.confirm);
+                    confirm.is_none_or(|it| it.deadline.boot_ms <= clock::now().boot_ms)
+                };
+                if services.iter().all(is_over) {
+                    order.change = Change::Confirm;
+                    if let Ok(next) = self.board.changed(&order, &gate, clock::now()) {
+                        self.board = next;
+                    }
                 }
                 Err(NotReverted::ByGate(refused(&refusal)))
             }

@@ -99,6 +99,11 @@ impl Core {
                 None
             }
             Err(refusal) => {
+                let drill = self.board.services.get(service)?.drill?;
+                // The next scan tries again, until the drill's time is over.
+                if drill.until.boot_ms > now.boot_ms {
+                    return None;
+                }
                 let error = refused(&refusal);
                 tracing::error!(service, %error, "the drill's failover stands: the color before could not serve");
                 self.board.services.get_mut(service)?.drill = None;

@@ -11,7 +11,10 @@ use switcher_common::{
 };
 
 use crate::{
-    agent::{clock, gate::ejected},
+    agent::{
+        clock,
+        gate::{ejected, retained},
+    },
     config::{Config, ServiceConfig},
     datapath::{ColorTraffic, Counters, DrainedBackend, HeldListeners, Orders, Scan},
     switching::{AtDeadline, Counted, Cuts, Observation, Seen, Service, Switchboard, Tally},
@@ -144,15 +147,17 @@ pub(in crate::agent) fn without_slots(
         let Some(state) = board.services.get(&service.name) else {
             return Vec::new();
         };
-        let mut out = ejected(service, state);
-        if !cfg!(mutant = "drained-gets-flows") {
-            out.extend(&state.drained_backends);
-        }
-        let named = out.into_iter().map(|endpoint| DrainedBackend {
+        let named = |endpoint, list| DrainedBackend {
             service: service.name.clone(),
             endpoint,
-        });
-        named.collect()
+            list,
+        };
+        let drained = (state.drained_backends.iter())
+            .filter(|_| !cfg!(mutant = "drained-gets-flows"))
+            .map(|endpoint| named(*endpoint, None));
+        let ejected = ejected(service, state).into_iter();
+        let ejected = ejected.map(|it| named(it.endpoint, Some((it.listener, it.color))));
+        drained.chain(ejected).collect()
     };
     config.services.iter().flat_map(of_service).collect()
 }
@@ -170,8 +175,8 @@ pub(in crate::agent) fn orders(
     }
 }
 
-/// The orders for the flows of backends that have left their tables because they are dead. Where a table keeps
-/// a dead backend, as there is nobody better, its flows stay too: it may be the check that is wrong.
+/// The orders for the flows of backends that are dead. Where one gets fresh flows all the same, as there is
+/// nobody better, its flows stay too: it may be the check that is wrong.
 pub(in crate::agent) fn ejection_orders(
     board: &Switchboard,
     ids: &BTreeMap<String, u16>,
@@ -195,8 +200,8 @@ pub(in crate::agent) fn ejection_orders(
         if cfg!(mutant = "dead-keeps-flows") {
             continue;
         }
-        let out = ejected(service, state);
-        let dead = state.dead.iter().filter(|(it, _)| out.contains(it));
+        let retained = retained(service, state);
+        let dead = state.dead.iter().filter(|(it, _)| !retained.contains(it));
         orders.extend(dead.map(|(endpoint, since)| {
             let order = CutOrder::new(action, clock::tick_of(*since));
             ((id, *endpoint), order)

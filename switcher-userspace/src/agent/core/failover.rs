@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Instant,
 };
 
 use switcher_common::service::Color;
@@ -16,15 +17,16 @@ use super::{
 };
 use crate::{
     agent::{
+        checks::{HealthNews, WantedProof},
         clock,
-        gate::{ConfiguredGate, standings},
+        gate::{ConfiguredGate, is_eligible, standings},
     },
     api::{
         history::{HistoryEntry, What},
         types::ApiError,
     },
-    config::{Config, ServiceConfig},
-    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Situation, Terms, Verdict},
+    config::{BackendConfig, Config, ListenerConfig, ServiceConfig},
+    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Health, Situation, Terms, Verdict},
     switching::{
         AtDeadline, Change, Conditions, DrainTerms, Now, Order, Origin, Service, Switchboard,
     },
@@ -32,6 +34,10 @@ use crate::{
 
 /// How long a change that the kernel would not make waits for the next attempt.
 pub(super) const RETRY_MS: u64 = 1_000;
+/// For what an agent that starts does before its first checks.
+const START_PATIENCE_MS: u64 = 5_000;
+/// For a check of the standby to begin and its result to come, beside the time that it may take.
+const PROOF_PATIENCE_MS: u64 = 500;
 /// No situation leads to more changes of one service in a row.
 const MOST_IN_A_ROW: usize = 4;
 
@@ -44,6 +50,19 @@ pub(in crate::agent) struct Asking {
     adopted: BTreeMap<String, BTreeSet<SocketAddr>>,
     /// When to ask again, though nothing has happened.
     next: Option<u64>,
+    /// Services whose standby is asked whether it can serve.
+    proofs: BTreeMap<String, Proof>,
+    /// What could not be carried out at its newest attempt, by the names of its services.
+    failing: BTreeSet<String>,
+}
+
+/// What the backends of a standby have shown since a failover to it was wanted.
+struct Proof {
+    asked_at: Instant,
+    /// Those that have passed a check that began since.
+    passed: BTreeSet<SocketAddr>,
+    /// Whoever says nothing until then, in milliseconds of `CLOCK_BOOTTIME`, is what he was known to be.
+    until: u64,
 }
 
 impl Asking {
@@ -61,7 +80,9 @@ impl Asking {
             };
             if !state.health.is_empty() {
                 let adopted = state.health.keys().copied().collect();
-                let settled = now.plus_ms(check.settles_ms()).boot_ms;
+                // Long enough also where the agent has much to do at its start: what is heard ends it.
+                let patience_ms = START_PATIENCE_MS + 4 * check.settles_ms();
+                let settled = now.plus_ms(patience_ms).boot_ms;
                 asking.not_before.insert(service.name.clone(), settled);
                 asking.adopted.insert(service.name.clone(), adopted);
             }
@@ -82,6 +103,25 @@ impl Asking {
             self.not_before.remove(service);
         }
         is_complete
+    }
+
+    /// Takes in what a check has found of a backend that may be asked. Returns whether it was.
+    pub(super) fn proved(&mut self, news: &HealthNews) -> bool {
+        let Some(proof) = self.proofs.get_mut(&news.service) else {
+            return false;
+        };
+        let is_passed = news.health == Health::Healthy && news.began_at >= proof.asked_at;
+        is_passed && proof.passed.insert(news.endpoint)
+    }
+
+    /// Something is not carried out: whether it was before.
+    pub(super) fn fails_first(&mut self, services: &str) -> bool {
+        self.failing.insert(services.to_owned())
+    }
+
+    /// It was carried out, or is wanted no more.
+    pub(super) fn done(&mut self, services: &str) {
+        self.failing.remove(services);
     }
 
     /// When to ask again.
@@ -121,6 +161,16 @@ pub(in crate::agent) fn situation(
 pub(super) fn terms_if_on(config: &ServiceConfig, state: &Service) -> Option<Terms> {
     let terms = config.failover?.terms();
     (!state.failover.is_off(&terms)).then_some(terms)
+}
+
+/// A decision as the history tells it.
+fn what_of(decision: Decision, evidence: &Evidence) -> What {
+    match decision {
+        Decision::FailOver { .. } if evidence.cause == Some(Cause::Failback) => What::Failback,
+        Decision::FailOver { .. } | Decision::Stay { .. } => What::Failover,
+        Decision::Revert { .. } => What::Revert,
+        Decision::EndSplit => What::Split,
+    }
 }
 
 /// What comes after a decision.
@@ -174,6 +224,12 @@ impl Core {
             let goes_on = cfg!(mutant = "drill-goes-on") && state.drill.is_some();
             let situation = situation(service, state, goes_on);
             let verdict = state.failover.decide(&terms, &situation, now);
+            if let Decision::FailOver { to, .. } = verdict.decision
+                && let Err(until) = self.prove(service, to, now)
+            {
+                return Some(until);
+            }
+            self.asking.proofs.remove(&service.name);
             if let Next::Rest(until) = self.carry_out(&service.name, verdict, now, entries) {
                 return until;
             }
@@ -183,6 +239,55 @@ impl Core {
             "the policy wants one change after the other: it is asked again later"
         );
         Some(self.hold(&service.name))
+    }
+
+    /// Whether the color `to` of `service` has shown since the failover was wanted that it can serve. What is known
+    /// of it may be as old as a check, and both colors may have failed together: it is asked once more, and until
+    /// when is the error.
+    fn prove(&mut self, service: &ServiceConfig, to: Color, now: Now) -> Result<(), u64> {
+        let Some(state) = self.board.services.get(&service.name) else {
+            return Ok(());
+        };
+        if cfg!(mutant = "unproven-standby") {
+            return Ok(());
+        }
+        let eligible = |listener: &ListenerConfig| -> Vec<SocketAddr> {
+            let backends = listener.backends(to).iter();
+            backends
+                .filter(|it| is_eligible(it, service, state, &state.drained_backends))
+                .map(BackendConfig::endpoint)
+                .collect()
+        };
+        let listeners = service.listeners.iter().filter(|it| !it.preview);
+        let candidates: Vec<Vec<SocketAddr>> = listeners.map(eligible).collect();
+        if let Some(proof) = self.asking.proofs.get(&service.name) {
+            let has_enough = |all: &Vec<SocketAddr>| {
+                let passed = all.iter().filter(|it| proof.passed.contains(it));
+                passed.count() >= service.min_healthy as usize
+            };
+            let is_proven = candidates.iter().all(has_enough) || proof.until <= now.boot_ms;
+            return if is_proven { Ok(()) } else { Err(proof.until) };
+        }
+        let endpoints: BTreeSet<SocketAddr> = candidates.into_iter().flatten().collect();
+        let timeout_ms = service
+            .check
+            .as_ref()
+            .map_or(0, |it| it.timeout.as_millis());
+        let until = now.plus_ms(timeout_ms + PROOF_PATIENCE_MS).boot_ms;
+        self.asking.proofs.insert(
+            service.name.clone(),
+            Proof {
+                asked_at: Instant::now(),
+                passed: BTreeSet::new(),
+                until,
+            },
+        );
+        // Too many are asked already: then what is known decides when the time is over.
+        let _ = self.prover.try_send(WantedProof {
+            service: service.name.clone(),
+            endpoints: endpoints.into_iter().collect(),
+        });
+        Err(until)
     }
 
     /// Decides nothing about a service for a moment; its end.
@@ -201,8 +306,8 @@ impl Core {
         entries: &mut Vec<HistoryEntry>,
     ) -> Next {
         let (cleared, raised) = (verdict.cleared, verdict.raised);
-        let evidence = verdict.evidence.clone();
-        let done = match verdict.decision {
+        let (decision, evidence) = (verdict.decision, verdict.evidence.clone());
+        let done = match decision {
             Decision::Stay { until, .. } => {
                 if let Some(state) = self.board.services.get_mut(service) {
                     state.failover = verdict.next;
@@ -230,6 +335,7 @@ impl Core {
         };
         match done {
             Ok((entry, next)) => {
+                self.asking.done(service);
                 entries.extend(entry);
                 entries.extend(cleared.map(|it| self.alarm_ended(service, it, Some(&evidence))));
                 entries.extend(raised.map(|it| self.alarm_raised(service, it, &evidence)));
@@ -237,6 +343,13 @@ impl Core {
             }
             Err(error) => {
                 tracing::error!(service, %error, %evidence, "what automated failover has decided is not carried out; the next attempt follows");
+                // Of attempts one after the other the first is told.
+                if self.asking.fails_first(service) {
+                    let deed = self.deed(what_of(decision, &evidence), service, &evidence);
+                    let mut entry = self.entry(deed, Some(error));
+                    entry.evidence = Some(told(&evidence));
+                    entries.push(entry);
+                }
                 Next::Rest(Some(self.hold(service)))
             }
         }
@@ -250,11 +363,10 @@ impl Core {
         verdict: Verdict,
         now: Now,
     ) -> Result<HistoryEntry, ApiError> {
-        let is_failback = verdict.evidence.cause == Some(Cause::Failback);
-        let (what, origin) = if is_failback {
-            (What::Failback, Origin::Failback)
-        } else {
-            (What::Failover, Origin::Failover)
+        let what = what_of(verdict.decision, &verdict.evidence);
+        let origin = match what {
+            What::Failback => Origin::Failback,
+            _ => Origin::Failover,
         };
         let deed = self.deed(what, service, &verdict.evidence);
         let order = Order {
@@ -316,21 +428,23 @@ impl Core {
                 state.failover.reverted(now);
             }
         };
-        let error = match self.revert(&deed.services, remember) {
-            Ok(()) => None,
-            Err(NotReverted::ByKernel(error)) => return Err(error),
-            Err(NotReverted::ByGate(error)) => Some(error),
+        let (NotReverted::ByKernel(error) | NotReverted::ByGate(error)) = match self
+            .revert(&deed.services, remember)
+        {
+            Ok(()) => {
+                tracing::warn!(
+                    services = deed.services.join(","),
+                    generation = self.board.generation,
+                    %evidence,
+                    "the flip awaited its confirmation, and its color could not serve: taken back"
+                );
+                let mut entry = self.entry(deed, None);
+                entry.evidence = Some(told(&evidence));
+                return Ok(entry);
+            }
+            Err(error) => error,
         };
-        tracing::warn!(
-            services = deed.services.join(","),
-            generation = self.board.generation,
-            %evidence,
-            is_reverted = error.is_none(),
-            "the flip awaited its confirmation, and its color could not serve"
-        );
-        let mut entry = self.entry(deed, error);
-        entry.evidence = Some(told(&evidence));
-        Ok(entry)
+        Err(error)
     }
 
     /// The services of the flip that `service` waits for the confirmation of.
@@ -396,5 +510,17 @@ impl Core {
         let state = self.board.services.get_mut(service)?;
         let alarm = state.failover.forget_alarm()?;
         Some(self.alarm_ended(service, alarm, None))
+    }
+
+    /// Ends the alarms of the services that only the state `before` has.
+    pub(super) fn end_alarms_of_removed(&mut self, before: &Switchboard) -> Vec<HistoryEntry> {
+        let is_removed = |name: &String| !self.board.services.contains_key(name);
+        let removed = before.services.iter().filter(|(name, _)| is_removed(name));
+        let alarms = removed.filter_map(|(name, state)| Some((name, state.failover.alarm()?)));
+        let alarms: Vec<(&String, Alarm)> = alarms.collect();
+        let ended = alarms.into_iter();
+        ended
+            .map(|(name, alarm)| self.alarm_ended(name, alarm, None))
+            .collect()
     }
 }

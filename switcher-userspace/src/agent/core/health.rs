@@ -16,7 +16,7 @@ use crate::{
         types::ApiError,
     },
     config::ServiceConfig,
-    datapath::{DrainedBackend, Leaving, Wanted},
+    datapath::{Leaving, Wanted},
     failover::{self, Health},
     switching::{Change, Conditions, Gate as _, Order, Service, Shortage, Switchboard},
 };
@@ -29,6 +29,7 @@ impl Core {
         let mut is_settled = false;
         for news in news {
             is_settled |= self.asking.heard(&news.service, news.endpoint);
+            is_settled |= self.asking.proved(&news);
             if self.note_health(&mut next, &news) {
                 told.push(news);
             }
@@ -218,11 +219,9 @@ impl Core {
     /// How long the backend of `news`, which a store at `renewed_at` has taken out of its tables, was in them
     /// after it had refused a connection.
     fn refused_to_ejected_ms(&self, news: &HealthNews, renewed_at: Option<Instant>) -> Option<u64> {
-        let backend = DrainedBackend {
-            service: news.service.clone(),
-            endpoint: news.endpoint,
-        };
-        let is_out = without_slots(&self.config, &self.board).contains(&backend);
+        let out = without_slots(&self.config, &self.board);
+        let is_out =
+            (out.iter()).any(|it| it.service == news.service && it.endpoint == news.endpoint);
         if news.health != Health::Unhealthy || !is_out {
             return None;
         }

@@ -35,7 +35,7 @@ pub(super) use self::{
 };
 use self::{encode::udp_idle_ms, errors::not_durable};
 use super::{
-    checks::HealthNews,
+    checks::{HealthNews, WantedProof},
     clock,
     collector::{Collector, Counted, Scanned},
     configured::Configured,
@@ -104,6 +104,8 @@ pub(super) struct Core {
     pub(super) are_slots_old: bool,
     /// When the policy of automated failover is asked.
     pub(super) asking: Asking,
+    /// The way to the checks, for backends to which a failover would go.
+    pub(super) prover: mpsc::Sender<WantedProof>,
     /// Listeners that are configured no more, and still known.
     pub(super) removals: Removals,
     pub(super) view: watch::Sender<Arc<View>>,

@@ -35,7 +35,9 @@ fn event_of(entry: &HistoryEntry) -> Option<HookEvent> {
         What::Health if entry.health.as_ref()?.is_healthy => Some(HookEvent::Recovery),
         What::Health => Some(HookEvent::Ejection),
         What::DrainEnded => Some(HookEvent::DrainEnd),
-        What::Failover | What::Failback | What::Revert => Some(HookEvent::Failover),
+        What::Failover | What::Failback | What::Revert | What::Unconfirmed => {
+            Some(HookEvent::Failover)
+        }
         What::AlarmRaised | What::AlarmCleared => Some(HookEvent::Alarm),
         What::Flip
         | What::Rollback
@@ -50,7 +52,6 @@ fn event_of(entry: &HistoryEntry) -> Option<HookEvent> {
         | What::DrainBackend
         | What::ResumeBackend
         | What::Apply
-        | What::Unconfirmed
         | What::PauseEnded
         | What::RemovalEnded
         | What::FailoverEnabled
@@ -160,16 +161,28 @@ struct Jobs {
 }
 
 impl Jobs {
+    /// Takes a command in. Where too many wait, what tells of a single backend or drain gives way to what tells of
+    /// a service.
     fn add(&mut self, job: Job) {
+        let is_minor = |job: &Job| !matches!(job.event, HookEvent::Failover | HookEvent::Alarm);
         if self.waiting.len() >= MAX_WAITING {
+            let minor = self.waiting.iter().position(is_minor);
+            let dropped = match minor.filter(|_| !is_minor(&job)) {
+                Some(at) => self.waiting.remove(at),
+                None => None,
+            };
+            let is_taken = dropped.is_some();
+            let dropped = dropped.unwrap_or_else(|| job.clone());
             self.dropped += 1;
             tracing::error!(
-                command = ?job.hook.command,
-                entry = job.entry.number,
+                command = ?dropped.hook.command,
+                entry = dropped.entry.number,
                 dropped = self.dropped,
                 "a hook is not run: {MAX_RUNNING} run and {MAX_WAITING} wait; make them faster, or their timeout shorter"
             );
-            return;
+            if !is_taken {
+                return;
+            }
         }
         self.longest = self.longest.max(job.hook.timeout.into());
         self.waiting.push_back(job);

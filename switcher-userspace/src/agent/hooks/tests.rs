@@ -183,6 +183,30 @@ async fn many_events_at_once_are_bounded_and_what_is_dropped_is_counted() {
     assert_eq!(written.lines().count(), 4 + 64);
 }
 
+#[tokio::test]
+async fn where_too_many_wait_a_failover_is_not_the_one_that_is_dropped() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("written");
+    let mut jobs = Jobs::default();
+    let with = |event| Job {
+        event,
+        ..job(hook("echo $SWITCHER_EVENT >> \"$1\"", &file, LONG))
+    };
+    for _ in 0..100 {
+        jobs.add(with(HookEvent::Ejection));
+    }
+    jobs.add(with(HookEvent::Failover));
+    jobs.add(with(HookEvent::Alarm));
+    assert_eq!(jobs.dropped, 102 - 4 - 64);
+    while !jobs.running.is_empty() {
+        jobs.one_ends().await;
+    }
+    let written = fs::read_to_string(&file).expect("written");
+    let told = |event: &str| written.lines().filter(|line| *line == event).count();
+    assert_eq!((told("failover"), told("alarm")), (1, 1));
+    assert_eq!(written.lines().count(), 4 + 64);
+}
+
 // The clock jumps whenever nothing but commands is waited for.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_agent_waits_a_bounded_time_and_leaves_nothing_behind() {

@@ -44,12 +44,15 @@ pub(super) struct Evolution<'a> {
 }
 
 /// A service whose listeners are being taken in.
-struct ServiceInHand {
+struct ServiceInHand<'a> {
     id: u16,
     /// Flags of all its listeners.
     flags: u16,
-    drained: HashSet<SocketAddr>,
+    drained: HashSet<Drained<'a>>,
 }
+
+/// An endpoint, and the list where it is drained; absent: in all.
+type Drained<'a> = (SocketAddr, Option<(&'a str, Color)>);
 
 impl<'a> Evolution<'a> {
     pub(super) fn new(old: &'a Image, busy: &Busy, limits: &'a Limits) -> Self {
@@ -135,7 +138,7 @@ impl<'a> Evolution<'a> {
             } else {
                 0
             },
-            drained: drained.map(|backend| backend.endpoint).collect(),
+            drained: drained.map(in_hand).collect(),
         };
         config
             .listeners
@@ -145,7 +148,7 @@ impl<'a> Evolution<'a> {
 
     fn listener(
         &mut self,
-        service: &ServiceInHand,
+        service: &ServiceInHand<'_>,
         config: &ListenerConfig,
     ) -> Result<(), DataPathError> {
         let vip = WideAddress::from_ip(config.vip);
@@ -193,7 +196,7 @@ impl<'a> Evolution<'a> {
     /// The backends of a color, in an order that every node agrees on.
     fn backends(
         &mut self,
-        service: &ServiceInHand,
+        service: &ServiceInHand<'_>,
         listener: u32,
         color: Color,
         config: &ListenerConfig,
@@ -211,7 +214,7 @@ impl<'a> Evolution<'a> {
                 present: 1,
             };
             backends.push(Backend {
-                is_drained: service.drained.contains(&endpoint(backend)),
+                is_drained: service.is_drained(endpoint(backend), &config.name, color),
                 member: Member {
                     id: self.backend(&record)?,
                     address: record.address,
@@ -372,6 +375,21 @@ const fn backend_key(record: &BackendRecord) -> BackendKey {
         record.address,
         record.port_be,
     )
+}
+
+fn in_hand(backend: &DrainedBackend) -> Drained<'_> {
+    let list = backend.list.as_ref();
+    (
+        backend.endpoint,
+        list.map(|(listener, color)| (listener.as_str(), *color)),
+    )
+}
+
+impl ServiceInHand<'_> {
+    fn is_drained(&self, endpoint: SocketAddr, listener: &str, color: Color) -> bool {
+        self.drained.contains(&(endpoint, None))
+            || self.drained.contains(&(endpoint, Some((listener, color))))
+    }
 }
 
 /// A configured backend of a listener and color.

@@ -263,6 +263,7 @@ fn drained(service: &str, last: &[u8]) -> BTreeSet<DrainedBackend> {
     let backend = |&last: &u8| DrainedBackend {
         service: service.to_owned(),
         endpoint: ([198, 51, 100, last], 80).into(),
+        list: None,
     };
     last.iter().map(backend).collect()
 }

@@ -103,6 +103,7 @@ fn a_flow_of_a_backend_that_has_left_the_table_goes_to_one_that_is_there() -> Re
             let drained = BTreeSet::from([DrainedBackend {
                 service: rig.config.services[0].name.clone(),
                 endpoint: attempt.backend,
+                list: None,
             }]);
             for drained in [drained, BTreeSet::new()] {
                 let wanted = Wanted {

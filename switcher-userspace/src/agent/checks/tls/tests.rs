@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::*;
+use super::{super::probe::Sign, *};
 use crate::{agent::checks::probe::probe, config::CheckKind, duration::Span};
 
 const NAME: &str = "web.example";
@@ -219,7 +219,7 @@ async fn servers_that_speak_no_tls_or_nothing_fail_the_check_in_time() {
     let why = probe(&check, &tls, address)
         .await
         .expect_err("nobody speaks");
-    assert!(!why.is_dead, "it has taken the connection");
+    assert_eq!(why.sign, Sign::Alive, "it has taken the connection");
     assert!(why.found.contains("no answer within 20ms"), "{why:?}");
     check.timeout = Span::from_secs(30);
     let plain = TcpListener::bind("127.0.0.1:0").await.expect("a port");
