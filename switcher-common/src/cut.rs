@@ -91,10 +91,27 @@ impl CutOrder {
         is_tcp: bool,
         now: u32,
     ) -> bool {
-        let is_for_others = self.action == Action::ResetAnswered as u8 && is_tcp;
-        !entry.is_preview()
-            && self.cuts(is_tcp, entry.created, now)
-            && !(is_for_others && entry.has_chance_left())
+        self.is_due(entry, is_tcp, now) && !self.lets_go_on(entry, is_tcp)
+    }
+
+    /// Whether an answer to the TCP flow of `entry` comes too late at tick `now`: the flow is not cut only
+    /// because it may go on to another backend, and would be once this one's answer is taken.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refuses_answer<A: Address>(&self, entry: &FlowEntry<A>, now: u32) -> bool {
+        self.is_due(entry, true, now) && self.lets_go_on(entry, true)
+    }
+
+    /// Whether the order has come for the flow of `entry` at tick `now`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_due<A: Address>(&self, entry: &FlowEntry<A>, is_tcp: bool, now: u32) -> bool {
+        !entry.is_preview() && self.cuts(is_tcp, entry.created, now)
+    }
+
+    #[inline(always)]
+    const fn lets_go_on<A: Address>(&self, entry: &FlowEntry<A>, is_tcp: bool) -> bool {
+        self.action == Action::ResetAnswered as u8 && is_tcp && entry.has_chance_left()
     }
 
     /// Whether a flow that began at tick `created` is cut at tick `now`.
@@ -161,6 +178,13 @@ mod tests {
         assert!(cuts(flow(FlowState::Answered, 0)));
         assert!(!cuts(flow(FlowState::Unanswered, 0)), "it goes elsewhere");
         assert!(cuts(flow(FlowState::Unanswered, SECOND_CHANCES)));
+        let refuses = |flow: FlowEntry<Ipv4>, now| order.refuses_answer(&flow, now);
+        assert!(
+            refuses(flow(FlowState::Unanswered, 0), 100),
+            "it would be reset then"
+        );
+        assert!(!refuses(flow(FlowState::Unanswered, 0), 99), "before");
+        assert!(!refuses(flow(FlowState::Answered, 0), 100), "it is reset");
         let datagrams = flow(FlowState::Unanswered, 0);
         assert!(order.cuts_flow(&datagrams, false, 100), "UDP is moved");
         assert!(!order.cuts_flow(&datagrams, false, 99), "before");

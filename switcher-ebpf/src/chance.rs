@@ -20,11 +20,10 @@ use switcher_common::{
 };
 
 use crate::{
-    count,
-    cut::is_cut,
+    count, cut,
     flow::{
         self,
-        table::{find, forget, insert, mark_used, peer_of, remove},
+        table::{find, insert, make_way, mark_used, peer_of, remove},
     },
     maps::{BACKENDS, HEARD, MAGLEV, SWITCH, Tables},
     outlined::{GO_ON, NO_FLOW},
@@ -53,6 +52,17 @@ pub(crate) fn of_refusal<A: Tables>() -> u32 {
     A::refuse(u32::from(is_withheld))
 }
 
+/// What becomes of an ICMP error that says that the backend cannot be reached: [`GO_ON`] if it is sent on. It
+/// would end the client's attempt at once (RFC 5461, 2.2), and there is another backend for it.
+#[inline(always)]
+pub(crate) fn of_unreachable<A: Tables>() -> u32 {
+    if has_another::<A>() {
+        A::refuse(1)
+    } else {
+        GO_ON
+    }
+}
+
 /// Whether there is another backend: of the flow's color, else of the one that takes fresh flows.
 #[inline(always)]
 fn has_another<A: Tables>() -> bool {
@@ -64,7 +74,8 @@ fn has_another<A: Tables>() -> bool {
 pub(crate) fn is_left_open<A: Tables>(work: &mut Work<A>) -> bool {
     let is_refused = peer_of(&work.key, &work.entry, &work.peer_key)
         .is_some_and(|peer| peer.flags & FLAG_REFUSED != 0);
-    if !is_refused && work.silent < UNANSWERED_TICKS {
+    let is_soon = work.silent < UNANSWERED_TICKS && !cfg!(mutant = "second-chance-at-once");
+    if !is_refused && is_soon {
         return false;
     }
     if !is_refused && matches!(work.entry.state(), FlowState::Unanswered) {
@@ -77,25 +88,21 @@ pub(crate) fn is_left_open<A: Tables>(work: &mut Work<A>) -> bool {
 #[inline(always)]
 pub(crate) fn hear_refusal<A: Tables>(work: &Work<A>) -> bool {
     report::about_backend(work, Seen::Refused);
-    hear(work.entry.backend, work.now, |heard| &mut heard.refused);
+    hear(work, Heard::hear_refusal);
     work.entry.has_chance_left()
 }
 
 /// Notes that the backend answers SYNs.
 #[inline(always)]
 pub(crate) fn hear_answer<A: Tables>(work: &Work<A>) {
-    hear(work.entry.backend, work.now, |heard| &mut heard.answered);
+    hear(work, Heard::hear_answer);
 }
 
-/// Writes a tick unless it is there: all CPUs share the memory.
 #[inline(always)]
-fn hear(backend: u32, now: u32, field: impl FnOnce(&mut Heard) -> &mut u32) {
-    if let Some(heard) = HEARD.get_ptr_mut(backend) {
+fn hear<A: Tables>(work: &Work<A>, note: impl FnOnce(&mut Heard, u32)) {
+    if let Some(heard) = HEARD.get_ptr_mut(work.entry.backend) {
         // SAFETY: as in `flow::track`.
-        let tick = field(unsafe { &mut *heard });
-        if *tick != now {
-            *tick = now;
-        }
+        note(unsafe { &mut *heard }, work.now);
     }
 }
 
@@ -191,8 +198,8 @@ fn listener_of<A: Tables>(
     (is_there && is_of_service && listener.gives_second_chance()).then_some(listener)
 }
 
-/// Whether the backend that was found takes the flow: it does not refuse just now, no order cuts it
-/// there, and its replies can be told from those of every live flow.
+/// Whether the backend that was found takes the flow: it does not refuse just now, no order cuts what it
+/// answers, and its replies can be told from those of every live flow.
 #[inline(always)]
 pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
     let is_refusing = HEARD
@@ -202,7 +209,8 @@ pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
         backend: work.other.backend,
         ..work.entry
     };
-    if is_refusing || is_cut(&there, true, work.now) {
+    let is_cut = cut::is_due(&there, work.now) && !cfg!(mutant = "second-chance-cut");
+    if is_refusing || is_cut {
         return false;
     }
     let Some(hit) = find(&work.other_peer_key) else {
@@ -216,21 +224,24 @@ pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
     unsafe { &*hit.entry }.gives_way_to(client)
 }
 
-/// Sends the flow to the backend that was found: [`GO_ON`], or [`NO_FLOW`] where it has just been evicted.
+/// Sends the flow to the backend that was found: [`GO_ON`], which may lead to the one before, or
+/// [`NO_FLOW`] where it has just been evicted.
+///
+/// Another CPU may have a copy of the SYN, or the answer to it, at the same time.
 #[inline(always)]
-pub(crate) fn take_chance<A: Tables>(work: &mut Work<A>) -> Result<u32, Reason> {
+pub(crate) fn take_chance<A: Tables>(work: &mut Work<A>) -> u32 {
+    // The backend before may accept after all; who drops the SYN takes that chance away.
     if !rate::may_insert(work.now) {
-        return Err(Reason::InsertRate);
+        return GO_ON;
     }
     let before = work.entry;
     let old_peer_key = work.peer_key;
+    if has_moved(work, &before) {
+        return GO_ON;
+    }
     if let Some(hit) = find(&work.other_peer_key) {
         // SAFETY: as in `flow::track`.
-        forget(
-            &work.other_peer_key,
-            unsafe { &*hit.entry },
-            Writer::Program,
-        );
+        make_way(&work.other_peer_key, unsafe { &*hit.entry }, &work.key);
     }
     let other = work.other;
     work.entry.move_to(&other);
@@ -238,14 +249,12 @@ pub(crate) fn take_chance<A: Tables>(work: &mut Work<A>) -> Result<u32, Reason> 
     work.peer.flags &= !FLAG_REFUSED;
     if insert(Table::Unanswered, &work.other_peer_key, &work.peer).is_err() {
         work.entry = before;
-        return Ok(GO_ON);
+        return GO_ON;
     }
-    if let Some(peer) = peer_of(&work.key, &before, &old_peer_key)
-        && !cfg!(mutant = "left-unmarked")
-    {
-        peer.state = FlowState::Cut as u8;
-        peer.flags |= FLAG_LEFT;
-        peer.last_seen = work.now;
+    if !leave(work, &before, &old_peer_key) {
+        remove(Table::Unanswered, &work.other_peer_key, Writer::Program);
+        work.entry = before;
+        return GO_ON;
     }
     // One store: packets of the client find the old way or the new one.
     if A::unanswered()
@@ -253,13 +262,57 @@ pub(crate) fn take_chance<A: Tables>(work: &mut Work<A>) -> Result<u32, Reason> 
         .is_err()
     {
         remove(Table::Unanswered, &work.other_peer_key, Writer::Program);
-        return Ok(NO_FLOW);
+        return NO_FLOW;
     }
     mark_used(&work.key);
     work.set_peer_key();
     count::note(Reason::SecondChance);
     count_moved(&before, &work.entry);
-    Ok(GO_ON)
+    GO_ON
+}
+
+/// Whether another CPU has sent the flow elsewhere since it was copied: then the SYN follows it there.
+#[inline(always)]
+fn has_moved<A: Tables>(work: &mut Work<A>, before: &FlowEntry<A>) -> bool {
+    let Some(hit) = find(&work.key) else {
+        return false;
+    };
+    // SAFETY: as in `flow::track`.
+    let there = unsafe { &*hit.entry };
+    if there.backend == before.backend {
+        return false;
+    }
+    work.entry = *there;
+    work.set_peer_key();
+    true
+}
+
+/// Marks the entry for the replies of the backend that the flow leaves. `false`: it has just answered, and
+/// the flow stays.
+#[inline(always)]
+fn leave<A: Tables>(work: &Work<A>, before: &FlowEntry<A>, old_peer_key: &FlowKey<A>) -> bool {
+    if cfg!(mutant = "left-unmarked") {
+        return true;
+    }
+    let Some(peer) = peer_of(&work.key, before, old_peer_key) else {
+        return true;
+    };
+    let flags = &raw mut peer.flags;
+    // SAFETY: fields of a map value, volatile: the mark first, then the look whether an answer was taken
+    // before it. An answer that comes later finds the mark.
+    let is_answered = unsafe {
+        flags.write_volatile(flags.read_volatile() | FLAG_LEFT);
+        let state = FlowState::from_byte((&raw const peer.state).read_volatile());
+        let answer_seq = (&raw const peer.answer_seq).read_volatile();
+        answer_seq != 0 || !matches!(state, FlowState::Unanswered | FlowState::Refused)
+    };
+    if is_answered && !cfg!(mutant = "answered-left") {
+        peer.flags &= !FLAG_LEFT;
+        return false;
+    }
+    peer.state = FlowState::Cut as u8;
+    peer.last_seen = work.now;
+    true
 }
 
 /// A flow that changes its color ends on one and begins on the other; else it is the same one.

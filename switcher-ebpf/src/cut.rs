@@ -27,7 +27,31 @@ pub(crate) fn is_cut<A: Tables>(entry: &FlowEntry<A>, is_tcp: bool, now: u32) ->
         return false;
     }
     let by_order = |order: &CutOrder| order.cuts_flow(entry, is_tcp, now);
-    entry.state() == FlowState::Cut || CUTS.get(entry.backend).is_some_and(by_order)
+    entry.state() == FlowState::Cut
+        // Another CPU may have set the state at once with the mark.
+        || entry.is_left()
+        || CUTS.get(entry.backend).is_some_and(by_order)
+}
+
+/// Whether the packet, a backend's answer to a flow that may still go on to another one, is of no use: the
+/// flow would be cut with the next one.
+#[inline(always)]
+pub(crate) fn comes_too_late<A: Tables>(work: &Work<A>) -> bool {
+    // A refusal tells what it tells.
+    work.key.is_tcp()
+        && work.entry.side() == Side::Reverse
+        && !work.segment.is_rst()
+        && CUTS
+            .get(work.entry.backend)
+            .is_some_and(|order| order.refuses_answer(&work.entry, work.now))
+        && !cfg!(mutant = "dead-backend-answers")
+}
+
+/// Whether an order has come for the TCP flow of `entry`.
+#[inline(always)]
+pub(crate) fn is_due<A: Tables>(entry: &FlowEntry<A>, now: u32) -> bool {
+    CUTS.get(entry.backend)
+        .is_some_and(|order| order.is_due(entry, true, now))
 }
 
 /// Whether a packet of the flow of `entry` is dropped because its listener is paused.

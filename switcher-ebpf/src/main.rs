@@ -48,7 +48,7 @@ use frame::XdpFrame;
 use maps::{PROGRAMS, Tables};
 use outlined::{
     AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, REFUSED,
-    REPEATED,
+    REPEATED, UNREACHABLE,
 };
 use switcher_common::{
     address::{Ipv4, Ipv6},
@@ -124,7 +124,7 @@ fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
     let (known, reason) = match code {
         GO_ON => datagram::<A>(ctx),
         LATER_FRAGMENT => later_fragment::<A>(ctx),
-        MESSAGE => (Known::Message, Reason::from_code(A::message(ctx.ctx))),
+        MESSAGE => (Known::Message, message::<A>(ctx)),
         code => (Known::Packet, Reason::from_code(code)),
     };
     match reason {
@@ -134,6 +134,18 @@ fn process<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> (Known, Reason) {
         }
         _ => (known, reason),
     }
+}
+
+#[inline(always)]
+fn message<A: Tables>(ctx: &XdpContext) -> Reason {
+    let mut code = A::message(ctx.ctx, 0);
+    if code == UNREACHABLE {
+        code = chance::of_unreachable::<A>();
+    }
+    if code == GO_ON {
+        code = A::message(ctx.ctx, 1);
+    }
+    Reason::from_code(code)
 }
 
 #[inline(always)]

@@ -27,6 +27,8 @@ pub(crate) const AGAIN: u32 = u32::MAX - 6;
 pub(crate) const REPEATED: u32 = u32::MAX - 7;
 /// No verdict: the backend refuses the SYN.
 pub(crate) const REFUSED: u32 = u32::MAX - 8;
+/// No verdict: the backend of a half-open flow cannot be reached, says an ICMP error.
+pub(crate) const UNREACHABLE: u32 = u32::MAX - 9;
 /// No verdict: it is an ICMP message.
 pub(crate) const MESSAGE: u32 = u32::MAX - 1;
 /// No verdict: extension headers are to be stepped over.
@@ -72,6 +74,8 @@ outlined! {
     track, track4, track6, ();
     /// 1 if the other direction's entry is there; how far it has come is then in [`Work`].
     look_at_peer, look_at_peer4, look_at_peer6, ();
+    /// 1 if the client's packets have a flow with another backend than the one whose reply this is.
+    is_of_another, is_of_another4, is_of_another6, ();
     /// Does what the packet means for its flow: [`GO_ON`], [`PROMOTE`], [`NO_FLOW`], or why it ends.
     carry_out, carry_out4, carry_out6, (ctx: *mut xdp_md);
     /// Counts an established flow that its backend has reset.
@@ -84,7 +88,7 @@ outlined! {
     look_for_another, look_for_another4, look_for_another6, (is_of_fresh: u32);
     /// 1 if the backend that is looked at takes the flow.
     is_open_to_chance, is_open_to_chance4, is_open_to_chance6, ();
-    /// Sends the flow to the backend that was found: [`GO_ON`], [`NO_FLOW`], or why the packet ends here.
+    /// Sends the flow to the backend that was found: [`GO_ON`] or [`NO_FLOW`].
     take_chance, take_chance4, take_chance6, ();
     /// Sends the refusal on: [`GO_ON`], or (1) withholds it: why the packet ends here.
     refuse, refuse4, refuse6, (is_withheld: u32);
@@ -92,8 +96,8 @@ outlined! {
     select, select4, select6, (ctx: *mut xdp_md);
     /// Rewrites the packet as its entry says, and sends it on: the verdict.
     send, send4, send6, (ctx: *mut xdp_md);
-    /// What becomes of an ICMP message: the verdict.
-    message, message4, message6, (ctx: *mut xdp_md);
+    /// What becomes of an ICMP message: the verdict, or, unless (1) it is to be sent on, [`UNREACHABLE`].
+    message, message4, message6, (ctx: *mut xdp_md, is_sent_on: u32);
     /// Tells the packet's sender why it is dropped, if he may be told: the verdict after it.
     tell, tell4, tell6, (ctx: *mut xdp_md, dropped_as: u32);
     /// Answers the packet of a cut flow with a RST: the verdict.
@@ -137,7 +141,7 @@ mod body {
 
     use super::{
         AGAIN, CARRY_OUT, EXTENSIONS, GO_ON, LATER_FRAGMENT, MESSAGE, NO_FLOW, PROMOTE, REFUSED,
-        REPEATED, Reason, Tables, XdpContext, XdpFrame, code, with_work, xdp_md,
+        REPEATED, Reason, Tables, UNREACHABLE, XdpContext, XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
         chance, cut,
@@ -179,8 +183,11 @@ mod body {
     }
 
     #[inline(always)]
-    pub(super) fn message<A: Tables + Icmp>(ctx: *mut xdp_md) -> u32 {
-        with_work::<A>(|work| icmp::message(&XdpContext::new(ctx), work) as u32)
+    pub(super) fn message<A: Tables + Icmp>(ctx: *mut xdp_md, is_sent_on: u32) -> u32 {
+        with_work::<A>(|work| {
+            icmp::message(&XdpContext::new(ctx), work, is_sent_on != 0)
+                .map_or(UNREACHABLE, |reason| reason as u32)
+        })
     }
 
     #[inline(always)]
@@ -202,6 +209,11 @@ mod body {
     #[inline(always)]
     pub(super) fn look_at_peer<A: Tables>() -> u32 {
         with_work::<A>(|work| u32::from(flow::look_at_peer(work)))
+    }
+
+    #[inline(always)]
+    pub(super) fn is_of_another<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(flow::is_of_another(work)))
     }
 
     #[inline(always)]
@@ -247,7 +259,7 @@ mod body {
 
     #[inline(always)]
     pub(super) fn take_chance<A: Tables>() -> u32 {
-        with_work::<A>(|work| chance::take_chance(work).unwrap_or_else(|reason| reason as u32))
+        with_work::<A>(chance::take_chance)
     }
 
     #[inline(always)]

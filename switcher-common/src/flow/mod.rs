@@ -339,8 +339,14 @@ impl<A: Address> FlowEntry<A> {
     #[inline(always)]
     #[must_use]
     pub fn gives_way_to(&self, key: &FlowKey<A>) -> bool {
-        let same_vip = self.rewrite_addr == key.dst && self.rewrite_port_be == key.dst_port_be;
-        matches!(self.side(), Side::Reverse) && (same_vip || self.state().is_over())
+        matches!(self.side(), Side::Reverse) && (self.is_of_vip(key) || self.state().is_over())
+    }
+
+    /// Whether this entry, found under a reply tuple of the client of `key`, leads back to `key`.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of_vip(&self, key: &FlowKey<A>) -> bool {
+        self.rewrite_addr == key.dst && self.rewrite_port_be == key.dst_port_be
     }
 
     /// Whether nobody has answered the SYN that began the flow.
@@ -357,7 +363,7 @@ impl<A: Address> FlowEntry<A> {
     #[must_use]
     pub const fn has_chance_left(&self) -> bool {
         self.is_without_answer()
-            && self.chances < SECOND_CHANCES
+            && (self.chances < SECOND_CHANCES || cfg!(mutant = "second-chance-unbounded"))
             && !cfg!(mutant = "no-second-chance")
     }
 
@@ -458,17 +464,24 @@ impl<A: Address> FlowEntry<A> {
             next_seq: 0,
             acked: 0,
             fin_end: 0,
+            chances: if cfg!(mutant = "chances-uncopied") {
+                0
+            } else {
+                self.chances
+            },
             ..*self
         }
     }
 
     /// Whether `peer`, found under this entry's peer key, belongs to the same flow: it leads back
-    /// to `key`. After an eviction another flow's entry may lie there.
+    /// to `key`. After an eviction another flow's entry may lie there; and one that the flow has left is
+    /// its no more.
     #[inline(always)]
     #[must_use]
     pub fn is_peer_of(&self, key: &FlowKey<A>, peer: &Self) -> bool {
         let expected = self.made_peer(key);
         peer.side == expected.side
+            && !peer.is_left()
             && peer.backend == self.backend
             && peer.rewrite_port_be == expected.rewrite_port_be
             && peer.rewrite_addr == expected.rewrite_addr

@@ -51,6 +51,9 @@ pub trait Icmp: Address {
     /// Whether a message of this type quotes a packet.
     fn is_error(kind: u8) -> bool;
 
+    /// Whether an error says what the path's MTU is, and not that nobody is there.
+    fn is_too_big(kind: u8, code: u8) -> bool;
+
     /// Reads the quoted IP header at `offset`. `None` unless it is whole and followed by the
     /// beginning of its transport header.
     fn quoted<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<QuotedIp<Self>>;
@@ -101,6 +104,11 @@ impl Icmp for Ipv4 {
         // Destination unreachable, time exceeded, parameter problem. Redirects and source quenches
         // are for hosts, and obsolete or harmful beyond their own link.
         matches!(kind, 3 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn is_too_big(kind: u8, code: u8) -> bool {
+        [kind, code] == Self::TOO_BIG
     }
 
     #[inline(always)]
@@ -166,6 +174,12 @@ impl Icmp for Ipv6 {
     fn is_error(kind: u8) -> bool {
         // Destination unreachable, packet too big, time exceeded, parameter problem.
         matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn is_too_big(kind: u8, _code: u8) -> bool {
+        // Whatever the code (RFC 4443, 3.2).
+        kind == Self::TOO_BIG[0]
     }
 
     #[inline(always)]

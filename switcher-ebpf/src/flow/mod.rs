@@ -62,6 +62,9 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     if cut::is_cut(&work.entry, work.key.is_tcp(), work.now) {
         return cut::packet_of(work, &hit).map(Found::from);
     }
+    if cut::comes_too_late(work) {
+        return Err(Reason::ResetSent);
+    }
     if !work.may_travel() {
         return Err(Reason::TtlExceeded);
     }
@@ -96,6 +99,14 @@ pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Resu
     let Some(hit) = find(&work.key) else {
         return Ok(Found::Flow);
     };
+    // SAFETY: as in `track`. Another CPU may have sent the flow elsewhere in the meantime.
+    if unsafe { (*hit.entry).is_left() } {
+        return Err(Reason::LateAnswer);
+    }
+    let is_half_open = matches!(hit.table, Table::Unanswered);
+    if is_half_open && work.entry.side() == Side::Reverse && A::is_of_another() != 0 {
+        return Err(Reason::ReplyTupleTaken);
+    }
     let next = Next::from_number(work.next);
     if needs_proof(work, next) && A::comes_by_its_route(ctx.ctx) == 0 {
         count::note(Reason::ReplyUnverified);
@@ -107,7 +118,6 @@ pub(crate) fn carry_out<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Resu
         };
         return Ok(Found::Flow);
     }
-    let is_half_open = matches!(hit.table, Table::Unanswered);
     if is_half_open && matches!(next, Next::Refused) {
         return Ok(Found::Refused);
     }
@@ -136,12 +146,28 @@ pub(crate) fn look_at_peer<A: Tables>(work: &mut Work<A>) -> bool {
     true
 }
 
-/// Whether anybody who can send with a backend's source address could have sent this reply: TCP's
-/// handshake proves itself, since its answer has the number of the SYN.
+/// Whether the packet is a reply over TCP though the client's packets have a flow with another backend, as
+/// they may when the LRU has evicted their entry alone. What this backend says is not about that flow.
+#[inline(always)]
+pub(crate) fn is_of_another<A: Tables>(work: &Work<A>) -> bool {
+    let Some(hit) = find(&work.peer_key) else {
+        return false;
+    };
+    // SAFETY: as in `track`.
+    let client = unsafe { &*hit.entry };
+    work.key.is_tcp()
+        && !work.entry.is_peer_of(&work.key, client)
+        && !cfg!(mutant = "reply-of-another")
+}
+
+/// Whether anybody who can send with a backend's source address could have sent this reply. TCP's answer
+/// proves itself, since it has the number of the SYN; but who refuses his own SYN in a backend's name knows
+/// that.
 #[inline(always)]
 fn needs_proof<A: Tables>(work: &Work<A>, next: Next) -> bool {
     match next {
         Next::Reopened => true,
+        Next::Refused => !cfg!(mutant = "refusal-unproved"),
         Next::Promote => work.entry.side() == Side::Reverse,
         _ => false,
     }

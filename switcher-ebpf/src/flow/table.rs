@@ -110,6 +110,18 @@ pub(crate) fn forget<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, writer: 
     remove_both(key, writer);
 }
 
+/// Takes `owner` away, which lies where the entry for the replies of the flow of `key` belongs. If it leads
+/// back to that flow, another CPU may have put it there just now, and the flow stays. Never inlined, as
+/// above.
+#[inline(never)]
+pub(crate) fn make_way<A: Tables>(reply_key: &FlowKey<A>, owner: &FlowEntry<A>, key: &FlowKey<A>) {
+    if owner.is_of_vip(key) {
+        remove_both(reply_key, Writer::Program);
+    } else {
+        forget(reply_key, owner, Writer::Program);
+    }
+}
+
 #[inline(always)]
 fn remove_both<A: Tables>(key: &FlowKey<A>, writer: Writer) {
     remove(Table::Established, key, writer);

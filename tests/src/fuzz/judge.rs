@@ -28,6 +28,10 @@ const EXEMPT: &[(&str, &str)] = &[
         "of what is reported the model knows nothing; tests/packets/reports.rs has the rows",
     ),
     (
+        "late_answer",
+        "seldom: a refusal or error of a backend that was left; tests/packets/chance/late.rs has the rows",
+    ),
+    (
         "listener_removed",
         "a short run may have no world with a removed listener; tests/packets/removed.rs has the rows",
     ),

@@ -49,10 +49,11 @@ pub enum Step {
 /// Names of the node's interfaces.
 pub const INTERFACES: [&str; 4] = ["c1", "c2", "b", "g"];
 
-const ACTIONS: [(&str, Action); 3] = [
+const ACTIONS: [(&str, Action); 4] = [
     ("none", Action::None),
     ("reset", Action::Reset),
     ("move", Action::Move),
+    ("reset-answered", Action::ResetAnswered),
 ];
 
 const HOLDS: [(&str, Hold); 3] = [

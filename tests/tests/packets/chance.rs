@@ -1,7 +1,9 @@
 //! Second chance (G8): a SYN that its backend refused or left unanswered, when the client repeats it.
 
 mod bounds;
+mod known;
 mod late;
+mod races;
 mod rest;
 
 use std::cell::Cell;
@@ -17,7 +19,6 @@ use switcher_common::service::{Color, PerColor};
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
 
-use crate::cut::tick;
 use crate::packet::{ACK, PSH, Packet, RST, SYN};
 use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Listener, Setup};
@@ -309,9 +310,4 @@ fn only_a_rst_that_answers_the_syn_is_withheld() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// A tick that has not come for a long time yet, and so is always just now.
-fn just_now() -> Result<u32> {
-    tick(600_000)
 }

@@ -92,19 +92,7 @@ fn a_flow_that_two_cpus_begin_at_once_is_recorded_whole_and_loses_no_packet() ->
                 .map(|port| first(kind, (client, port).into(), vip))
                 .collect();
             let frames: Vec<_> = packets.iter().map(Packet::bytes).collect::<Result<_>>()?;
-            let ingress = rig.interface("client")?;
-            let arrived = AtomicU32::new(0);
-            let (first, second) = (rig.path.runner()?, rig.path.runner()?);
-            thread::scope(|scope| {
-                let [one, two] = [(0, &first), (1, &second)].map(|(cpu, runner)| {
-                    let (frames, arrived) = (&frames, &arrived);
-                    scope.spawn(move || run_together(runner, cpu, frames, ingress, arrived))
-                });
-                for it in [one, two] {
-                    it.join().expect("it does not panic")?;
-                }
-                anyhow::Ok(())
-            })?;
+            run_on_both(rig, &frames)?;
             for packet in &packets {
                 rig.flow(packet)?;
             }
@@ -117,6 +105,23 @@ fn a_flow_that_two_cpus_begin_at_once_is_recorded_whole_and_loses_no_packet() ->
             .map(|(_, count)| count)
             .sum();
         ensure!(lost == 0, "{lost} packets were dropped");
+        Ok(())
+    })
+}
+
+/// Runs each of `frames` on both CPUs at once.
+pub(crate) fn run_on_both(rig: &mut Rig, frames: &[Vec<u8>]) -> Result<()> {
+    let ingress = rig.interface("client")?;
+    let arrived = AtomicU32::new(0);
+    let (first, second) = (rig.path.runner()?, rig.path.runner()?);
+    thread::scope(|scope| {
+        let [one, two] = [(0, &first), (1, &second)].map(|(cpu, runner)| {
+            let arrived = &arrived;
+            scope.spawn(move || run_together(runner, cpu, frames, ingress, arrived))
+        });
+        for it in [one, two] {
+            it.join().expect("it does not panic")?;
+        }
         Ok(())
     })
 }

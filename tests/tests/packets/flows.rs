@@ -131,6 +131,15 @@ impl Flows {
         }
     }
 
+    /// Makes the entry of a packet's own direction as another CPU leaves it that has just seen the backend's
+    /// answer, and has not come to the other one.
+    pub(crate) fn set_answered(&mut self, packet: &Packet, answer_seq: u32) -> Result<()> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.set_answered(&key(packet), answer_seq),
+            SocketAddr::V6(_) => self.v6.set_answered(&key(packet), answer_seq),
+        }
+    }
+
     /// Takes both entries of a flow away, as if its table were lost.
     pub(crate) fn lose(&mut self, packet: &Packet) -> Result<()> {
         self.lose_reply(packet)?;
@@ -227,6 +236,12 @@ where
     fn age(&mut self, key: &FlowKey<A>, ticks: u32) -> Result<()> {
         let mut entry = self.unanswered.get(key, 0).context("no half-open flow")?;
         entry.last_seen = entry.last_seen.wrapping_sub(ticks);
+        Ok(self.unanswered.insert(key, entry, 0)?)
+    }
+
+    fn set_answered(&mut self, key: &FlowKey<A>, answer_seq: u32) -> Result<()> {
+        let mut entry = self.unanswered.get(key, 0).context("no half-open flow")?;
+        (entry.state, entry.answer_seq) = (FlowState::Answered as u8, answer_seq);
         Ok(self.unanswered.insert(key, entry, 0)?)
     }
 

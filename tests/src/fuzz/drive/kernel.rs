@@ -279,6 +279,7 @@ impl Kernel {
             Action::None => CutOrder::zeroed(),
             Action::Reset => CutOrder::new(cut::Action::Reset, order.deadline),
             Action::Move => CutOrder::new(cut::Action::Move, order.deadline),
+            Action::ResetAnswered => CutOrder::new(cut::Action::ResetAnswered, order.deadline),
         };
         let both = match order.hold {
             Hold::None => cut,

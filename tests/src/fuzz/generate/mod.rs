@@ -66,7 +66,9 @@ impl Generator {
             140..143 | 206..215 => self.crowd(model),
             143..145 => Step::Caps([self.cap(), self.cap(), self.cap()]),
             145..155 => Step::Caps([1_000_000; 3]),
-            175..180 | 215..220 => self.cut(model, &[Action::Reset, Action::Move]),
+            175..180 | 215..220 => {
+                self.cut(model, &[Action::Reset, Action::Move, Action::ResetAnswered])
+            }
             180..195 => self.cut(model, &[Action::None]),
             220..223 => self.hold(model, &[Hold::Fresh, Hold::All]),
             223..243 => self.hold(model, &[Hold::None]),

@@ -1,5 +1,6 @@
 //! Rule 3.9: a half-open flow goes to another backend.
 
+use super::cut::Action;
 use super::flow::{Found, shared};
 use super::packet::Segment;
 use super::tables::Table;
@@ -16,25 +17,22 @@ const UNANSWERED: u32 = 96;
 const BURST: u32 = 8;
 /// For how many ticks a backend that refuses is not tried.
 const REFUSING: u32 = 954;
+/// How far ahead of a packet's tick another CPU's may be.
+const AHEAD: u32 = 16;
 
 /// When a backend answered and refused a SYN last; 0: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// It answered.
     pub answered: u32,
-    /// It refused.
+    /// It refused, and has not answered since.
     pub refused: u32,
 }
 
 impl Heard {
-    fn is_refusing(self, now: u32) -> bool {
-        let ago = |tick: u32| {
-            let ticks = now.wrapping_sub(tick);
-            if ticks < 1 << 31 { ticks } else { 0 }
-        };
-        self.refused != 0
-            && ago(self.refused) <= REFUSING
-            && (self.answered == 0 || ago(self.answered) > ago(self.refused))
+    const fn is_refusing(self, now: u32) -> bool {
+        let is_ahead = self.refused.wrapping_sub(now) <= AHEAD;
+        self.refused != 0 && (is_ahead || now.wrapping_sub(self.refused) <= REFUSING)
     }
 }
 
@@ -45,7 +43,7 @@ fn has_no_answer(entry: &Entry) -> bool {
 }
 
 /// Whether nobody has answered, and not too many were asked.
-fn may_go_on(entry: &Entry) -> bool {
+pub(super) fn may_go_on(entry: &Entry) -> bool {
     has_no_answer(entry) && entry.chances < CHANCES
 }
 
@@ -66,7 +64,27 @@ impl Model {
     }
 
     pub(super) fn hear_answer(&mut self, entry: &Entry, now: u32) {
-        self.heard.entry(entry.backend).or_default().answered = now;
+        let heard = self.heard.entry(entry.backend).or_default();
+        (heard.answered, heard.refused) = (now, 0);
+    }
+
+    /// An ICMP error says that the backend whose entry it is cannot be reached.
+    pub(super) fn is_withheld(&mut self, tuple: &Tuple, entry: &Entry, now: u32) -> bool {
+        let client = tuple.other(entry);
+        let is_open = tuple.is_tcp() && entry.side == Side::Backend && may_go_on(entry);
+        if !is_open || entry.left || self.another(&client, entry, now).is_none() {
+            return false;
+        }
+        let Some((table, _)) = self.tables.find(tuple) else {
+            return false;
+        };
+        let marked = Entry {
+            seen: now,
+            refused: true,
+            ..*entry
+        };
+        self.tables.set(table, *tuple, marked);
+        true
     }
 
     /// The backend refuses: `after` is the entry as it is if the client is told.
@@ -122,11 +140,16 @@ impl Model {
             return Ok(Found::Entry(own));
         };
         if !self.inserts.take(packet.now) {
-            return Err(drop("insert_rate_exceeded"));
+            return Ok(Found::Entry(own));
         }
         let at = tuple.other(&there);
         if let Some((_, owner)) = self.tables.find(&at) {
-            self.tables.forget(&at, &owner);
+            if owner.to == tuple.dst {
+                self.tables.remove(Table::Established, &at);
+                self.tables.remove(Table::Lru, &at);
+            } else {
+                self.tables.forget(&at, &owner);
+            }
         }
         let replies = Entry {
             refused: false,
@@ -135,7 +158,12 @@ impl Model {
         if !self.tables.insert(Table::Lru, at, replies) {
             return Ok(Found::Entry(own));
         }
-        if let Some((table, at, old)) = self.tables.other(tuple, &own) {
+        let other = self.tables.other(tuple, &own);
+        if other.is_some_and(|(_, _, old)| old.state.is_answered() || old.answer != 0) {
+            self.tables.remove(Table::Lru, &at);
+            return Ok(Found::Entry(own));
+        }
+        if let Some((table, at, old)) = other {
             let left = Entry {
                 state: State::Cut,
                 left: true,
@@ -211,14 +239,7 @@ impl Model {
         if was_tried || there.to.ip() == client.src.ip() || heard.is_refusing(now) {
             return false;
         }
-        if self.is_cut(
-            client,
-            &Entry {
-                state: entry.state,
-                ..*there
-            },
-            now,
-        ) {
+        if self.due(client, there, now) != Action::None {
             return false;
         }
         match self.tables.find(&client.other(there)) {

@@ -1,5 +1,6 @@
 //! Rule 3.1: flows that are cut, and the RST that answers their packets.
 
+use super::chance::may_go_on;
 use super::checksum;
 use super::packet::Segment;
 use super::rewrite::{Draft, swap};
@@ -46,6 +47,8 @@ pub enum Action {
     Reset,
     /// UDP alone.
     Move,
+    /// As `Reset`, but for TCP flows that may go elsewhere.
+    ResetAnswered,
 }
 
 /// What becomes of the packet of a cut flow.
@@ -65,14 +68,32 @@ const fn is_past(then: u32, now: u32) -> bool {
 
 impl Model {
     pub(super) fn is_cut(&self, tuple: &Tuple, entry: &Entry, now: u32) -> bool {
+        let action = self.due(tuple, entry, now);
+        let goes_on = action == Action::ResetAnswered && tuple.is_tcp() && may_go_on(entry);
+        entry.state == State::Cut || entry.left || (action != Action::None && !goes_on)
+    }
+
+    /// The order that has come for the flow, if it is meant.
+    pub(super) fn due(&self, tuple: &Tuple, entry: &Entry, now: u32) -> Action {
         let order = self.cuts.get(&entry.backend).copied().unwrap_or_default();
-        let is_meant = match order.action {
-            Action::None => false,
-            Action::Reset => true,
-            Action::Move => !tuple.is_tcp(),
-        };
         let is_due = is_past(order.deadline, now) && is_past(entry.born, order.deadline);
-        entry.state == State::Cut || (is_meant && is_due && !entry.preview)
+        match order.action {
+            Action::Move if tuple.is_tcp() => Action::None,
+            action if is_due && !entry.preview => action,
+            _ => Action::None,
+        }
+    }
+
+    /// Whether a dead backend answers a flow that is not cut.
+    pub(super) fn answers_too_late(
+        &self,
+        tuple: &Tuple,
+        segment: &Segment,
+        entry: &Entry,
+        now: u32,
+    ) -> bool {
+        let is_answer = tuple.is_tcp() && entry.side == Side::Backend && !segment.rst;
+        is_answer && self.due(tuple, entry, now) == Action::ResetAnswered
     }
 
     /// Rule 3.0.

@@ -34,6 +34,9 @@ impl Model {
                 Cut::Translated => packet.check_ttl().map(|()| Found::Entry(entry)),
             };
         }
+        if self.answers_too_late(tuple, segment, &entry, packet.now) {
+            return Ok(Found::Cut);
+        }
         packet.check_ttl()?;
         self.follow(packet, tuple, segment, (table, entry))
     }
@@ -45,11 +48,17 @@ impl Model {
         segment: &Segment,
         (table, entry): (Table, Entry),
     ) -> Result<Found, Ended> {
+        if tuple.is_tcp() && table == Table::Lru && entry.side == Side::Backend {
+            let client = self.tables.find(&tuple.other(&entry));
+            if client.is_some_and(|(_, client)| !entry.belongs_to(tuple, &client)) {
+                return Err(drop("reply_tuple_taken"));
+            }
+        }
         let other = self.tables.other(tuple, &entry);
         let reverse = other.as_ref().map(|(_, _, other)| other);
         let (after, fate) = follow(&entry, tuple.is_tcp(), segment, reverse);
         let proves_itself = match fate {
-            Fate::BegunAnew => false,
+            Fate::BegunAnew | Fate::Refused => false,
             Fate::Established => entry.side == Side::Client,
             _ => true,
         };

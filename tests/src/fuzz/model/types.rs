@@ -84,6 +84,12 @@ pub enum State {
 }
 
 impl State {
+    /// Whether the backend has said more than that it refuses.
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        !matches!(self, Self::Unanswered | Self::Refused)
+    }
+
     /// Whether the flow seems over.
     #[must_use]
     pub const fn is_over(self) -> bool {
@@ -168,7 +174,8 @@ impl Entry {
     #[must_use]
     pub fn belongs_to(&self, tuple: &Tuple, other: &Self) -> bool {
         let mirror = self.mirrored(tuple);
-        (other.to, other.side, other.backend) == (mirror.to, mirror.side, mirror.backend)
+        !other.left
+            && (other.to, other.side, other.backend) == (mirror.to, mirror.side, mirror.backend)
     }
 }
 

@@ -3,15 +3,13 @@
 use anyhow::{Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use switcher_common::flow::SECOND_CHANCES;
-use switcher_common::heard::Heard;
 use switcher_common::rate::Capped;
-use switcher_common::reason::Reason;
 use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
 
-use super::{Attempt, PORT, forget_what_was_heard, hear_of_all, just_now, setup};
-use crate::rig::{Expected, Rig};
+use super::{Attempt, PORT, forget_what_was_heard, setup};
+use crate::rig::Rig;
 use crate::setup::Kind;
 
 #[test]
@@ -55,32 +53,6 @@ fn when_all_backends_refuse_the_client_gets_the_refusal() -> Result<()> {
 }
 
 #[test]
-fn a_refusal_is_not_withheld_when_the_others_are_known_to_refuse() -> Result<()> {
-    skip_unless_lab!(Ok(()));
-    let lab = Lab::builder().build()?;
-    Rig::with(&lab, &setup(&lab, [3, 1]), |rig| {
-        for kind in Kind::TCP {
-            let refuse = Heard {
-                answered: 0,
-                refused: just_now()?,
-            };
-            hear_of_all(rig, refuse)?;
-            let attempt = Attempt::begin(rig, kind, PORT, Color::Blue)?;
-            attempt.refused_for_good(rig, "all refuse just now")?;
-            let answers = Heard {
-                answered: just_now()?,
-                ..refuse
-            };
-            hear_of_all(rig, answers)?;
-            let attempt = Attempt::begin(rig, kind, PORT + 1, Color::Blue)?;
-            attempt.refused(rig)?;
-            forget_what_was_heard(rig)?;
-        }
-        Ok(())
-    })
-}
-
-#[test]
 fn a_service_without_second_chances_sends_refusals_on_and_keeps_its_backends() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
@@ -111,8 +83,7 @@ fn g7_a_second_chance_costs_what_a_syn_costs() -> Result<()> {
             let many = budgets.get(&(Capped::Insert as u32), 0)?;
             budgets.set(Capped::Insert as u32, 0, 0)?;
             attempt.refused(rig)?;
-            let dropped = Expected::untouched(Reason::InsertRate).noting(Reason::SynRetransmit);
-            rig.expect("above the cap", &attempt.syn(), &dropped)?;
+            attempt.stays(rig, "above the cap")?;
             budgets.set(Capped::Insert as u32, many, 0)?;
             attempt.moves(rig)?;
             forget_what_was_heard(rig)?;

@@ -125,6 +125,18 @@ fn a_flow_of_a_backend_that_has_left_the_table_goes_to_one_that_is_there() -> Re
     })
 }
 
+/// Another connection with the backend of `attempt`.
+fn of_same_backend(rig: &mut Rig, attempt: &Attempt) -> Result<Attempt> {
+    for port in PORT + 1..PORT + 100 {
+        let other = Attempt::begin(rig, attempt.kind, port, attempt.color)?;
+        if other.backend == attempt.backend {
+            return Ok(other);
+        }
+        rig.flows.lose(&other.syn())?;
+    }
+    anyhow::bail!("99 clients go elsewhere than to {}", attempt.backend)
+}
+
 #[test]
 fn a_dead_backends_half_open_flows_are_not_reset_but_go_elsewhere() -> Result<()> {
     skip_unless_lab!(Ok(()));
@@ -132,13 +144,12 @@ fn a_dead_backends_half_open_flows_are_not_reset_but_go_elsewhere() -> Result<()
     Rig::with(&lab, &setup(&lab, [2, 1]), |rig| {
         for kind in Kind::TCP {
             let mut attempt = Attempt::begin(rig, kind, PORT, Color::Blue)?;
-            let answered = Attempt::begin(rig, kind, PORT + 1, Color::Blue)?;
+            let answered = of_same_backend(rig, &attempt)?;
             answered.succeeds(rig)?;
             let_the_clock_move()?;
             let order = CutOrder::new(Action::ResetAnswered, tick(0)?);
-            let of = |it: &Attempt| ((1, it.backend), order);
             rig.path.set_orders(Orders {
-                backends: BTreeMap::from([of(&attempt), of(&answered)]),
+                backends: BTreeMap::from([((1, attempt.backend), order)]),
                 ..Orders::default()
             })?;
             let_the_clock_move()?;
