@@ -85,6 +85,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         without: "what the program reports makes no check",
         target: "e2e",
         test: "passive::a_crashed_server_is_ejected_at_its_first_refused_connection",
+    },
+    Mutant {
         name: "second-chance-at-once",
         promise: "G8",
         without: "a SYN that the network sends twice counts as unanswered",
