@@ -116,12 +116,9 @@ pub(super) fn ejected(service: &ServiceConfig, state: &Service) -> BTreeSet<Ejec
 
 /// The unhealthy backends of `service` that get fresh flows all the same, as some list has nobody better.
 pub(super) fn retained(service: &ServiceConfig, state: &Service) -> BTreeSet<SocketAddr> {
-    let gets_fresh = |list: &&List<'_>| {
-        let is_fresh = list.color == state.active || state.split_percent > 0;
-        is_fresh && !list.listener.preview
-    };
     let lists = lists(service, state);
-    let fresh = lists.iter().filter(gets_fresh);
+    let is_fresh = |list: &&List<'_>| !list.listener.preview && gets_fresh(state, list.color);
+    let fresh = lists.iter().filter(is_fresh);
     let unhealthy = fresh.flat_map(|list| list.unhealthy.iter());
     unhealthy
         .filter_map(|(endpoint, keeps)| keeps.then_some(*endpoint))
@@ -133,6 +130,11 @@ struct List<'a> {
     listener: &'a ListenerConfig,
     color: Color,
     unhealthy: Vec<(SocketAddr, bool)>,
+}
+
+/// Whether fresh flows go to `color`, those of previews left out.
+fn gets_fresh(state: &Service, color: Color) -> bool {
+    color == state.active || state.split_percent > 0
 }
 
 fn lists<'a>(service: &'a ServiceConfig, state: &Service) -> Vec<List<'a>> {
@@ -148,7 +150,16 @@ fn lists<'a>(service: &'a ServiceConfig, state: &Service) -> Vec<List<'a>> {
         let kept = kept(state.active, &candidates, service.min_healthy);
         for color in Color::ALL {
             let endpoints = listener.backends(color).iter().map(BackendConfig::endpoint);
-            let all = endpoints.zip(kept.get(color).keeps_slots.iter().copied());
+            // A dead one is of no use to what is left on its color: a flow that it does not answer goes to the
+            // color that fresh flows get, if its own has nobody (second chance).
+            let is_of_use = |endpoint: &SocketAddr| {
+                let is_left = !listener.preview && !gets_fresh(state, color);
+                !(is_left && state.dead.contains_key(endpoint))
+            };
+            let keeps = kept.get(color).keeps_slots.iter().copied();
+            let all = endpoints
+                .zip(keeps)
+                .map(|(it, keeps)| (it, keeps && is_of_use(&it)));
             lists.push(List {
                 listener,
                 color,
@@ -266,6 +277,26 @@ green = [{}]
             endpoint: BLUE[0].parse().expect("an endpoint"),
         };
         assert_eq!(found, BTreeSet::from([expected]));
+    }
+
+    #[test]
+    fn a_color_without_fresh_flows_keeps_none_of_its_dead() {
+        let config = config(1);
+        let mut state = state("+++", "--");
+        let endpoints = GREEN.map(|it| it.parse::<SocketAddr>().expect("an endpoint"));
+        let of = |state: &Service| ejected(&config.services[0], state).len();
+        assert_eq!(of(&state), 0, "they fail their checks, and may serve");
+        let now = crate::switching::Now {
+            boot_ms: 1,
+            wall_ms: 1,
+        };
+        state.dead.extend(endpoints.map(|it| (it, now)));
+        assert_eq!(of(&state), 2, "dead");
+        state.split_percent = 10;
+        assert_eq!(of(&state), 0, "dead, and asked all the same");
+        state.split_percent = 0;
+        state.active = Color::Green;
+        assert_eq!(of(&state), 0, "forced to be active");
     }
 
     #[test]

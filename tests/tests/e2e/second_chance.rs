@@ -22,6 +22,8 @@ use crate::mixed::LIMIT;
 /// Connections that are opened at once: with two backends, hardly ever all to one.
 const AT_ONCE: usize = 32;
 
+const FAMILIES: u64 = Family::ALL.len() as u64;
+
 /// A TCP server of the lab, which accepts in the kernel's backlog.
 pub(crate) struct Server {
     pub(crate) address: IpAddr,
@@ -164,9 +166,10 @@ fn connections_to_a_host_that_has_vanished_succeed_with_their_first_retransmissi
     let retransmitted = |lab: &Lab| lab.client().run(retransmissions);
     let before = retransmitted(&lab)?;
     all_connect(&lab, "a host has vanished")?;
+    // Most are sent again once; on a machine that is busy some more, until their answer is heard.
     let times = retransmitted(&lab)? - before;
     ensure!(
-        times > 0 && times <= 2 * AT_ONCE as u64,
+        times > 0 && times <= 3 * FAMILIES * AT_ONCE as u64,
         "{times} SYNs were sent again"
     );
     node.start_agent()?;
