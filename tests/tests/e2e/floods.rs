@@ -195,6 +195,10 @@ fn survived(kind: Kind) -> Result<()> {
             stats.per_color.green
         );
     }
+    // A half-open connection may still be evicted, and its next segment goes to the base color (G9), which is the
+    // active one when the drain is over.
+    let (reply, code) = node.json(&["wait", "stream", "--until", "drained"])?;
+    ensure!(code == 0, "{reply}");
     // The flood's leftovers are in nobody's way.
     for load in connections(&lab, &services[0])? {
         let stats = load.finish();
