@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod fuzz;
 pub mod lab;
+pub mod machine;
 pub mod node;
 pub mod steps;
 pub mod traffic;

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `fuzz` and `failover`: each builds its program, then becomes it.
+//! `cargo xtask demo`, `fuzz`, `failover` and `bench`: each builds its program, then becomes it.
 
 use std::{
     ffi::OsString,
@@ -50,6 +50,15 @@ pub(crate) const FAILOVER: LabProgram = LabProgram {
         ("switcher-userspace", "switcher"),
         ("switcher-tests", "failover"),
         ("switcher-tests", "echo_server"),
+    ],
+};
+
+/// What it all costs.
+pub(crate) const BENCH: LabProgram = LabProgram {
+    name: "bench",
+    builds: &[
+        ("switcher-userspace", "switcher"),
+        ("switcher-tests", "bench"),
     ],
 };
 

@@ -42,6 +42,8 @@ enum Command {
     Fuzz(lab_program::Options),
     /// Make servers fail under load, and print what clients notice (needs root)
     Failover(lab_program::Options),
+    /// Measure the switcher beside what it is compared with (needs root, and nothing else running)
+    Bench(lab_program::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,5 +67,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Demo(options) => lab_program::run(&root, &lab_program::DEMO, &options),
         Command::Fuzz(options) => lab_program::run(&root, &lab_program::FUZZ, &options),
         Command::Failover(options) => lab_program::run_failover(&root, &options),
+        Command::Bench(options) => lab_program::run(&root, &lab_program::BENCH, &options),
     }
 }

@@ -17,13 +17,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
-use switcher_tests::lab::requirements;
+use switcher_tests::{lab::requirements, machine::Machine};
 
-use self::{
-    measure::Figures,
-    plan::Plan,
-    report::{Machine, Report},
-};
+use self::{measure::Figures, plan::Plan, report::Report};
 
 fn main() -> ExitCode {
     let plan = Plan::parse();

@@ -1,8 +1,9 @@
 //! The result: one object, or a table for people.
 
-use std::{fmt::Write as _, fs};
+use std::fmt::Write as _;
 
 use serde::Serialize;
+use switcher_tests::machine::Machine;
 
 use crate::{
     measure::Figures,
@@ -26,35 +27,6 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// How long it took, in seconds.
     pub(crate) seconds: f64,
-}
-
-/// Where it ran.
-#[derive(Debug, Serialize)]
-pub(crate) struct Machine {
-    pub(crate) kernel: String,
-    pub(crate) processor: String,
-    pub(crate) processors: usize,
-    /// Tasks that wanted to run at the end, over a minute: who else was there.
-    pub(crate) load_average: String,
-}
-
-impl Machine {
-    pub(crate) fn here() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo");
-        let models = || {
-            cpu.lines()
-                .filter_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        };
-        let first = models().next().map(|(_, name)| name.to_owned());
-        let load = read("/proc/loadavg");
-        Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            processor: first.unwrap_or_default(),
-            processors: models().count(),
-            load_average: load.split(' ').next().unwrap_or_default().to_owned(),
-        }
-    }
 }
 
 impl Report {

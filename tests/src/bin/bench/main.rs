@@ -1,0 +1,93 @@
+//! `cargo xtask bench`: what the switcher costs, beside what it is compared with.
+//!
+//! Each measurement is a module with a struct of figures that can be serialized. To add one:
+//!
+//! 1. a module with that struct, a function that measures (`fn measure(plan: &Plan) -> Result<Figures>`; a short run when
+//!    `plan.quick`) and one that tells it (`fn tables(&self) -> Vec<Table>`). [`spread::Spread`] has the runs of one thing;
+//! 2. in [`measurement`]: an optional field of `Measured`, a line in `ALL`, its tables in `Measured::tables`;
+//! 3. in [`ratios`], which is pure: what its figures come to, called by `Headline::of`, with a unit test.
+//!
+//! A measurement that ends with an error leaves its ratios out; the others go on, and the exit code tells it. Programs that
+//! have to be found or built first are `xtask/src/lab_program.rs`'s business, and come as arguments ([`plan`]).
+
+mod measurement;
+mod plan;
+mod ratios;
+mod report;
+mod spread;
+mod table;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Instant,
+};
+
+use clap::Parser as _;
+use switcher_tests::{lab::requirements, machine::Machine};
+
+use self::{measurement::Measured, plan::Plan, ratios::Headline, report::Report};
+
+fn main() -> ExitCode {
+    let plan = Plan::parse();
+    let report = match requirements() {
+        Ok(()) => perform(&plan),
+        Err(skip) => Report {
+            problems: vec![format!(
+                "{}\nnext: run `cargo xtask bench`, which asks sudo for what it needs, or run this program as root",
+                skip.reason
+            )],
+            ..perform_nothing(&plan)
+        },
+    };
+    tell(&plan, &report).unwrap_or_else(|error| {
+        eprintln!("bench: cannot write to standard output: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn perform_nothing(plan: &Plan) -> Report {
+    Report {
+        ok: false,
+        quick: plan.quick,
+        headline: Headline::default(),
+        measured: Measured::default(),
+        problems: Vec::new(),
+        machine: Machine::here(),
+        seconds: 0.0,
+    }
+}
+
+fn perform(plan: &Plan) -> Report {
+    let began = Instant::now();
+    let mut report = perform_nothing(plan);
+    for it in measurement::ALL.iter().filter(|it| plan.wants(it.name)) {
+        eprintln!("bench: {}: {}", it.name, it.what);
+        if let Err(error) = (it.make)(plan, &mut report.measured) {
+            let problem = format!("{}: {error:#}", it.name);
+            eprintln!("bench: {problem}");
+            report.problems.push(problem);
+        }
+    }
+    report.ok = report.problems.is_empty();
+    report.headline = Headline::of(&report.measured);
+    report.machine = Machine::here();
+    report.seconds = began.elapsed().as_secs_f64();
+    report
+}
+
+fn tell(plan: &Plan, report: &Report) -> io::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    if plan.json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", report.text())?;
+    }
+    out.flush()?;
+    Ok(if report.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
