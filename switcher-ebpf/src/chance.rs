@@ -209,7 +209,8 @@ pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
         backend: work.other.backend,
         ..work.entry
     };
-    let is_cut = cut::is_due(&there, work.now) && !cfg!(mutant = "second-chance-cut");
+    let order = cut::order_of(there.backend);
+    let is_cut = order.is_due(&there, true, work.now) && !cfg!(mutant = "second-chance-cut");
     if is_refusing || is_cut {
         return false;
     }

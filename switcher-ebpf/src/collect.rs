@@ -119,7 +119,8 @@ fn judge<A: Tables>(
         forget(key, entry, Writer::Collector);
         return true;
     }
-    let is_cut = cut::is_cut(entry, key.is_tcp(), now);
+    let order = cut::order_of(entry.backend);
+    let is_cut = cut::is_cut(&order, entry, key.is_tcp(), now);
     if is_cut && entry.flags & FLAG_TOLD == 0 && request.remove_expired != 0 {
         if !is_told(element, key, entry) {
             return false;

@@ -20,45 +20,39 @@ use crate::{
     work::Work,
 };
 
-/// Whether the flow of `entry` is cut at tick `now`.
+/// The order for the flows of `backend`.
 #[inline(always)]
-pub(crate) fn is_cut<A: Tables>(entry: &FlowEntry<A>, is_tcp: bool, now: u32) -> bool {
+pub(crate) fn order_of(backend: u32) -> CutOrder {
+    CUTS.get(backend).copied().unwrap_or_default()
+}
+
+/// Whether the flow of `entry` is cut at tick `now`, if `order` is the one for its backend.
+#[inline(always)]
+pub(crate) fn is_cut<A: Tables>(
+    order: &CutOrder,
+    entry: &FlowEntry<A>,
+    is_tcp: bool,
+    now: u32,
+) -> bool {
     if cfg!(mutant = "cut-flows-sent-on") {
         return false;
     }
-    let by_order = |order: &CutOrder| order.cuts_flow(entry, is_tcp, now);
     entry.state() == FlowState::Cut
         // Another CPU may have set the state at once with the mark.
         || entry.is_left()
-        || CUTS.get(entry.backend).is_some_and(by_order)
+        || order.cuts_flow(entry, is_tcp, now)
 }
 
 /// Whether the packet, a backend's answer to a flow that may still go on to another one, is of no use: the
 /// flow would be cut with the next one.
 #[inline(always)]
-pub(crate) fn comes_too_late<A: Tables>(work: &Work<A>) -> bool {
+pub(crate) fn comes_too_late<A: Tables>(order: &CutOrder, work: &Work<A>) -> bool {
     // A refusal tells what it tells.
     work.key.is_tcp()
         && work.entry.side() == Side::Reverse
         && !work.segment.is_rst()
-        && CUTS
-            .get(work.entry.backend)
-            .is_some_and(|order| order.refuses_answer(&work.entry, work.now))
+        && order.refuses_answer(&work.entry, work.now)
         && !cfg!(mutant = "dead-backend-answers")
-}
-
-/// Whether an order has come for the TCP flow of `entry`.
-#[inline(always)]
-pub(crate) fn is_due<A: Tables>(entry: &FlowEntry<A>, now: u32) -> bool {
-    CUTS.get(entry.backend)
-        .is_some_and(|order| order.is_due(entry, true, now))
-}
-
-/// Whether a packet of the flow of `entry` is dropped because its listener is paused.
-#[inline(always)]
-pub(crate) fn is_held<A: Tables>(entry: &FlowEntry<A>, begins: bool, now: u32) -> bool {
-    CUTS.get(entry.backend)
-        .is_some_and(|order| order.holds(entry.is_preview(), begins, now))
 }
 
 /// What becomes of a packet of a cut flow, whose entry is in `work`. `true`: it is translated once

@@ -11,7 +11,7 @@ use switcher_common::{
 };
 
 use crate::{
-    cut::{is_cut, is_held},
+    cut::{is_cut, order_of},
     filter,
     flow::table::find,
     maps::Tables,
@@ -47,11 +47,12 @@ pub(crate) fn follow<A: Tables + Network>(work: &mut Work<A>) -> Result<(), Reas
     };
     // SAFETY: as in `flow::track`.
     work.entry = unsafe { *hit.entry };
-    if is_held(&work.entry, false, work.now) {
+    let order = order_of(work.entry.backend);
+    if order.holds(work.entry.is_preview(), false, work.now) {
         return Err(Reason::Paused);
     }
     let is_tcp = work.key.is_tcp();
-    if is_tcp && is_cut(&work.entry, is_tcp, work.now) {
+    if is_tcp && is_cut(&order, &work.entry, is_tcp, work.now) {
         return Err(Reason::FlowCut);
     }
     if !work.may_travel() {

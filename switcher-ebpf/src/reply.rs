@@ -18,7 +18,7 @@ use switcher_common::{
 
 use crate::{
     count,
-    cut::is_held,
+    cut::order_of,
     flow::table::{find, insert, record},
     frame::XdpFrame,
     interface,
@@ -115,7 +115,7 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<P
         flags: FLAG_UNPINNED,
         ..FlowEntry::zeroed()
     };
-    if is_held(&work.entry, false, work.now) {
+    if order_of(work.entry.backend).holds(work.entry.is_preview(), false, work.now) {
         return Err(Reason::Paused);
     }
     work.set_peer_key();

@@ -11,7 +11,7 @@ use switcher_common::{
 
 use crate::{
     count,
-    cut::is_held,
+    cut::order_of,
     flow::table::record,
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, NODE_ADDRESSES, SWITCH, Tables},
     work::Work,
@@ -54,7 +54,7 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         ..FlowEntry::zeroed()
     };
     assign_backend(work, &listener, color)?;
-    if is_held(&work.entry, begins, work.now) {
+    if order_of(work.entry.backend).holds(work.entry.is_preview(), begins, work.now) {
         return Err(Reason::Paused);
     }
     if !begins {

@@ -9,7 +9,7 @@ use std::{path::Path, process::Command};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use self::list::{DECISIONS, MUTANTS, Mutant};
+use self::list::{DECISIONS, Mutant, all};
 use crate::{setup, toolchain, workspace};
 
 /// Which mutants.
@@ -65,9 +65,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
 
 fn chosen(options: &Options) -> Result<Vec<&'static Mutant>> {
     if options.names.is_empty() {
-        return Ok(MUTANTS.iter().collect());
+        return Ok(all().collect());
     }
-    let find = |name: &String| MUTANTS.iter().find(|mutant| mutant.name == name);
+    let find = |name: &String| all().find(|mutant| mutant.name == name);
     let found: Vec<_> = options.names.iter().filter_map(find).collect();
     if found.len() < options.names.len() {
         bail!("no such mutant; `cargo xtask mutants --list` shows them");

@@ -56,13 +56,14 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     // single fields at the same time, each of which is valid on its own.
     work.entry = unsafe { *hit.entry };
     work.set_peer_key();
-    if cut::is_held(&work.entry, false, work.now) {
+    let order = cut::order_of(work.entry.backend);
+    if order.holds(work.entry.is_preview(), false, work.now) {
         return Err(Reason::Paused);
     }
-    if cut::is_cut(&work.entry, work.key.is_tcp(), work.now) {
+    if cut::is_cut(&order, &work.entry, work.key.is_tcp(), work.now) {
         return cut::packet_of(work, &hit).map(Found::from);
     }
-    if cut::comes_too_late(work) {
+    if cut::comes_too_late(&order, work) {
         return Err(Reason::ResetSent);
     }
     if !work.may_travel() {

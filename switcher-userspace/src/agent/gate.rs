@@ -32,6 +32,7 @@ fn candidate(
     Candidate {
         health: is_checked.then(|| state.health_of(endpoint)),
         is_drained: drained.contains(&endpoint),
+        is_dead: state.dead.contains_key(&endpoint),
     }
 }
 
@@ -116,9 +117,12 @@ pub(super) fn ejected(service: &ServiceConfig, state: &Service) -> BTreeSet<Ejec
 
 /// The unhealthy backends of `service` that get fresh flows all the same, as some list has nobody better.
 pub(super) fn retained(service: &ServiceConfig, state: &Service) -> BTreeSet<SocketAddr> {
+    let gets_fresh = |list: &&List<'_>| {
+        let is_fresh = list.color == state.active || state.split_percent > 0;
+        is_fresh && !list.listener.preview
+    };
     let lists = lists(service, state);
-    let is_fresh = |list: &&List<'_>| !list.listener.preview && gets_fresh(state, list.color);
-    let fresh = lists.iter().filter(is_fresh);
+    let fresh = lists.iter().filter(gets_fresh);
     let unhealthy = fresh.flat_map(|list| list.unhealthy.iter());
     unhealthy
         .filter_map(|(endpoint, keeps)| keeps.then_some(*endpoint))
@@ -132,11 +136,6 @@ struct List<'a> {
     unhealthy: Vec<(SocketAddr, bool)>,
 }
 
-/// Whether fresh flows go to `color`, those of previews left out.
-fn gets_fresh(state: &Service, color: Color) -> bool {
-    color == state.active || state.split_percent > 0
-}
-
 fn lists<'a>(service: &'a ServiceConfig, state: &Service) -> Vec<List<'a>> {
     if service.check.is_none() || cfg!(mutant = "nobody-ejected") {
         return Vec::new();
@@ -147,19 +146,11 @@ fn lists<'a>(service: &'a ServiceConfig, state: &Service) -> Vec<List<'a>> {
     for listener in &service.listeners {
         let candidates =
             PerColor::from_fn(|color| listener.backends(color).iter().map(candidate).collect());
-        let kept = kept(state.active, &candidates, service.min_healthy);
+        let is_shared = listener.preview || state.split_percent > 0;
+        let kept = kept(state.active, is_shared, &candidates, service.min_healthy);
         for color in Color::ALL {
             let endpoints = listener.backends(color).iter().map(BackendConfig::endpoint);
-            // A dead one is of no use to what is left on its color: a flow that it does not answer goes to the
-            // color that fresh flows get, if its own has nobody (second chance).
-            let is_of_use = |endpoint: &SocketAddr| {
-                let is_left = !listener.preview && !gets_fresh(state, color);
-                !(is_left && state.dead.contains_key(endpoint))
-            };
-            let keeps = kept.get(color).keeps_slots.iter().copied();
-            let all = endpoints
-                .zip(keeps)
-                .map(|(it, keeps)| (it, keeps && is_of_use(&it)));
+            let all = endpoints.zip(kept.get(color).keeps_slots.iter().copied());
             lists.push(List {
                 listener,
                 color,

@@ -13,6 +13,8 @@ pub struct Candidate {
     pub health: Option<Health>,
     /// It was drained by hand.
     pub is_drained: bool,
+    /// It is unhealthy because it takes no connection at all.
+    pub is_dead: bool,
 }
 
 impl Candidate {

@@ -9,7 +9,7 @@ use switcher_tests::{
     lab::{Family, Lab},
     node::{LabService, Node, configuration, service_in},
     skip_unless_lab,
-    traffic::{Backends, Client, HttpNew, Identity},
+    traffic::{Backends, Client, ECHO_PORT, HttpNew, Identity},
 };
 
 use crate::{
@@ -288,6 +288,80 @@ fn an_unconfirmed_flip_is_taken_back_at_once_in_all_its_services() -> Result<()>
     let late = ends(&node, &["confirm", "web"], 3)?;
     ensure!(late["changed"] == false, "{late}");
     Ok(())
+}
+
+#[test]
+fn a_flip_of_several_that_cannot_go_back_is_taken_back_when_all_of_them_can() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let node = start(&lab, "")?;
+    let mut events = Events::open(&node)?;
+    let flip = ["flip", "web", "stream", "--to", "green"];
+    ends(&node, &[&flip[..], &["--confirm-within", "1h"]].concat(), 0)?;
+    let blue: Vec<String> = (Family::ALL.into_iter())
+        .flat_map(|family| lab.backends(Color::Blue, family))
+        .map(|address| std::net::SocketAddr::new(address, ECHO_PORT).to_string())
+        .collect();
+    for backend in &blue {
+        let drain = ["backend", "drain", "stream", "blue", backend, "--force"];
+        ends(&node, &drain, 0)?;
+    }
+    backends.stop_color(Color::Green);
+    let told = events.next_of("revert")?;
+    ensure!(
+        told["error"]["code"] == "refused" && told["active"]["web"] == "green",
+        "stream could not serve: {told}"
+    );
+    let service = node.service("web")?;
+    ensure!(
+        !service["confirm_until_at"].is_null(),
+        "its time is not over: {service}"
+    );
+    for backend in &blue {
+        let resume = ["backend", "resume", "stream", "blue", backend];
+        ends(&node, &resume, 0)?;
+    }
+    let told = events.next_of("revert")?;
+    ensure!(
+        told["error"].is_null()
+            && told["active"]["web"] == "blue"
+            && told["active"]["stream"] == "blue",
+        "{told}"
+    );
+    serves(&lab, Color::Blue)
+}
+
+#[test]
+fn the_alarm_of_a_service_that_is_removed_is_over() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let node = start(&lab, "enabled = false")?;
+    let mut events = Events::open(&node)?;
+    backends.stop_color(Color::Blue);
+    events.next_of("alarm_raised")?;
+    let without = configuration(&lab, &[LabService::stream(1)]);
+    ensure!(node.apply(&without, &[])?.1 == 0);
+    let told = events.next_of("alarm_cleared")?;
+    ensure!(told["services"][0] == "web", "{told}");
+    Ok(())
+}
+
+#[test]
+fn what_the_agent_before_knew_is_not_acted_on_before_a_look_of_its_own() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let (lab, mut backends) = crate::lab()?;
+    let mut node = start(&lab, "enabled = false")?;
+    let mut events = Events::open(&node)?;
+    backends.stop_color(Color::Blue);
+    events.next_of("alarm_raised")?;
+    node.kill_agent()?;
+    restart(&mut backends, &lab, Color::Blue)?;
+    node.reconfigure(&with(&lab, ""))?;
+    node.start_agent()?;
+    wait_for(&node, Color::Blue, "healthy")?;
+    let entries = history(&node, &["web"])?;
+    ensure!(!what(&entries).contains(&"failover"), "{entries:?}");
+    serves(&lab, Color::Blue)
 }
 
 #[test]

@@ -3,45 +3,37 @@
 
 mod probe;
 mod suspicion;
+mod task;
 mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::Instant,
 };
 
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::AbortHandle,
-    time::{Instant, sleep_until},
 };
 
 use self::{
-    probe::{Failure, Sign, probe},
     suspicion::{Doorbell, Suspecting, Suspicion},
+    task::{Life, Task},
     tls::Tls,
 };
 use super::{core::Command, view::View};
 use crate::{
     config::{CheckConfig, Config, ServiceConfig},
     datapath::{LiveReports, Reported, Reports},
-    failover::{CheckTerms, Checked, Health},
+    failover::{Checked, Health},
 };
 
 /// Checks that run at once; each has a descriptor. Further ones wait, and so come later than configured.
 const MAX_AT_ONCE: usize = 256;
-/// Checks after which health is told again, though it has not changed.
-const TOLD_EVERY: u32 = 25;
 /// Reports that are taken together.
 const REPORTS_AT_ONCE: usize = 256;
-/// From the end of a check that a report has asked for to the next such: who has himself refused on purpose
-/// makes no more checks than that.
-const BETWEEN_SUSPICIONS: Duration = Duration::from_millis(50);
-/// A backend that is silent for so long is taken for dead: a lost SYN is repeated after a second (RFC 6298), and
-/// a backend that is overrun for a moment goes on serving the connections that it has.
-const DEAD_SILENCE: Duration = Duration::from_millis(1_200);
 /// News that wait for the core; a task whose news do not fit waits with them.
 const MAX_NEWS: usize = 1_024;
 
@@ -57,11 +49,11 @@ pub(super) struct HealthNews {
     /// It takes no connection at all.
     pub(super) is_dead: bool,
     /// When the newest of these checks began.
-    pub(super) began_at: std::time::Instant,
+    pub(super) began_at: Instant,
     /// What the checks have found.
     pub(super) evidence: String,
     /// When it refused the connection that led to this.
-    pub(super) refused_at: Option<std::time::Instant>,
+    pub(super) refused_at: Option<Instant>,
 }
 
 /// Backends to which a failover would go: each is checked at once, and what is found told in any case.
@@ -209,7 +201,7 @@ impl Checks {
                 tls: self.tls.clone(),
                 news: self.news.clone(),
                 bell: bell.clone(),
-                silent_since: None,
+                life: Life::default(),
             };
             let running = Running {
                 check: check.clone(),
@@ -245,147 +237,4 @@ fn targets(config: &Config) -> BTreeMap<Target, &CheckConfig> {
     checked
         .flat_map(|(service, check)| of_service(service).map(move |target| (target, check)))
         .collect()
-}
-
-/// The checks of one backend.
-struct Task {
-    target: Target,
-    check: CheckConfig,
-    checked: Checked,
-    slots: Arc<Semaphore>,
-    tls: Arc<Tls>,
-    news: mpsc::Sender<HealthNews>,
-    bell: Arc<Doorbell>,
-    /// When the first of the newest checks in a row began that got no answer at all.
-    silent_since: Option<Instant>,
-}
-
-impl Task {
-    async fn run(mut self) {
-        let period = Duration::from(self.check.interval);
-        // Checks of different backends are spread over the interval, and do not meet again.
-        let mut next = Instant::now() + period.mul_f64(fastrand::f64());
-        let mut untold = 0;
-        // What was adopted is told as soon as it is this agent's own finding.
-        let mut told_after = self.check.fall.max(self.check.rise);
-        let mut suspected_until = Instant::now();
-        let mut was_dead = false;
-        loop {
-            let mut suspicion = self.wait(next, suspected_until).await;
-            if suspicion.is_none() {
-                next = next.max(Instant::now()) + period.mul_f64(0.95 + fastrand::f64() / 10.0);
-            }
-            // A check that has begun before knows nothing of what is seen meanwhile.
-            let mut began_at = Instant::now();
-            let result = loop {
-                let Some(result) = self.ask(suspicion.as_ref()).await else {
-                    suspicion = self.bell.answer(true);
-                    began_at = Instant::now();
-                    continue;
-                };
-                break result;
-            };
-            let (fall, rise) = (self.check.fall, self.check.rise);
-            let change = match (&suspicion, &result) {
-                (Some(_), Err(_)) => self.checked.fail(),
-                _ => self
-                    .checked
-                    .observe(result.is_ok(), CheckTerms { fall, rise }),
-            };
-            if suspicion.is_some() {
-                suspected_until = Instant::now() + BETWEEN_SUSPICIONS;
-            }
-            untold += 1;
-            let is_dead = self.note_sign(&result, began_at);
-            let dies = is_dead && !was_dead;
-            was_dead = is_dead;
-            // What the core knows may be from before an apply.
-            let is_news = change.is_some() || dies || suspicion.is_some();
-            if !is_news && untold < told_after {
-                continue;
-            }
-            untold = 0;
-            told_after = TOLD_EVERY;
-            let news = HealthNews {
-                service: self.target.service.clone(),
-                endpoint: self.target.endpoint,
-                health: self.checked.health,
-                is_dead,
-                began_at: began_at.into_std(),
-                evidence: evidence(self.checked.health, &result, fall, suspicion.as_ref()),
-                refused_at: suspicion.and_then(|it| it.refused_at),
-            };
-            if self.news.send(news).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Notes what a check that began at `began_at` tells of whether the backend lives; `true`: it is dead.
-    fn note_sign(&mut self, result: &Result<(), Failure>, began_at: Instant) -> bool {
-        let sign = result.as_ref().err().map(|failure| failure.sign);
-        if sign != Some(Sign::Silent) {
-            self.silent_since = None;
-            return sign == Some(Sign::Refuses);
-        }
-        self.silent_since.get_or_insert(began_at).elapsed() >= DEAD_SILENCE
-    }
-
-    /// Waits for the next check in turn, or for something that asks for one before: what, if it does. Who
-    /// does not serve is not suspected.
-    async fn wait(&self, next: Instant, suspected_until: Instant) -> Option<Suspicion> {
-        loop {
-            let is_time = Instant::now() >= suspected_until;
-            let suspicion = self.bell.answer(is_time);
-            if suspicion.is_some() && self.checked.health != Health::Unhealthy {
-                return suspicion;
-            }
-            tokio::select! {
-                () = sleep_until(next) => return None,
-                () = self.bell.rung() => {}
-                () = sleep_until(suspected_until), if self.bell.has_visitor() => {}
-            }
-        }
-    }
-
-    /// Asks the backend; `None`: it was suspected while it was asked in turn, and is to be asked again.
-    async fn ask(&self, suspicion: Option<&Suspicion>) -> Option<Result<(), Failure>> {
-        if let Some(certain) = suspicion.filter(|it| it.is_certain()) {
-            return Some(Err(Failure {
-                found: certain.to_string(),
-                sign: Sign::Alive,
-            }));
-        }
-        let ask = async {
-            // Never closed; and a check that is not counted is one too.
-            let _slot = self.slots.acquire().await;
-            probe(&self.check, &self.tls, self.target.endpoint).await
-        };
-        let is_out = self.checked.health == Health::Unhealthy;
-        tokio::select! {
-            result = ask => Some(result),
-            () = self.bell.rung(), if suspicion.is_none() && !is_out => None,
-        }
-    }
-}
-
-fn evidence(
-    health: Health,
-    newest: &Result<(), Failure>,
-    fall: u32,
-    suspicion: Option<&Suspicion>,
-) -> String {
-    match (health, newest, suspicion) {
-        (Health::Unhealthy, Err(failure), Some(certain)) if certain.is_certain() => {
-            failure.found.clone()
-        }
-        (Health::Unhealthy, Err(failure), Some(suspicion)) => {
-            format!("{suspicion}, and a check right after: {}", failure.found)
-        }
-        (Health::Unhealthy, Err(failure), None) => {
-            format!("{fall} checks in a row have failed: {}", failure.found)
-        }
-        (Health::Unhealthy, Ok(()), _) => format!("{fall} checks in a row have failed"),
-        (Health::Healthy | Health::Unknown, ..) => "it passes its checks".to_owned(),
-    }
 }

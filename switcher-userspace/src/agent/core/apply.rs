@@ -1,14 +1,7 @@
 //! Another configuration on its way: planned, made visible by one store, answered when it is durable.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 
-use switcher_common::service::Color;
 use tokio::sync::oneshot;
 
 use super::{
@@ -18,6 +11,7 @@ use super::{
     errors::{data_path, too_many_counts},
     record::Deed,
     removals::{Removals, leaving},
+    unfit,
 };
 use crate::{
     agent::{adopt::configured_only, applied::Kept, configured::Configured},
@@ -26,7 +20,7 @@ use crate::{
         history::{HistoryEntry, What, Who},
         types::{ApiError, ChangeReply, ErrorCode},
     },
-    config::{BackendConfig, Config, ListenerConfig, ServiceConfig, difference::Difference},
+    config::{Config, difference::Difference},
     datapath::{Busy, DataPath, DataPathError, Replaced, Wanted},
     switching::{Service, Switchboard},
 };
@@ -231,10 +225,10 @@ impl Core {
                 "somebody else has changed it: look at `switcher status`, then decide again",
             ));
         }
-        refuse_fixed_keys(&self.config, asked)?;
+        unfit::fixed_keys(&self.config, asked)?;
         let board = next_board(&self.board, &asked.config, &self.removals);
-        refuse_moved_colors(&self.config, &self.board, asked, &board)?;
-        refuse_empty_colors(&self.config, &self.board, asked, &board)?;
+        unfit::moved_colors(&self.config, &self.board, asked, &board)?;
+        unfit::empty_colors(&self.config, &self.board, asked, &board)?;
         Ok(Plan {
             difference: Difference::between(&self.config, &asked.config),
             board,
@@ -340,163 +334,4 @@ fn next_board(board: &Switchboard, config: &Config, removals: &Removals) -> Swit
         generation: board.generation,
         services: services.collect(),
     }
-}
-
-fn refuse_fixed_keys(running: &Config, asked: &AskedApply) -> Result<(), ApiError> {
-    let mut keys = running.fixed_keys(&asked.config);
-    if !asked.has_own_hooks {
-        keys.extend(running.foreign_hooks(&asked.config));
-    }
-    let Some(first) = keys.first() else {
-        return Ok(());
-    };
-    let differing: Vec<String> = keys
-        .iter()
-        .map(|it| format!("{} is {}, the file has {}", it.key, it.from, it.to))
-        .collect();
-    Err(ApiError::new(
-        ErrorCode::Refused,
-        format!(
-            "cannot apply {}: [agent] differs in what cannot change while the agent runs: {}; nothing changed",
-            asked.file,
-            differing.join("; ")
-        ),
-        format!("to change {}: {}", first.key, first.remedy),
-    ))
-}
-
-/// The first listener of `config` whose active color has no backend at all.
-pub(in crate::agent) fn empty_listener<'a>(
-    config: &'a Config,
-    board: &Switchboard,
-) -> Option<(&'a str, &'a ListenerConfig, Color)> {
-    config.services.iter().find_map(|service| {
-        let active = board.services.get(&service.name)?.active;
-        let mut listeners = service.listeners.iter().filter(|it| !it.preview);
-        let empty = listeners.find(|it| it.backends(active).is_empty())?;
-        Some((service.name.as_str(), empty, active))
-    })
-}
-
-/// Fresh flows would be dropped of a listener whose active color has no backend, or has only backends that
-/// are drained by hand, or whose standby has a share of the clients and no backend (G6).
-/// A listener that goes over to another service, as when a service is renamed, keeps its color: an apply
-/// switches nobody.
-fn refuse_moved_colors(
-    running: &Config,
-    before: &Switchboard,
-    asked: &AskedApply,
-    board: &Switchboard,
-) -> Result<(), ApiError> {
-    let place = |it: &ListenerConfig| (it.vip, it.port, it.protocol as u8);
-    let of_service = |service: &'_ ServiceConfig, board: &Switchboard| {
-        let active = board.services.get(&service.name).map(|it| it.active)?;
-        Some((service.name.clone(), active))
-    };
-    let mut known = BTreeMap::new();
-    for service in &running.services {
-        let owner = of_service(service, before);
-        known.extend(
-            service
-                .listeners
-                .iter()
-                .map(|it| (place(it), owner.clone())),
-        );
-    }
-    for service in &asked.config.services {
-        let Some((name, active)) = of_service(service, board) else {
-            continue;
-        };
-        for listener in &service.listeners {
-            if let Some(Some((from, was))) = known.get(&place(listener))
-                && *from != name
-                && *was != active
-            {
-                return Err(ApiError::new(
-                    ErrorCode::Refused,
-                    format!(
-                        "cannot apply {}: listener {} goes from {from}, where {} is active, to {name}, where {} is: its fresh flows would change their color; nothing changed",
-                        asked.file,
-                        listener.name,
-                        was.name(),
-                        active.name(),
-                    ),
-                    format!(
-                        "set `initial_active = \"{}\"` if {name} is a new service, else flip one of the two before",
-                        was.name()
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn refuse_empty_colors(
-    running: &Config,
-    before: &Switchboard,
-    asked: &AskedApply,
-    board: &Switchboard,
-) -> Result<(), ApiError> {
-    let empty = starved(&asked.config, board);
-    // What somebody has insisted on before does not stand in the way of everything else.
-    let known = starved(running, before);
-    match empty.iter().find(|it| !known.contains(it)) {
-        None => Ok(()),
-        Some(empty) => Err(ApiError::new(
-            ErrorCode::Refused,
-            format!(
-                "cannot apply {}: fresh flows of {} go to {}, and listener {} has no {} backend{}; nothing changed",
-                asked.file,
-                empty.service,
-                empty.color.name(),
-                empty.listener,
-                empty.color.name(),
-                if empty.is_bare {
-                    ""
-                } else {
-                    " that is not drained"
-                },
-            ),
-            "configure backends of that color, resume one, or give all fresh flows to the other color before",
-        )),
-    }
-}
-
-/// A listener, and a color that gets fresh flows of it and could not serve them.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Starved<'a> {
-    service: &'a str,
-    listener: &'a str,
-    color: Color,
-    /// It has no backend at all, not only drained ones.
-    is_bare: bool,
-}
-
-fn starved<'a>(config: &'a Config, board: &Switchboard) -> BTreeSet<Starved<'a>> {
-    let mut all = BTreeSet::new();
-    for service in &config.services {
-        let Some(state) = board.services.get(&service.name) else {
-            continue;
-        };
-        let is_drained = |backend: &BackendConfig| {
-            let endpoint: SocketAddr = (backend.address, backend.port).into();
-            state.drained_backends.contains(&endpoint)
-        };
-        let standby = (state.split_percent > 0).then_some(state.standby());
-        for listener in service.listeners.iter().filter(|it| !it.preview) {
-            for color in [Some(state.active), standby].into_iter().flatten() {
-                let backends = listener.backends(color);
-                if backends.iter().all(is_drained) {
-                    all.insert(Starved {
-                        service: &service.name,
-                        listener: &listener.name,
-                        color,
-                        is_bare: backends.is_empty(),
-                    });
-                }
-            }
-        }
-    }
-    all
 }

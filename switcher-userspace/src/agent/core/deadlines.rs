@@ -88,6 +88,7 @@ impl Core {
                 Some(error)
             }
             Err(NotReverted::ByGate(error)) => {
+                self.asking.done(&names);
                 tracing::error!(services = names, %error, "the flip was not confirmed in time, and stands all the same: the color before could not serve");
                 Some(error)
             }

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    time::Instant,
 };
 
 use switcher_common::service::Color;
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     agent::{
-        checks::{HealthNews, WantedProof},
+        checks::WantedProof,
         clock,
         gate::{ConfiguredGate, is_eligible, standings},
     },
@@ -25,8 +24,8 @@ use crate::{
         history::{HistoryEntry, What},
         types::ApiError,
     },
-    config::{BackendConfig, Config, ListenerConfig, ServiceConfig},
-    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Health, Situation, Terms, Verdict},
+    config::{BackendConfig, ListenerConfig, ServiceConfig},
+    failover::{Alarm, AtFailover, Cause, Decision, Evidence, Situation, Terms, Verdict},
     switching::{
         AtDeadline, Change, Conditions, DrainTerms, Now, Order, Origin, Service, Switchboard,
     },
@@ -34,111 +33,10 @@ use crate::{
 
 /// How long a change that the kernel would not make waits for the next attempt.
 pub(super) const RETRY_MS: u64 = 1_000;
-/// For what an agent that starts does before its first checks.
-const START_PATIENCE_MS: u64 = 5_000;
 /// For a check of the standby to begin and its result to come, beside the time that it may take.
 const PROOF_PATIENCE_MS: u64 = 500;
 /// No situation leads to more changes of one service in a row.
 const MOST_IN_A_ROW: usize = 4;
-
-/// When the policy is to be asked, in milliseconds of `CLOCK_BOOTTIME`.
-#[derive(Default)]
-pub(in crate::agent) struct Asking {
-    /// Services about which nothing is decided before an instant.
-    not_before: BTreeMap<String, u64>,
-    /// Backends that an agent before this one has looked at, and this one not yet.
-    adopted: BTreeMap<String, BTreeSet<SocketAddr>>,
-    /// When to ask again, though nothing has happened.
-    next: Option<u64>,
-    /// Services whose standby is asked whether it can serve.
-    proofs: BTreeMap<String, Proof>,
-    /// What could not be carried out at its newest attempt, by the names of its services.
-    failing: BTreeSet<String>,
-}
-
-/// What the backends of a standby have shown since a failover to it was wanted.
-struct Proof {
-    asked_at: Instant,
-    /// Those that have passed a check that began since.
-    passed: BTreeSet<SocketAddr>,
-    /// Whoever says nothing until then, in milliseconds of `CLOCK_BOOTTIME`, is what he was known to be.
-    until: u64,
-}
-
-impl Asking {
-    /// For an agent that starts. What it adopts of health is as old as the one before is gone: nothing is decided
-    /// on it until its own checks have found something of each backend, or have had the time to.
-    pub(in crate::agent) fn at_start(config: &Config, board: &Switchboard, now: Now) -> Self {
-        let mut asking = Self {
-            next: Some(now.boot_ms),
-            ..Self::default()
-        };
-        for service in &config.services {
-            let (Some(check), Some(state)) = (&service.check, board.services.get(&service.name))
-            else {
-                continue;
-            };
-            if !state.health.is_empty() {
-                let adopted = state.health.keys().copied().collect();
-                // Long enough also where the agent has much to do at its start: what is heard ends it.
-                let patience_ms = START_PATIENCE_MS + 4 * check.settles_ms();
-                let settled = now.plus_ms(patience_ms).boot_ms;
-                asking.not_before.insert(service.name.clone(), settled);
-                asking.adopted.insert(service.name.clone(), adopted);
-            }
-        }
-        asking
-    }
-
-    /// A check of this agent has a finding about a backend, new or not. Returns whether that was the last one of its
-    /// service that was missing.
-    pub(super) fn heard(&mut self, service: &str, backend: SocketAddr) -> bool {
-        let Some(adopted) = self.adopted.get_mut(service) else {
-            return false;
-        };
-        adopted.remove(&backend);
-        let is_complete = adopted.is_empty();
-        if is_complete {
-            self.adopted.remove(service);
-            self.not_before.remove(service);
-        }
-        is_complete
-    }
-
-    /// Takes in what a check has found of a backend that may be asked. Returns whether it was.
-    pub(super) fn proved(&mut self, news: &HealthNews) -> bool {
-        let Some(proof) = self.proofs.get_mut(&news.service) else {
-            return false;
-        };
-        let is_passed = news.health == Health::Healthy && news.began_at >= proof.asked_at;
-        is_passed && proof.passed.insert(news.endpoint)
-    }
-
-    /// Something is not carried out: whether it was before.
-    pub(super) fn fails_first(&mut self, services: &str) -> bool {
-        self.failing.insert(services.to_owned())
-    }
-
-    /// It was carried out, or is wanted no more.
-    pub(super) fn done(&mut self, services: &str) {
-        self.failing.remove(services);
-    }
-
-    /// When to ask again.
-    pub(super) const fn next(&self) -> Option<u64> {
-        self.next
-    }
-
-    /// Until when nothing is decided about a service.
-    fn held(&mut self, service: &str, now: Now) -> Option<u64> {
-        let until = self.not_before.get(service).copied()?;
-        if until > now.boot_ms {
-            return Some(until);
-        }
-        self.not_before.remove(service);
-        None
-    }
-}
 
 /// How things are with a service.
 pub(in crate::agent) fn situation(
@@ -202,7 +100,7 @@ impl Core {
             let at = self.decide_on(service, &mut entries);
             next = [next, at].into_iter().flatten().min();
         }
-        self.asking.next = next;
+        self.asking.ask_at(next);
         entries
     }
 
@@ -229,7 +127,7 @@ impl Core {
             {
                 return Some(until);
             }
-            self.asking.proofs.remove(&service.name);
+            self.asking.forget_proof(&service.name);
             if let Next::Rest(until) = self.carry_out(&service.name, verdict, now, entries) {
                 return until;
             }
@@ -260,28 +158,17 @@ impl Core {
         };
         let listeners = service.listeners.iter().filter(|it| !it.preview);
         let candidates: Vec<Vec<SocketAddr>> = listeners.map(eligible).collect();
-        if let Some(proof) = self.asking.proofs.get(&service.name) {
-            let has_enough = |all: &Vec<SocketAddr>| {
-                let passed = all.iter().filter(|it| proof.passed.contains(it));
-                passed.count() >= service.min_healthy as usize
-            };
-            let is_proven = candidates.iter().all(has_enough) || proof.until <= now.boot_ms;
-            return if is_proven { Ok(()) } else { Err(proof.until) };
+        if let Some(proof) = self.asking.proof(&service.name) {
+            let wait = proof.wait_until(&candidates, service.min_healthy, now.boot_ms);
+            return wait.map_or(Ok(()), Err);
         }
-        let endpoints: BTreeSet<SocketAddr> = candidates.into_iter().flatten().collect();
         let timeout_ms = service
             .check
             .as_ref()
             .map_or(0, |it| it.timeout.as_millis());
         let until = now.plus_ms(timeout_ms + PROOF_PATIENCE_MS).boot_ms;
-        self.asking.proofs.insert(
-            service.name.clone(),
-            Proof {
-                asked_at: Instant::now(),
-                passed: BTreeSet::new(),
-                until,
-            },
-        );
+        self.asking.ask_proof(&service.name, until);
+        let endpoints: BTreeSet<SocketAddr> = candidates.into_iter().flatten().collect();
         // Too many are asked already: then what is known decides when the time is over.
         let _ = self.prover.try_send(WantedProof {
             service: service.name.clone(),
@@ -293,7 +180,7 @@ impl Core {
     /// Decides nothing about a service for a moment; its end.
     fn hold(&mut self, service: &str) -> u64 {
         let until = clock::now().plus_ms(RETRY_MS).boot_ms;
-        self.asking.not_before.insert(service.to_owned(), until);
+        self.asking.hold(service, until);
         until
     }
 

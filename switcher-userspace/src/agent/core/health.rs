@@ -10,7 +10,11 @@ use super::{
     record::Deed,
 };
 use crate::{
-    agent::{checks::HealthNews, clock, gate::ConfiguredGate},
+    agent::{
+        checks::HealthNews,
+        clock,
+        gate::{ConfiguredGate, ejected},
+    },
     api::{
         history::{HealthEntry, HistoryEntry, What},
         types::ApiError,
@@ -219,13 +223,13 @@ impl Core {
     /// How long the backend of `news`, which a store at `renewed_at` has taken out of its tables, was in them
     /// after it had refused a connection.
     fn refused_to_ejected_ms(&self, news: &HealthNews, renewed_at: Option<Instant>) -> Option<u64> {
-        let out = without_slots(&self.config, &self.board);
-        let is_out =
-            (out.iter()).any(|it| it.service == news.service && it.endpoint == news.endpoint);
-        if news.health != Health::Unhealthy || !is_out {
-            return None;
-        }
         let taken = renewed_at?.checked_duration_since(news.refused_at?)?;
-        u64::try_from(taken.as_micros().div_ceil(1_000)).ok()
+        let state = self.board.services.get(&news.service)?;
+        let mut services = self.config.services.iter();
+        let service = services.find(|it| it.name == news.service)?;
+        let out = ejected(service, state);
+        let is_out = out.iter().any(|it| it.endpoint == news.endpoint);
+        let ms = u64::try_from(taken.as_micros().div_ceil(1_000)).ok();
+        ms.filter(|_| is_out && news.health == Health::Unhealthy)
     }
 }

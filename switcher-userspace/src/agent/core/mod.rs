@@ -2,6 +2,7 @@
 //! makes each true in the kernel, then on disk, then visible to readers.
 
 mod apply;
+mod asking;
 mod change;
 mod deadlines;
 mod drill;
@@ -11,6 +12,7 @@ mod failover;
 mod health;
 mod record;
 mod removals;
+mod unfit;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,13 +27,15 @@ use tokio::{
 };
 
 pub(super) use self::{
-    apply::{AskedApply, By, empty_listener, ready_services},
+    apply::{AskedApply, By, ready_services},
+    asking::Asking,
     change::Asked,
     encode::{Observed, drain_orders, encode, orders, overlaid, tally_of, without_slots},
     errors::data_path,
-    failover::{Asking, situation},
+    failover::situation,
     record::Recorded,
     removals::{Removal, Removals, leaving},
+    unfit::empty_listener,
 };
 use self::{encode::udp_idle_ms, errors::not_durable};
 use super::{

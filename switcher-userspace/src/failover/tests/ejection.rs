@@ -4,17 +4,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Backends from a text: `h`ealthy, `u`nhealthy, `?` unknown, `-` without checks; upper case (`!` for
+/// Backends from a text: `h`ealthy, `u`nhealthy, `d`ead, `?` unknown, `-` without checks; upper case (`!` for
 /// unknown): drained by hand.
 fn backends(text: &str) -> Vec<Candidate> {
     let one = |letter: char| Candidate {
         health: match letter.to_ascii_lowercase() {
             'h' => Some(Health::Healthy),
-            'u' => Some(Health::Unhealthy),
+            'u' | 'd' => Some(Health::Unhealthy),
             '-' => None,
             _ => Some(Health::Unknown),
         },
         is_drained: letter.is_ascii_uppercase() || letter == '!',
+        is_dead: letter.eq_ignore_ascii_case(&'d'),
     };
     text.chars().map(one).collect()
 }
@@ -25,7 +26,7 @@ fn who(active: &str, standby: &str, min_healthy: u32) -> (String, String, bool) 
         blue: backends(active),
         green: backends(standby),
     };
-    let kept = kept(Color::Blue, &both, min_healthy);
+    let kept = kept(Color::Blue, false, &both, min_healthy);
     let letters = |text: &str, kept: &Kept| -> String {
         assert_eq!(kept.keeps_slots.len(), text.len());
         let pairs = text.chars().zip(&kept.keeps_slots);
@@ -142,9 +143,28 @@ fn any_backends() -> impl Strategy<Value = Vec<Candidate>> {
         Some(Health::Healthy),
         Some(Health::Unhealthy),
     ]);
-    let one = (health, proptest::bool::weighted(0.2))
-        .prop_map(|(health, is_drained)| Candidate { health, is_drained });
+    let one = (health, proptest::bool::weighted(0.2), any::<bool>()).prop_map(
+        |(health, is_drained, is_dead)| Candidate {
+            health,
+            is_drained,
+            is_dead: health == Some(Health::Unhealthy) && is_dead,
+        },
+    );
     proptest::collection::vec(one, 0..6)
+}
+
+#[test]
+fn the_dead_leave_a_color_that_gets_no_fresh_flows() {
+    let kept = |active, standby, is_open| (String::from(active), String::from(standby), is_open);
+    assert_eq!(who("hh", "du", 1), kept("hh", "u", false), "the standby");
+    assert_eq!(who("hh", "dd", 1), kept("hh", "", false), "all of it");
+    assert_eq!(who("dd", "hh", 1), kept("dd", "hh", true), "fresh flows");
+    let both = PerColor {
+        blue: backends("hh"),
+        green: backends("dd"),
+    };
+    let shared = super::kept(Color::Blue, true, &both, 1).green;
+    assert_eq!(shared.keeps_slots, [true; 2], "a share of them");
 }
 
 proptest! {
@@ -154,10 +174,11 @@ proptest! {
         green in any_backends(),
         min_healthy in 1..4_u32,
         is_blue in any::<bool>(),
+        is_shared in any::<bool>(),
     ) {
         let active = if is_blue { Color::Blue } else { Color::Green };
         let both = PerColor { blue, green };
-        let kept = kept(active, &both, min_healthy);
+        let kept = kept(active, is_shared, &both, min_healthy);
         for color in Color::ALL {
             let backends = both.get(color);
             let keeps = &kept.get(color).keeps_slots;
@@ -166,7 +187,8 @@ proptest! {
                 prop_assert!(*keeps || !backend.is_eligible());
                 prop_assert!(!(*keeps && backend.is_drained));
             }
-            let can_serve = backends.iter().any(|it| !it.is_drained);
+            let gets_fresh = is_shared || color == active;
+            let can_serve = (backends.iter()).any(|it| !it.is_drained && (gets_fresh || !it.is_dead));
             prop_assert_eq!(keeps.contains(&true), can_serve);
         }
     }

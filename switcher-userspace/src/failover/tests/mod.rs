@@ -40,6 +40,7 @@ fn candidate(health: Health) -> Candidate {
     Candidate {
         health: Some(health),
         is_drained: false,
+        is_dead: false,
     }
 }
 

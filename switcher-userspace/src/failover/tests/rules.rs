@@ -108,12 +108,12 @@ fn what_each_color_has_decides_where_nothing_forbids_a_failover() {
 #[test]
 fn drained_by_hand_is_not_eligible_and_no_check_is() {
     let drained = Candidate {
-        health: Some(Health::Healthy),
         is_drained: true,
+        ..candidate(Health::Healthy)
     };
     let unchecked = Candidate {
         health: None,
-        is_drained: false,
+        ..candidate(Health::Unknown)
     };
     let fitness = |backends: &[Candidate]| ListenerCount::of("http", backends, 1).fitness();
     assert_eq!(fitness(&[drained]), Fitness::Short);

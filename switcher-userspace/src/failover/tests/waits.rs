@@ -198,6 +198,13 @@ fn a_color_that_recovers_stays_the_standby_unless_failback_is_automatic() {
     assert_eq!(seen.decision, waits(30_000), "the hold-down");
     let seen = seen.next.decide(&automatic, &recovered, at(30_000));
     assert_eq!(seen.decision, waits(40_000), "and as long without a break");
+    let unseen = seen.next.clone().unseen();
+    let verdict = unseen.decide(&automatic, &recovered, at(40_000));
+    assert_eq!(
+        verdict.decision,
+        waits(70_000),
+        "an agent that starts saw no time of it"
+    );
     let verdict = seen.next.decide(&automatic, &recovered, at(40_000));
     assert_eq!(verdict.decision, back);
     assert_eq!(verdict.evidence.cause, Some(Cause::Failback));

@@ -4,6 +4,7 @@ use switcher_common::service::PerColor;
 
 use super::*;
 
+mod drills;
 mod receipt;
 mod sequences;
 mod verbs;

@@ -57,6 +57,11 @@ fn changes() -> impl Strategy<Value = Change> {
             |(endpoint, force)| Change::DrainBackend { endpoint, force }
         ),
         1 => endpoint().prop_map(|endpoint| Change::ResumeBackend { endpoint }),
+        2 => colors().prop_map(|to| Change::FailOver { to, origin: Origin::Failover }),
+        2 => proptest::option::of(0..20_000_u64).prop_map(
+            |undone_within_ms| Change::Drill { undone_within_ms }
+        ),
+        1 => any::<bool>().prop_map(|on| Change::SwitchFailover { on }),
     ]
 }
 
@@ -124,6 +129,10 @@ fn take(board: &mut Switchboard, now: &mut Now, event: &Event) -> Result<(), Tes
                 let reverted = board.changed(&ordered(&names, Change::Revert), &Open, *now);
                 *board = reverted.map_err(|refusal| TestCaseError::fail(refusal.to_string()))?;
             }
+            for service in board.drills_to_end(*now) {
+                let ended = board.changed(&ordered(&[&service], Change::EndDrill), &Open, *now);
+                *board = ended.map_err(|refusal| TestCaseError::fail(refusal.to_string()))?;
+            }
             let next = board.next_deadline_boot_ms();
             prop_assert!(next.is_none_or(|at| at > now.boot_ms), "nothing is overdue");
         }
@@ -179,6 +188,10 @@ fn is_sound(before: &Switchboard, board: &Switchboard, event: &Event) -> Result<
                 "without a drain base is active"
             );
         }
+        prop_assert!(
+            service.drill.is_none() || service.newest.is_some_and(|it| it.origin == Origin::Drill),
+            "whatever else changes the active color ends a drill"
+        );
         if service.active != old.active {
             prop_assert!(
                 service.running_drain().is_some(),
@@ -230,8 +243,12 @@ proptest! {
         for event in &sequence {
             take(&mut board, &mut now, event)?;
         }
-        // Relative by nature: a flip without a color, and a drain that is extended once more.
-        let is_relative = matches!(change, Change::Flip { to: None, .. } | Change::ExtendDrain { .. });
+        // Relative by nature: a flip without a color, a drill, and a drain that is extended once
+        // more.
+        let is_relative = matches!(
+            change,
+            Change::Flip { to: None, .. } | Change::Drill { .. } | Change::ExtendDrain { .. }
+        );
         let order = ordered(&["web"], change);
         if !is_relative && let Ok(once) = board.changed(&order, &Open, now) {
             let twice = once.changed(&order, &Open, now);

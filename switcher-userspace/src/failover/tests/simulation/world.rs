@@ -95,6 +95,7 @@ impl Backend {
         Candidate {
             health: Some(self.checked.health),
             is_drained: self.is_drained,
+            is_dead: false,
         }
     }
 }
@@ -162,7 +163,7 @@ impl World {
     pub(super) fn tables_are_sound(&self, active: Color) {
         for listener in 0..LISTENERS.len() {
             let both = PerColor::from_fn(|color| self.candidates(color, listener));
-            let kept = kept(active, &both, MIN_HEALTHY);
+            let kept = kept(active, false, &both, MIN_HEALTHY);
             for color in Color::ALL {
                 let keeps = &kept.get(color).keeps_slots;
                 let backends = || self.of(color, listener).zip(keeps);
