@@ -19,12 +19,17 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     run_command(&mut workspace::cargo(root, &["fmt", "--all", "--check"]))?;
     say("lint: clippy on the host's crates");
     run_command(workspace::cargo(root, &["clippy", "--all-targets"]).args(DENY_WARNINGS))?;
-    say("lint: clippy on the eBPF program");
+    say("lint: clippy on the eBPF programs");
     let target_dir = workspace::target_dir(root)?.join("ebpf-lint");
     run_command(
         toolchain
             .ebpf_cargo("clippy", &target_dir)
-            .args(["--package", "switcher-ebpf"])
+            .args([
+                "--package",
+                "switcher-ebpf",
+                "--package",
+                "switcher-bench-ebpf",
+            ])
             .args(DENY_WARNINGS)
             .current_dir(root),
     )

@@ -1,6 +1,6 @@
 //! Where the tools for the eBPF program are, and how it is compiled with them.
 //!
-//! The one definition of both: `switcher-userspace/build.rs` includes this file by path, so it
+//! The one definition of both: build scripts include this file by path, so it
 //! needs nothing but the standard library and holds only what build scripts use too.
 
 use std::{

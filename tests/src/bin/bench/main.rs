@@ -11,6 +11,7 @@
 //! have to be found or built first are `xtask/src/lab_program.rs`'s business, and come as arguments ([`plan`]).
 
 mod measurement;
+mod packets;
 mod plan;
 mod ratios;
 mod report;

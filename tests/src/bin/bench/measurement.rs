@@ -3,7 +3,11 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::{plan::Plan, table::Table};
+use crate::{
+    packets::{self, Packets},
+    plan::Plan,
+    table::Table,
+};
 
 /// A measurement, by what makes it.
 pub(crate) struct Measurement {
@@ -16,17 +20,27 @@ pub(crate) struct Measurement {
 }
 
 /// All of them.
-pub(crate) const ALL: &[Measurement] = &[];
+pub(crate) const ALL: &[Measurement] = &[Measurement {
+    name: "packets",
+    what: "what a packet costs in the kernel",
+    make: |plan, measured| {
+        measured.packets = Some(packets::measure(plan)?);
+        Ok(())
+    },
+}];
 
 /// What has been measured; absent: it was not asked for, or could not be.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Measured {}
+pub(crate) struct Measured {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) packets: Option<Packets>,
+}
 
 impl Measured {
     /// Everything, for people.
     pub(crate) fn tables(&self) -> Vec<Table> {
-        let Self {} = self;
-        Vec::new()
+        let packets = self.packets.iter().flat_map(Packets::tables);
+        packets.collect()
     }
 }
 

@@ -3,7 +3,11 @@
 
 use serde::Serialize;
 
-use crate::{measurement::Measured, table::Table};
+use crate::{
+    measurement::Measured,
+    packets::{Packets, Program, Row},
+    table::Table,
+};
 
 /// The figures that a machine reads first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -36,6 +40,17 @@ pub(crate) struct Headline {
     /// What the agent holds of main memory, with a million flows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) agent_rss_1m_bytes: Option<u64>,
+}
+
+const MILLION: usize = 1_000_000;
+
+fn quotient(ours: Option<f64>, reference: Option<f64>) -> Option<f64> {
+    Some(ours? / reference?)
+}
+
+/// The largest of those that there are.
+fn worst(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
+    values.into_iter().flatten().reduce(f64::max)
 }
 
 /// What a ratio has to be.
@@ -113,8 +128,39 @@ ratios! {
 
 impl Headline {
     /// Of what was measured.
-    pub(crate) fn of(_measured: &Measured) -> Self {
-        Self::default()
+    pub(crate) fn of(measured: &Measured) -> Self {
+        let mut headline = Self::default();
+        if let Some(packets) = &measured.packets {
+            headline.add_packets(packets);
+        }
+        headline
+    }
+
+    fn add_packets(&mut self, packets: &Packets) {
+        let forward = packets.row("tcp4_forward", 1);
+        let by = |row: Option<&Row>, reference| {
+            row.and_then(|row| Some(row.net(Program::Switcher)? / row.net(reference)?))
+        };
+        let net = |packet, flows| packets.row(packet, flows)?.net(Program::Switcher);
+        self.tcp4_established_net_ns = net("tcp4_forward", 1);
+        self.xdp_pass_ns = forward.and_then(|row| Some(row.cost(Program::Pass)?.ns.median));
+        self.not_ours_net_ns = worst([net("not_ours4", MILLION), net("not_ours6", MILLION)]);
+        let ratios = &mut self.ratios;
+        ratios.tcp4_established_vs_router_floor = by(forward, Program::RouterFloor);
+        ratios.tcp4_established_vs_lookup_floor = by(forward, Program::LookupFloorLru);
+        let reverse = packets.row("tcp4_reverse", 1);
+        ratios.tcp4_reverse_vs_router_floor = by(reverse, Program::RouterFloor);
+        ratios.tcp6_vs_tcp4 = quotient(net("tcp6_forward", 1), net("tcp4_forward", 1));
+        ratios.new_flow_vs_inserts = worst(
+            packets
+                .rows
+                .iter()
+                .map(|row| by(Some(row), Program::TwoInserts)),
+        );
+        ratios.flows_1m_vs_1 = quotient(net("tcp4_forward", MILLION), net("tcp4_forward", 1));
+        let many = packets.row("tcp4_forward", MILLION);
+        // Established flows are in a plain hash map.
+        ratios.flows_1m_vs_lookup_floor_1m = by(many, Program::LookupFloorHash);
     }
 
     /// The ratios beside what they have to be.
@@ -135,7 +181,14 @@ impl Headline {
 
 #[cfg(test)]
 mod tests {
+    use switcher_common::service::Protocol;
+    use switcher_tests::lab::Family;
+
     use super::*;
+    use crate::{
+        packets::{Cost, Direction, Kind, What},
+        spread::Spread,
+    };
 
     #[test]
     fn what_was_not_measured_is_absent() {
@@ -143,6 +196,97 @@ mod tests {
         let object = serde_json::to_value(&headline).expect("it is plain data");
         assert_eq!(object, serde_json::json!({ "ratios": {} }));
         assert!(headline.table().to_string().contains("not measured"));
+    }
+
+    /// A row with the harness at 30 ns and what each program costs beyond it.
+    fn row(kind: Kind, flows: usize, net: &[(Program, f64)]) -> Row {
+        let cost = |&(program, net_ns): &(Program, f64)| Cost {
+            program,
+            ns: Spread::of(&[30.0 + net_ns]).expect("there is a value"),
+            net_ns,
+        };
+        let all = [(Program::Pass, 0.0)];
+        Row {
+            packet: kind,
+            flows,
+            costs: all.iter().chain(net).map(cost).collect(),
+        }
+    }
+
+    const fn tcp(family: Family, direction: Direction) -> Kind {
+        Kind {
+            family,
+            what: What::Established(Protocol::Tcp, direction),
+        }
+    }
+
+    #[test]
+    fn ratios_of_packet_cost_are_of_what_is_left_without_the_harness() {
+        use Program::{LookupFloorHash, LookupFloorLru, RouterFloor, Switcher, TwoInserts};
+        let forward = tcp(Family::V4, Direction::Forward);
+        let of = |family, what| Kind { family, what };
+        let packets = Packets {
+            rows: vec![
+                row(
+                    forward,
+                    1,
+                    &[
+                        (RouterFloor, 200.0),
+                        (LookupFloorLru, 80.0),
+                        (LookupFloorHash, 70.0),
+                        (Switcher, 100.0),
+                    ],
+                ),
+                row(
+                    tcp(Family::V4, Direction::Reverse),
+                    1,
+                    &[(RouterFloor, 100.0), (Switcher, 150.0)],
+                ),
+                row(tcp(Family::V6, Direction::Forward), 1, &[(Switcher, 120.0)]),
+                row(
+                    forward,
+                    MILLION,
+                    &[
+                        (LookupFloorLru, 100.0),
+                        (LookupFloorHash, 200.0),
+                        (Switcher, 250.0),
+                    ],
+                ),
+                row(
+                    of(Family::V4, What::NewUdp),
+                    1,
+                    &[(TwoInserts, 10.0), (Switcher, 13.0)],
+                ),
+                row(
+                    of(Family::V6, What::Syn),
+                    1,
+                    &[(TwoInserts, 10.0), (Switcher, 12.0)],
+                ),
+                row(of(Family::V4, What::NotOurs), MILLION, &[(Switcher, 20.0)]),
+                row(of(Family::V6, What::NotOurs), MILLION, &[(Switcher, 25.0)]),
+                row(of(Family::V6, What::NotOurs), 1, &[(Switcher, 99.0)]),
+            ],
+        };
+        let measured = Measured {
+            packets: Some(packets),
+        };
+        let expected = Headline {
+            tcp4_established_net_ns: Some(100.0),
+            xdp_pass_ns: Some(30.0),
+            not_ours_net_ns: Some(25.0),
+            ratios: Ratios {
+                tcp4_established_vs_router_floor: Some(0.5),
+                tcp4_established_vs_lookup_floor: Some(1.25),
+                tcp4_reverse_vs_router_floor: Some(1.5),
+                tcp6_vs_tcp4: Some(1.2),
+                new_flow_vs_inserts: Some(1.3),
+                flows_1m_vs_1: Some(2.5),
+                flows_1m_vs_lookup_floor_1m: Some(1.25),
+                ..Ratios::default()
+            },
+            ..Headline::default()
+        };
+        assert_eq!(Headline::of(&measured), expected);
     }
 
     #[test]

@@ -18,13 +18,6 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "the first measurement that repeats itself uses it"
-        )
-    )]
     /// Of `values`, in any order; `None` when there are none.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();

@@ -1,0 +1,381 @@
+//! Packet cost: what a packet costs in the kernel, by `BPF_PROG_TEST_RUN`, beside floors in the same harness.
+//!
+//! The flows are established by the switcher's own program, packet by packet. Before a row is timed its first frames are
+//! checked, and afterwards that each of its frames was counted as what it is.
+
+mod frames;
+mod node;
+mod replay;
+#[path = "../../../../ebpf/src/target.rs"]
+mod target;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+use switcher_common::{reason::Reason, service::Protocol};
+use switcher_tests::lab::Family;
+use switcher_userspace::datapath::Action;
+
+use self::{frames::ends, node::Node};
+pub(crate) use self::{
+    frames::{Direction, Kind, What},
+    replay::Program,
+};
+use crate::{plan::Plan, spread::Spread, table::Table};
+
+/// Frames of a run: some milliseconds.
+const FRAMES: u32 = 50_000;
+/// Frames of a row whose outcome is looked at one by one.
+const LOOKED_AT: usize = 64;
+
+/// What packets cost.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Packets {
+    pub(crate) rows: Vec<Row>,
+}
+
+/// What packets of one kind cost, with so many flows in the table.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) packet: Kind,
+    /// Established flows of its family in the table.
+    pub(crate) flows: usize,
+    /// The programs took turns.
+    pub(crate) costs: Vec<Cost>,
+}
+
+/// What a packet costs in one program.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) program: Program,
+    /// In nanoseconds, the harness included.
+    pub(crate) ns: Spread,
+    /// The median without the harness.
+    pub(crate) net_ns: f64,
+}
+
+impl Packets {
+    /// The row of a kind of packets, by its name.
+    pub(crate) fn row(&self, packet: &str, flows: usize) -> Option<&Row> {
+        self.rows
+            .iter()
+            .find(|row| row.flows == flows && row.packet.name() == packet)
+    }
+}
+
+impl Row {
+    /// What a packet costs in `program`, in nanoseconds without the harness.
+    pub(crate) fn net(&self, program: Program) -> Option<f64> {
+        self.cost(program).map(|it| it.net_ns)
+    }
+
+    /// The same with the spread.
+    pub(crate) fn cost(&self, program: Program) -> Option<&Cost> {
+        self.costs.iter().find(|it| it.program == program)
+    }
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    sizes: &'static [usize],
+    /// Whether all kinds are measured with each of these sizes.
+    all_kinds: bool,
+    rounds: usize,
+    frames: u32,
+    protocols: &'static [Protocol],
+}
+
+impl Extent {
+    const fn of(plan: &Plan) -> Self {
+        if plan.quick {
+            Self {
+                sizes: &[1, 1_000_000],
+                all_kinds: false,
+                rounds: 11,
+                frames: FRAMES / 2,
+                protocols: &[Protocol::Tcp],
+            }
+        } else {
+            Self {
+                sizes: &[1, 1_000, 100_000, 1_000_000],
+                all_kinds: true,
+                rounds: 41,
+                frames: FRAMES,
+                protocols: &[Protocol::Tcp, Protocol::Udp],
+            }
+        }
+    }
+}
+
+/// Measures them.
+pub(crate) fn measure(plan: &Plan) -> Result<Packets> {
+    let extent = Extent::of(plan);
+    let mut rows = Vec::new();
+    for &protocol in extent.protocols {
+        let lab = node::lab()?;
+        let measured = lab.node().run(|| of_protocol(&lab, extent, protocol));
+        rows.extend(measured.with_context(|| format!("packets of {}", protocol.name()))?);
+    }
+    Ok(Packets { rows })
+}
+
+fn of_protocol(
+    lab: &switcher_tests::lab::Lab,
+    extent: Extent,
+    protocol: Protocol,
+) -> Result<Vec<Row>> {
+    stay_on_one_cpu()?;
+    let mut random = fastrand::Rng::with_seed(6);
+    let mut node = Node::start(lab, protocol)?;
+    let mut rows = Vec::new();
+    for &flows in extent.sizes {
+        for family in Family::ALL {
+            let kinds = extent.kinds(family, protocol, flows);
+            if kinds.is_empty() {
+                continue;
+            }
+            node.establish(family, flows)?;
+            for kind in kinds {
+                let row = row(&mut node, extent, kind, flows, &mut random);
+                let row = row.with_context(|| format!("{} with {flows} flows", kind.name()))?;
+                rows.push(row);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+impl Extent {
+    /// What is measured with so many flows of `protocol` in the family's table.
+    fn kinds(&self, family: Family, protocol: Protocol, flows: usize) -> Vec<Kind> {
+        let mut what = vec![
+            What::Established(protocol, Direction::Forward),
+            What::Established(protocol, Direction::Reverse),
+        ];
+        let is_first = self.sizes.first() == Some(&flows);
+        let is_last = self.sizes.last() == Some(&flows);
+        if protocol == Protocol::Tcp && (is_first || (is_last && self.all_kinds)) {
+            what.extend([What::NewUdp, What::Syn, What::NotOurs, What::IcmpError]);
+        } else if !is_first && !self.all_kinds {
+            if family == Family::V6 {
+                what.clear();
+            } else {
+                what.push(What::NotOurs);
+            }
+        }
+        what.into_iter().map(|what| Kind { family, what }).collect()
+    }
+}
+
+fn row(
+    node: &mut Node<'_>,
+    extent: Extent,
+    kind: Kind,
+    flows: usize,
+    random: &mut fastrand::Rng,
+) -> Result<Row> {
+    let most = match kind.what {
+        What::Established(..) | What::IcmpError => flows,
+        _ => replay::MOST_FRAMES as usize,
+    };
+    let frames = node.frames(kind, most, random)?;
+    // The last ones: flows that these begin are forgotten when it is their turn.
+    look_at(
+        node,
+        kind,
+        &frames[frames.len().saturating_sub(LOOKED_AT)..],
+    )?;
+    node.replay.set_frames(&frames, kind.frame_len())?;
+    let programs = programs(kind);
+    let mut runs = vec![Vec::new(); programs.len()];
+    if matches!(kind.what, What::NewUdp | What::Syn) {
+        // As it is in a flood, and after some time without one: each new flow takes the place of an old one.
+        for program in [Program::TwoInserts, Program::Switcher] {
+            node.replay
+                .run(program, node.ingress(kind), node.unanswered())?;
+        }
+    }
+    let before = tally(node, kind)?;
+    for round in 0..=extent.rounds {
+        for (program, runs) in programs.iter().zip(&mut runs) {
+            let run = node
+                .replay
+                .run(*program, node.ingress(kind), extent.frames)?;
+            let expected = expected(*program, kind);
+            ensure!(
+                run.action == expected,
+                "{program:?} ended with {:?}, not {expected:?}",
+                run.action
+            );
+            // The first round warms up.
+            if round > 0 {
+                runs.push(run.ns);
+            }
+        }
+    }
+    let all = (extent.rounds as u64 + 1) * u64::from(extent.frames);
+    let counted = tally(node, kind)?;
+    for ((what, before), (_, after)) in before.into_iter().zip(counted) {
+        ensure!(
+            after - before == all,
+            "{} of {all} frames were counted as {what}",
+            after - before
+        );
+    }
+    let spreads = runs.iter().map(|runs| Spread::of(runs));
+    let spreads: Option<Vec<_>> = spreads.collect();
+    let spreads = spreads.context("no runs")?;
+    let harness = spreads[0].median;
+    let costs = programs.into_iter().zip(spreads);
+    let costs = costs.map(|(program, ns)| Cost {
+        program,
+        ns,
+        net_ns: ns.median - harness,
+    });
+    Ok(Row {
+        packet: kind,
+        flows,
+        costs: costs.collect(),
+    })
+}
+
+/// What is compared; the harness itself first.
+fn programs(kind: Kind) -> Vec<Program> {
+    let mut programs = vec![Program::Pass];
+    match kind.what {
+        What::Established(..) => programs.extend([
+            Program::RouterFloor,
+            Program::LookupFloorLru,
+            Program::LookupFloorHash,
+        ]),
+        What::NewUdp | What::Syn => programs.push(Program::TwoInserts),
+        What::NotOurs | What::IcmpError => {}
+    }
+    programs.push(Program::Switcher);
+    programs
+}
+
+/// Counters that each frame of the kind raises by one.
+fn tally(node: &Node<'_>, kind: Kind) -> Result<Vec<(&'static str, u64)>> {
+    let reason = |reason: Reason| -> Result<(&'static str, u64)> {
+        Ok((reason.name(), node.count(reason)?))
+    };
+    match kind.what {
+        What::Established(..) => Ok(vec![reason(Reason::Redirected)?]),
+        What::NewUdp | What::Syn => Ok(vec![
+            reason(Reason::Redirected)?,
+            ("new flows", node.new_flows()?),
+        ]),
+        What::NotOurs => Ok(vec![reason(Reason::NotOurs)?]),
+        What::IcmpError => Ok(vec![
+            reason(Reason::Redirected)?,
+            reason(Reason::IcmpTranslated)?,
+        ]),
+    }
+}
+
+/// Runs frames one by one, an error unless each program does with each what it is there for.
+fn look_at(node: &mut Node<'_>, kind: Kind, frames: &[frames::Frame]) -> Result<()> {
+    let ingress = node.ingress(kind);
+    for program in programs(kind) {
+        // As the program's predecessor left them, the frames begin anew.
+        node.replay.set_frames(frames, kind.frame_len())?;
+        for frame in frames {
+            let run = node.replay.run(program, ingress, 1)?;
+            let sent = &frame[..ingress.frame_len];
+            check(node, kind, program, sent, &run)
+                .with_context(|| format!("{program:?} did {:?} with {sent:02x?}", run.action))?;
+        }
+    }
+    Ok(())
+}
+
+const fn expected(program: Program, kind: Kind) -> Action {
+    match (program, kind.what) {
+        (Program::Pass | Program::TwoInserts, _) | (Program::Switcher, What::NotOurs) => {
+            Action::Pass
+        }
+        (Program::LookupFloorLru | Program::LookupFloorHash, _) => Action::Tx,
+        (Program::RouterFloor | Program::Switcher, _) => Action::Redirect,
+    }
+}
+
+fn check(
+    node: &Node<'_>,
+    kind: Kind,
+    program: Program,
+    sent: &[u8],
+    run: &replay::Run,
+) -> Result<()> {
+    let expected = expected(program, kind);
+    ensure!(run.action == expected, "the verdict is not {expected:?}");
+    let is_touched = run.frame != sent;
+    ensure!(
+        is_touched == (expected != Action::Pass),
+        "the frame is {}touched",
+        if is_touched { "" } else { "un" }
+    );
+    // An error's quote is checked where its translation is tested.
+    if kind.what == What::IcmpError || run.action == Action::Pass {
+        return Ok(());
+    }
+    let became = ends(&run.frame)?;
+    let sent = ends(sent)?;
+    match program {
+        Program::RouterFloor => ensure!(became == sent, "it became {became:?}"),
+        Program::Switcher => {
+            if let Some(expected) = node.becomes(kind, sent) {
+                ensure!(became == expected, "it became {became:?}, not {expected:?}");
+            } else {
+                ensure!(
+                    became.from == sent.from && became.to != sent.to,
+                    "{became:?}"
+                );
+            }
+        }
+        _ => ensure!(became != sent, "it was not translated"),
+    }
+    Ok(())
+}
+
+fn stay_on_one_cpu() -> Result<()> {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(0);
+    rustix::thread::sched_setaffinity(None, &cpus).context("staying on one CPU")
+}
+
+impl Packets {
+    /// For people.
+    pub(crate) fn tables(&self) -> Vec<Table> {
+        let columns = [
+            Program::Pass,
+            Program::RouterFloor,
+            Program::LookupFloorLru,
+            Program::LookupFloorHash,
+            Program::TwoInserts,
+            Program::Switcher,
+        ];
+        let heads = ["packet", "flows"].into_iter();
+        let heads = heads
+            .chain(columns.iter().map(|it| it.name()))
+            .chain(["net"]);
+        let mut table = Table::new(
+            "Packet cost in ns, harness included: smallest/median/p99 of all runs; net: switcher less pass",
+            heads,
+        );
+        for row in &self.rows {
+            let mut cells = vec![row.packet.name(), row.flows.to_string()];
+            for program in columns {
+                let ns = row.cost(program).map(|it| it.ns);
+                cells.push(ns.map_or_else(
+                    || "-".to_owned(),
+                    |it| format!("{:.0}/{:.0}/{:.0}", it.min, it.median, it.p99),
+                ));
+            }
+            let net = row.net(Program::Switcher);
+            cells.push(net.map_or_else(|| "-".to_owned(), |it| format!("{it:.0}")));
+            table.row(cells);
+        }
+        vec![table]
+    }
+}
