@@ -17,7 +17,7 @@ use clap::Args;
 
 use crate::{
     process,
-    setup::{self, haproxy::HaProxy},
+    setup::{self, packages},
     workspace,
 };
 
@@ -84,22 +84,15 @@ pub(crate) fn run(root: &Path, program: &LabProgram, options: &Options) -> Resul
 
 /// Runs the scenarios of failover, with HAProxy beside them where it can be had.
 pub(crate) fn run_failover(root: &Path, options: &Options) -> Result<()> {
-    let has = |wanted: &str| {
-        options
-            .args
-            .iter()
-            .any(|it| it.to_string_lossy().starts_with(wanted))
-    };
     let mut args = options.args.clone();
-    if !["--quick", "--haproxy", "--no-haproxy", "--help", "-h"]
-        .map(has)
-        .contains(&true)
-    {
-        match setup::haproxy::ensure_there(root) {
-            Ok(HaProxy { program, libraries }) => {
-                args.extend(["--haproxy".into(), program.into()]);
-                if !libraries.is_empty() {
-                    args.extend(["--haproxy-libraries".into(), libraries]);
+    if !has_one_of(&args, &["--quick", "--haproxy", "--no-haproxy"]) {
+        match packages::ensure_there(root, packages::FAILOVER) {
+            Ok(programs) => {
+                for (name, file) in programs.files {
+                    args.extend([format!("--{name}").into(), file.into()]);
+                }
+                if !programs.libraries.is_empty() {
+                    args.extend(["--haproxy-libraries".into(), programs.libraries]);
                 }
             }
             Err(error) => {
@@ -109,6 +102,36 @@ pub(crate) fn run_failover(root: &Path, options: &Options) -> Result<()> {
         }
     }
     run(root, &FAILOVER, &Options { args })
+}
+
+/// Runs the benchmarks, with the programs that they use and compare with where those can be had.
+pub(crate) fn run_bench(root: &Path, options: &Options) -> Result<()> {
+    let mut args = options.args.clone();
+    if !has_one_of(&args, &["--program", "--no-programs"]) {
+        match packages::ensure_there(root, packages::BENCH) {
+            Ok(programs) => {
+                for (name, file) in programs.files {
+                    let mut program = OsString::from(format!("--program={name}="));
+                    program.push(file);
+                    args.push(program);
+                }
+                if !programs.libraries.is_empty() {
+                    args.extend(["--program-libraries".into(), programs.libraries]);
+                }
+            }
+            Err(error) => {
+                process::say(&format!("no comparison with other programs: {error:#}"));
+                args.push(format!("--no-programs={error:#}").into());
+            }
+        }
+    }
+    run(root, &BENCH, &Options { args })
+}
+
+/// Whether nothing needs to be looked for: one of `wanted` says where it is, or it is not used at all.
+fn has_one_of(args: &[OsString], wanted: &[&str]) -> bool {
+    let mut args = args.iter().map(|it| it.to_string_lossy());
+    args.any(|arg| ["--help", "-h"].contains(&&*arg) || wanted.iter().any(|it| arg.starts_with(it)))
 }
 
 /// Stdout belongs to the program alone.
@@ -147,5 +170,24 @@ fn is_root() -> Result<bool> {
     match fs::metadata("/proc/self") {
         Ok(metadata) => Ok(metadata.uid() == 0),
         Err(error) => bail!("cannot tell whether this is root: /proc/self: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_unless_the_arguments_name_them_or_none_is_used() {
+        let wanted = ["--program", "--no-programs"];
+        let has = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            has_one_of(&args, &wanted)
+        };
+        assert!(!has(&["--quick", "--json"]));
+        assert!(!has(&["--only", "live"]));
+        assert!(has(&["--quick", "--program=wrk=/usr/bin/wrk"]));
+        assert!(has(&["--no-programs", "no network"]));
+        assert!(has(&["--help"]));
     }
 }

@@ -67,6 +67,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Demo(options) => lab_program::run(&root, &lab_program::DEMO, &options),
         Command::Fuzz(options) => lab_program::run(&root, &lab_program::FUZZ, &options),
         Command::Failover(options) => lab_program::run_failover(&root, &options),
-        Command::Bench(options) => lab_program::run(&root, &lab_program::BENCH, &options),
+        Command::Bench(options) => lab_program::run_bench(&root, &options),
     }
 }

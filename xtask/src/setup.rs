@@ -15,8 +15,8 @@ use crate::{
 };
 
 mod apt;
-pub(crate) mod haproxy;
 mod linker;
+pub(crate) mod packages;
 mod probe;
 mod rust_src;
 

@@ -101,14 +101,21 @@ fn by_family(
 /// Router floor: the kernel's route to the target, the new MAC addresses, a redirect.
 #[xdp]
 pub fn router_floor(ctx: XdpContext) -> u32 {
-    by_family(&ctx, route::<Ipv4>, route::<Ipv6>)
+    by_family(&ctx, route_to_target::<Ipv4>, route_to_target::<Ipv6>)
 }
 
 #[inline(always)]
-fn route<A: Maps>(ctx: &XdpContext) -> Option<u32> {
+fn route_to_target<A: Maps>(ctx: &XdpContext) -> Option<u32> {
+    let target = TARGET.get(0)?;
+    route::<A>(ctx, |_| A::target(target))
+}
+
+/// Forwards the packet the kernel's way to the address that `to` makes of its destination.
+#[inline(always)]
+pub(crate) fn route<A: Family>(ctx: &XdpContext, to: impl FnOnce(A) -> A) -> Option<u32> {
     let header = at::<A::Header>(ctx, IP)?;
     let (src, dst, protocol) = A::addresses(header)?;
-    let target = A::target(TARGET.get(0)?);
+    let target = to(dst);
     // SAFETY: plain integers.
     let mut fib: FibLookup = unsafe { core::mem::zeroed() };
     fib.family = A::AF;

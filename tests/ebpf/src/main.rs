@@ -16,6 +16,8 @@
 
 mod floor;
 mod headers;
+mod job;
+mod live;
 mod replay;
 mod target;
 

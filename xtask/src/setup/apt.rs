@@ -51,9 +51,9 @@ pub(super) fn download(package: &str, upstream: &str, suite: &str, work: &Path) 
     bail!("{}", failures.join("\n"))
 }
 
-/// Downloads `package` of the system's own suite, and what it needs beside what is installed, into the empty
+/// Downloads `packages` of the system's own suite, and what they need beside what is installed, into the empty
 /// folder `work`.
-pub(super) fn download_with_dependencies(package: &str, work: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn download_with_dependencies(packages: &[&str], work: &Path) -> Result<Vec<PathBuf>> {
     for program in ["apt-get", "dpkg-deb"] {
         if find_program(program).is_none() {
             bail!("`{program}` is not on the PATH (this is no Debian system)");
@@ -69,11 +69,12 @@ pub(super) fn download_with_dependencies(package: &str, work: &Path) -> Result<V
         isolated(work, "apt-get").arg("update"),
         LIMIT,
     )?;
-    say(&format!("downloading {package}"));
+    say(&format!("downloading {}", packages.join(", ")));
     let mut download = isolated(work, "apt-get");
     // The lock is the system's, and nothing is installed.
     download.args(["-o", "Debug::NoLocking=1", "--yes", "--download-only"]);
-    download.args(["--no-install-recommends", "install", package]);
+    download.args(["--no-install-recommends", "install"]);
+    download.args(packages);
     run_kept_back("downloading packages", &mut download, LIMIT)?;
     package_files(&archives)
 }

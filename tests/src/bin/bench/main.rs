@@ -10,9 +10,15 @@
 //! A measurement that ends with an error leaves its ratios out; the others go on, and the exit code tells it. Programs that
 //! have to be found or built first are `xtask/src/lab_program.rs`'s business, and come as arguments ([`plan`]).
 
+mod applications;
+mod bed;
+mod bulk;
+mod http;
+mod live;
 mod measurement;
 mod packets;
 mod plan;
+mod programs;
 mod ratios;
 mod report;
 mod spread;

@@ -4,6 +4,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
+    applications::{self, Applications},
+    live::{self, Live},
     packets::{self, Packets},
     plan::Plan,
     table::Table,
@@ -20,27 +22,51 @@ pub(crate) struct Measurement {
 }
 
 /// All of them.
-pub(crate) const ALL: &[Measurement] = &[Measurement {
-    name: "packets",
-    what: "what a packet costs in the kernel",
-    make: |plan, measured| {
-        measured.packets = Some(packets::measure(plan)?);
-        Ok(())
+pub(crate) const ALL: &[Measurement] = &[
+    Measurement {
+        name: "packets",
+        what: "what a packet costs in the kernel",
+        make: |plan, measured| {
+            measured.packets = Some(packets::measure(plan)?);
+            Ok(())
+        },
     },
-}];
+    Measurement {
+        name: "live",
+        what: "packets per second through the switcher, nftables and bare forwarding",
+        make: |plan, measured| {
+            measured.live = Some(live::measure(plan)?);
+            Ok(())
+        },
+    },
+    Measurement {
+        name: "applications",
+        what: "HTTP and bulk throughput through the switcher, nftables, HAProxy and nothing",
+        make: |plan, measured| {
+            measured.applications = Some(applications::measure(plan)?);
+            Ok(())
+        },
+    },
+];
 
 /// What has been measured; absent: it was not asked for, or could not be.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Measured {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) packets: Option<Packets>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) live: Option<Live>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) applications: Option<Applications>,
 }
 
 impl Measured {
     /// Everything, for people.
     pub(crate) fn tables(&self) -> Vec<Table> {
         let packets = self.packets.iter().flat_map(Packets::tables);
-        packets.collect()
+        let live = self.live.iter().flat_map(Live::tables);
+        let applications = self.applications.iter().flat_map(Applications::tables);
+        packets.chain(live).chain(applications).collect()
     }
 }
 

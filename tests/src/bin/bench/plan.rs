@@ -1,8 +1,10 @@
 //! What is asked for.
 
+use std::{ffi::OsString, path::PathBuf};
+
 use clap::Parser;
 
-use crate::measurement;
+use crate::{measurement, programs};
 
 /// Measures the switcher, and what it is compared with, in one run on one machine.
 ///
@@ -21,6 +23,18 @@ pub(crate) struct Plan {
     /// Only these measurements; ratios that need others are absent
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = measurement::name)]
     pub(crate) only: Vec<String>,
+
+    /// A program of the distribution that is used or compared with; else it is looked for on the PATH
+    #[arg(long, value_name = "NAME=FILE", value_parser = programs::named_file, conflicts_with = "no_programs")]
+    pub(crate) program: Vec<(String, PathBuf)>,
+
+    /// Folders with the libraries that those need, as `LD_LIBRARY_PATH` takes them
+    #[arg(long, value_name = "FOLDERS", requires = "program")]
+    pub(crate) program_libraries: Option<OsString>,
+
+    /// Why there are none of them
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) no_programs: Option<String>,
 }
 
 impl Plan {

@@ -4,6 +4,9 @@
 use serde::Serialize;
 
 use crate::{
+    applications::{Applications, What},
+    bed::Balancer,
+    live::{self, Live},
     measurement::Measured,
     packets::{Packets, Program, Row},
     table::Table,
@@ -126,12 +129,35 @@ ratios! {
     bulk_vs_nftables: Goal::AtLeast(1.2),
 }
 
+impl Ratios {
+    fn of_live(&mut self, live: &Live) {
+        self.live_64k_vs_nftables = live.ratio(live::Node::Nftables);
+        self.live_64k_vs_router_floor = live.ratio(live::Node::Router);
+        self.new_flows_vs_nftables = live.new_flows_ratio(live::Node::Nftables);
+    }
+
+    fn of_applications(&mut self, applications: &Applications) {
+        let ratio = |of, reference| applications.ratio(of, reference);
+        self.http_close_vs_nftables = ratio(What::Close, Balancer::Nftables);
+        self.http_keepalive_vs_nftables = ratio(What::Keepalive, Balancer::Nftables);
+        self.http_close_vs_haproxy = ratio(What::Close, Balancer::Haproxy);
+        self.http_keepalive_vs_haproxy = ratio(What::Keepalive, Balancer::Haproxy);
+        self.bulk_vs_nftables = ratio(What::Bulk, Balancer::Nftables);
+    }
+}
+
 impl Headline {
     /// Of what was measured.
     pub(crate) fn of(measured: &Measured) -> Self {
         let mut headline = Self::default();
         if let Some(packets) = &measured.packets {
             headline.add_packets(packets);
+        }
+        if let Some(live) = &measured.live {
+            headline.ratios.of_live(live);
+        }
+        if let Some(applications) = &measured.applications {
+            headline.ratios.of_applications(applications);
         }
         headline
     }
@@ -269,6 +295,7 @@ mod tests {
         };
         let measured = Measured {
             packets: Some(packets),
+            ..Measured::default()
         };
         let expected = Headline {
             tcp4_established_net_ns: Some(100.0),
