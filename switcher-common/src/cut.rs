@@ -1,4 +1,5 @@
-//! Orders to cut a backend's flows: at the deadline of a drain, or because the backend is dead.
+//! Orders about a backend: to cut its flows, at the deadline of a drain or because it is dead; to hold them
+//! in a pause; to begin none there, as it is ejected.
 //!
 //! The program carries an order out by itself, flow by flow, so it holds while no agent runs.
 
@@ -32,7 +33,7 @@ pub enum Hold {
 /// Longest pause in ticks, 30 s. An end that is further away has passed long ago: ticks wrap.
 const MAX_HOLD_TICKS: u32 = 28_611;
 
-/// The order for the flows of one backend; index is the backend's id.
+/// The order for one backend; index is the backend's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CutOrder {
@@ -42,8 +43,10 @@ pub struct CutOrder {
     pub action: u8,
     /// A [`Hold`] as its number; 0: no pause.
     pub hold: u8,
+    /// 1: no flow begins here, whatever slots it has. Written at once, whereas tables take their time.
+    pub ejected: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Tick at which the pause ends.
     pub hold_until: u32,
 }
@@ -57,7 +60,8 @@ impl CutOrder {
             deadline,
             action: action as u8,
             hold: 0,
-            reserved: [0; 2],
+            ejected: 0,
+            reserved: 0,
             hold_until: 0,
         }
     }
@@ -70,6 +74,20 @@ impl CutOrder {
             self.hold_until = until;
         }
         self
+    }
+
+    /// With the word that no flow begins there.
+    #[must_use]
+    pub const fn ejecting(mut self) -> Self {
+        self.ejected = 1;
+        self
+    }
+
+    /// Whether no flow begins there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ejects(&self) -> bool {
+        self.ejected != 0 && !cfg!(mutant = "ejected-gets-flows")
     }
 
     /// Whether a packet of a flow is dropped at tick `now` because of a pause; previews' never are.

@@ -198,8 +198,8 @@ fn listener_of<A: Tables>(
     (is_there && is_of_service && listener.gives_second_chance()).then_some(listener)
 }
 
-/// Whether the backend that was found takes the flow: it does not refuse just now, no order cuts what it
-/// answers, and its replies can be told from those of every live flow.
+/// Whether the backend that was found takes the flow: it does not refuse just now, is not ejected, no order
+/// cuts what it answers, and its replies can be told from those of every live flow.
 #[inline(always)]
 pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
     let is_refusing = HEARD
@@ -211,7 +211,7 @@ pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
     };
     let order = cut::order_of(there.backend);
     let is_cut = order.is_due(&there, true, work.now) && !cfg!(mutant = "second-chance-cut");
-    if is_refusing || is_cut {
+    if is_refusing || is_cut || order.ejects() {
         return false;
     }
     let Some(hit) = find(&work.other_peer_key) else {

@@ -3,6 +3,7 @@
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
+    cut::CutOrder,
     flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
@@ -53,8 +54,8 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         flags: flags(&listener, begins),
         ..FlowEntry::zeroed()
     };
-    assign_backend(work, &listener, color)?;
-    if order_of(work.entry.backend).holds(work.entry.is_preview(), begins, work.now) {
+    let order = assign_backend(work, &listener, color)?;
+    if order.holds(work.entry.is_preview(), begins, work.now) {
         return Err(Reason::Paused);
     }
     if !begins {
@@ -148,14 +149,14 @@ fn flags(listener: &ListenerRecord, begins: bool) -> u8 {
     preview | unpinned
 }
 
-/// Gives the entry of `work` the backend of the flow's slot, or the next one of its ring whose
-/// replies can be told apart.
+/// Gives the entry of `work` the backend of the flow's slot, or the next one of its ring that is not
+/// ejected and whose replies can be told apart. Returns the backend's order.
 #[inline(always)]
 fn assign_backend<A: Tables>(
     work: &mut Work<A>,
     listener: &ListenerRecord,
     color: Color,
-) -> Result<(), Reason> {
+) -> Result<CutOrder, Reason> {
     let table = listener.tables[color as usize];
     let ring = listener.ring(color);
     if table.len == 0 {
@@ -172,9 +173,12 @@ fn assign_backend<A: Tables>(
         work.entry.rewrite_addr = A::narrow(&backend.address);
         work.entry.rewrite_port_be = backend.port_be;
         work.set_peer_key();
-        if work.entry.rewrite_addr != work.key.src {
+        let order = order_of(id);
+        if order.ejects() {
+            reason = Reason::NoBackend;
+        } else if work.entry.rewrite_addr != work.key.src {
             if A::claim_reply_tuple() != 0 {
-                return Ok(());
+                return Ok(order);
             }
             reason = Reason::ReplyTupleTaken;
         }

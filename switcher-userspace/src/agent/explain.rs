@@ -130,7 +130,11 @@ const fn wire_why(why: Why) -> WireWhy {
 }
 
 fn selection(selection: Selection) -> ExplainedSelection {
-    let tried = |Tried { backend, free }| TriedBackend { backend, free };
+    let tried = |it: Tried| TriedBackend {
+        backend: it.backend,
+        free: it.free,
+        ejected: it.ejected,
+    };
     ExplainedSelection {
         hash: format!("{:016x}", selection.hash),
         slot: selection.slot,

@@ -145,7 +145,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         applies: 0,
         counters: core_counters,
         writer,
-        are_slots_old: false,
+        slots_due: None,
         asking,
         collector: collector.clone(),
         removals,

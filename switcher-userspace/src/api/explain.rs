@@ -188,8 +188,11 @@ pub struct ExplainedSelection {
 pub struct TriedBackend {
     /// Its endpoint.
     pub backend: SocketAddr,
-    /// It is not the client itself, and its replies can be told from those of other flows.
+    /// It is not ejected nor the client itself, and its replies can be told from those of other flows.
     pub free: bool,
+    /// It is ejected: no flow begins there.
+    #[serde(default)]
+    pub ejected: bool,
 }
 
 #[cfg(test)]

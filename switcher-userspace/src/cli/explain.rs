@@ -166,12 +166,13 @@ fn describe_selection(selection: &ExplainedSelection) -> String {
         selection.hash, selection.slot, selection.slots
     );
     for tried in selection.tried.iter().filter(|tried| !tried.free) {
+        let why = if tried.ejected {
+            "is ejected"
+        } else {
+            "is the client, or whose replies would be another flow's"
+        };
         // Writing to a String does not fail.
-        let _ = write!(
-            text,
-            ", not {}, which is the client, or whose replies would be another flow's",
-            tried.backend
-        );
+        let _ = write!(text, ", not {}, which {why}", tried.backend);
     }
     text
 }

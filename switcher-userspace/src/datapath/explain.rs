@@ -136,8 +136,10 @@ pub struct Selection {
 pub struct Tried {
     /// Its endpoint.
     pub backend: SocketAddr,
-    /// It is not the source itself, and its replies can be told from those of other flows.
+    /// It is not ejected nor the source itself, and its replies can be told from those of other flows.
     pub free: bool,
+    /// It is ejected.
+    pub ejected: bool,
 }
 
 /// Handles on the maps that a packet is looked up in.

@@ -57,6 +57,12 @@ impl Orders {
         pins.open("CUTS").map(Self)
     }
 
+    /// Whether no flow begins at `backend`.
+    pub(super) fn ejects(&self, backend: u32) -> Result<bool, DataPathError> {
+        let order = found_in(&self.0, backend)?;
+        Ok(order.is_some_and(|order| order.ejects()))
+    }
+
     /// Whether the flow of `entry` is cut at tick `now`.
     pub(super) fn cut<A: Address>(
         &self,

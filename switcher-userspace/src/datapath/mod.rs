@@ -17,6 +17,7 @@ mod list;
 mod load;
 mod maglev;
 mod node_addresses;
+mod orders;
 mod pins;
 mod program;
 mod program_log;
@@ -29,16 +30,12 @@ mod unsaved;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::Path,
 };
 
 use aya::Ebpf;
-use switcher_common::{
-    cut::{CutOrder, Hold},
-    interface::InterfaceRecord,
-    service::{Color, Protocol, ServiceSwitch},
-};
+use switcher_common::{interface::InterfaceRecord, service::ServiceSwitch};
 
 pub(crate) use clock::monotonic_ns;
 pub use counters::{ColorTraffic, Counters};
@@ -49,6 +46,7 @@ pub use flow_tables::FoundFlow;
 pub use image::{Busy, DrainedBackend, Leaving, Place, RemovalTerms, RemovedListener, Wanted};
 pub use links::{Attached, Mode};
 pub use list::{FlowLister, ListedFlow};
+pub use orders::{EjectedBackend, HeldListeners, Orders};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
 pub use reports::{LiveReports, Reported, Reports};
@@ -62,30 +60,6 @@ use self::{
     pins::PinDir, tables::Tables, unsaved::Unsaved,
 };
 use crate::config::{AgentConfig, AttachMode, Limits, ServiceConfig};
-
-/// A pause of a service, or of one of its listeners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldListeners {
-    /// Id of the service.
-    pub service: u16,
-    /// The listener; absent: all of the service.
-    pub listener: Option<(IpAddr, u16, Protocol)>,
-    /// Which packets are dropped.
-    pub hold: Hold,
-    /// Tick at which it ends.
-    pub until: u32,
-}
-
-/// What the program is ordered to do with packets of flows that it knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Orders {
-    /// Cuts of the flows of a service's color, by service id.
-    pub colors: BTreeMap<(u16, Color), CutOrder>,
-    /// Cuts of the flows of single backends, by service id and endpoint.
-    pub backends: BTreeMap<(u16, SocketAddr), CutOrder>,
-    /// Pauses.
-    pub pauses: Vec<HeldListeners>,
-}
 
 /// The loaded and pinned data path.
 pub struct DataPath {

@@ -1,32 +1,25 @@
 //! Reading the configuration out of the maps, and making a new one visible by one store.
 
-use std::{
-    collections::BTreeMap,
-    marker::PhantomData,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
-};
+use std::{collections::BTreeMap, marker::PhantomData, os::fd::AsFd as _};
 
 use aya::maps::{Array, MapData};
 use switcher_common::{
     address::{Address, Ipv4, Ipv6, WideAddress},
     clock::ticks_from_ms,
-    cut::{Action, CutOrder},
+    cut::CutOrder,
     filter::{FILTER_WORDS, position},
     rate::{Capped, budget},
     report::REPORTS_PER_SECOND,
     scan::IdleTicks,
-    service::{
-        BackendRecord, Color, EndpointEditions, ListenerKey, ListenerRecord, Name, Protocol,
-        VipMarks,
-    },
+    service::{BackendRecord, EndpointEditions, ListenerKey, ListenerRecord, Name, VipMarks},
 };
 
 use super::{
-    HeldListeners, Orders, bpf,
+    bpf,
     double::{Doubled, Replaced},
     error::{Attempt as _, DataPathError},
     image::{Addresses, Evolved, Image, Slots},
+    orders::Orders,
     pins::PinDir,
 };
 use crate::config::ServiceConfig;
@@ -54,43 +47,6 @@ pub(super) struct Tables {
     /// What they were made of.
     orders: Orders,
     image: Image,
-}
-
-impl Orders {
-    /// The orders of the backends of `image`, by id, of which there are `len`.
-    fn of(&self, image: &Image, len: usize) -> Vec<CutOrder> {
-        let id_of = |(vip, port, protocol): (IpAddr, u16, Protocol)| {
-            let key = ListenerKey::at(WideAddress::from_ip(vip), port, protocol);
-            image.listeners.get(&key).copied()
-        };
-        let pauses: Vec<(&HeldListeners, Option<u32>)> = (self.pauses.iter())
-            .map(|pause| (pause, pause.listener.and_then(id_of)))
-            .collect();
-        let dead: BTreeMap<_, _> = (self.backends.iter())
-            .map(|((service, endpoint), order)| ((*service, record_key(*endpoint)), *order))
-            .collect();
-        let mut orders = vec![CutOrder::default(); len];
-        for (order, backend) in orders.iter_mut().zip(&image.backends) {
-            let of = (backend.service, Color::from_bit(backend.color));
-            let of_removed = || {
-                let record = image.records.get(backend.listener as usize)?;
-                Some(CutOrder::new(record.cut_at_end()?, record.removed_until))
-            };
-            let of_color = self.colors.get(&of).copied();
-            let endpoint = (backend.address, backend.port_be);
-            let of_backend = dead.get(&(backend.service, endpoint)).copied();
-            *order = both(of_color, of_backend)
-                .or_else(of_removed)
-                .unwrap_or_default();
-            for (pause, listener) in &pauses {
-                let is_whole = pause.listener.is_none() && pause.service == backend.service;
-                if is_whole || *listener == Some(backend.listener) {
-                    *order = order.with_hold(pause.hold, pause.until);
-                }
-            }
-        }
-        orders
-    }
 }
 
 impl Tables {
@@ -297,30 +253,6 @@ impl Tables {
     }
 }
 
-/// The order of a backend whose color has one too.
-fn both(of_color: Option<CutOrder>, of_backend: Option<CutOrder>) -> Option<CutOrder> {
-    const RESET: u8 = Action::Reset as u8;
-    let (Some(color), Some(backend)) = (of_color, of_backend) else {
-        return of_color.or(of_backend);
-    };
-    Some(match (color.action, backend.action) {
-        // Moving leaves TCP as it is, which the color's order does not.
-        (_, action) if action == Action::Move as u8 => color,
-        // What a drain cuts gets no second chance on its color. It begins nothing there: what is left for its own
-        // deadline is what began before the backend died.
-        (RESET, _) => CutOrder {
-            action: RESET,
-            ..backend
-        },
-        _ => backend,
-    })
-}
-
-/// An endpoint as a [`BackendRecord`] has it.
-fn record_key(endpoint: SocketAddr) -> (WideAddress, u16) {
-    (WideAddress::from_ip(endpoint.ip()), endpoint.port().to_be())
-}
-
 /// Whether the listener of `backend` is a removed one in `image`.
 fn is_removed(image: &Image, backend: &BackendRecord) -> bool {
     let record = image.records.get(backend.listener as usize);
@@ -420,52 +352,5 @@ impl<V: bytemuck::Pod + PartialEq> Bulk<u32, V> {
             .filter(|(id, value)| old.get(*id as usize) != Some(value));
         let (ids, values): (Vec<u32>, Vec<V>) = changed.map(|(id, value)| (id, *value)).unzip();
         self.write(&ids, &values)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ENDPOINT: ([u8; 4], u16) = ([198, 51, 100, 1], 80);
-
-    /// The order that a backend of service 1 and blue gets.
-    fn order(color: Option<Action>, backend: Option<Action>) -> CutOrder {
-        let endpoint = SocketAddr::from(ENDPOINT);
-        let image = Image {
-            backends: vec![BackendRecord {
-                address: WideAddress::from_ip(endpoint.ip()),
-                port_be: endpoint.port().to_be(),
-                service: 1,
-                ..BackendRecord::default()
-            }],
-            ..Image::default()
-        };
-        let color = color.map(|it| ((1, Color::Blue), CutOrder::new(it, 500)));
-        let backend = backend.map(|it| ((1, endpoint), CutOrder::new(it, 100)));
-        let orders = Orders {
-            colors: color.into_iter().collect(),
-            backends: backend.into_iter().collect(),
-            pauses: Vec::new(),
-        };
-        orders.of(&image, 1)[0]
-    }
-
-    #[test]
-    fn flows_of_a_dead_backend_do_not_wait_for_the_deadline_of_a_drain() {
-        use Action::{Move, Reset, ResetAnswered};
-        for (color, backend, expected) in [
-            (None, None, CutOrder::default()),
-            (Some(Reset), None, CutOrder::new(Reset, 500)),
-            (None, Some(Move), CutOrder::new(Move, 100)),
-            (Some(Reset), Some(Reset), CutOrder::new(Reset, 100)),
-            (Some(Reset), Some(ResetAnswered), CutOrder::new(Reset, 100)),
-            (None, Some(ResetAnswered), CutOrder::new(ResetAnswered, 100)),
-            (Some(Move), Some(Reset), CutOrder::new(Reset, 100)),
-            // Moving leaves TCP as it is, which the drain does not.
-            (Some(Reset), Some(Move), CutOrder::new(Reset, 500)),
-        ] {
-            assert_eq!(order(color, backend), expected, "{color:?} {backend:?}");
-        }
     }
 }

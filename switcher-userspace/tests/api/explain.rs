@@ -30,7 +30,11 @@ pub(crate) fn explanation(question: &ExplainQuestion) -> Explanation {
         to: Some(to),
         selection,
     };
-    let tried = |backend, free| TriedBackend { backend, free };
+    let tried = |backend, free| TriedBackend {
+        backend,
+        free,
+        ejected: !free,
+    };
     let selection = ExplainedSelection {
         hash: "00000000deadbeef".to_owned(),
         slot: 7,

@@ -40,6 +40,8 @@ pub enum Step {
     Cut(u32, Action, i32),
     /// A pause of the listener of a backend, for so many ticks.
     Hold(u32, Hold, i32),
+    /// A backend is ejected, or is so no more.
+    Eject(u32, bool),
     /// The program is told of an interface.
     Tell(&'static str, Told),
     /// The agent applies a variant of the configuration.
@@ -92,6 +94,9 @@ impl fmt::Display for Step {
                 let known = ACTIONS.iter().find(|(_, it)| it == action);
                 let name = known.map_or("", |(name, _)| name);
                 write!(f, "cut {backend} {name} {ago}")
+            }
+            Self::Eject(backend, is_out) => {
+                write!(f, "eject {backend} {}", if *is_out { "out" } else { "in" })
             }
             Self::Hold(backend, hold, left) => {
                 let known = HOLDS.iter().find(|(_, it)| it == hold);
@@ -226,6 +231,10 @@ fn read(line: &str) -> Result<Step> {
         }
         ("caps", [flows, late, large]) => {
             Ok(Step::Caps([flows.parse()?, late.parse()?, large.parse()?]))
+        }
+        ("eject", [backend, word]) => {
+            ensure!(matches!(*word, "out" | "in"), "neither out nor in: {word}");
+            Ok(Step::Eject(backend.parse()?, *word == "out"))
         }
         ("hold", [backend, hold, left]) => {
             let known = HOLDS.iter().find(|(name, _)| name == hold);
@@ -377,6 +386,8 @@ mod tests {
                 split: 30,
             }]),
             Step::Hold(3, Hold::All, -7),
+            Step::Eject(3, true),
+            Step::Eject(4, false),
             Step::Age(9),
             Step::Plant(Table::Established, tuple, entry),
             Step::Evict(tuple),

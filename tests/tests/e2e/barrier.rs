@@ -58,7 +58,8 @@ fn version(socket: &Path) -> Result<()> {
     Ok(())
 }
 
-fn pinned(lab: &Lab, name: &str) -> Result<MapData> {
+/// A pinned map of the node.
+pub(crate) fn pinned(lab: &Lab, name: &str) -> Result<MapData> {
     let path = lab.bpffs().join("switcher/maps").join(name);
     (lab.node().run(|| MapData::from_pin(&path))).with_context(|| format!("opening {name}"))
 }

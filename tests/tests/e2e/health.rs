@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, time::Instant};
 
 use anyhow::{Result, ensure};
+use aya::maps::{Array, Map, MapData};
 use serde_json::Value;
-use switcher_common::service::Color;
+use switcher_common::{cut::CutOrder, service::Color};
 use switcher_tests::{
     lab::{Family, Lab},
     node::{LabService, Node, service_in},
@@ -12,7 +13,7 @@ use switcher_tests::{
     traffic::{Client, HttpNew, Identity, Load, LongLived},
 };
 
-use crate::{mixed::LIMIT, verbs::ends};
+use crate::{barrier::pinned, mixed::LIMIT, verbs::ends};
 
 // Nobody is unhealthy because the machine is busy: only refusals count.
 const TCP: &str = "[service.check]\ntimeout = \"10s\"";
@@ -66,6 +67,16 @@ fn who_answers(load: &Load) -> Result<Vec<Identity>> {
     Ok(seen)
 }
 
+/// Backends where no flow begins, whatever their tables say.
+fn ejected(lab: &Lab) -> Result<usize> {
+    let orders: Array<MapData, CutOrder> = Map::Array(pinned(lab, "CUTS")?).try_into()?;
+    let mut ejected = 0;
+    for order in orders.iter() {
+        ejected += usize::from(order?.ejects());
+    }
+    Ok(ejected)
+}
+
 const FIRST: Identity = Identity {
     color: Color::Blue,
     backend: 0,
@@ -84,6 +95,7 @@ fn a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them
         let old = Client::new(lab.client()).long_lived(old, LongLived::default());
         backends.stop(FIRST);
         wait_for(&node, Color::Blue, ["unhealthy", "healthy"])?;
+        ensure!(ejected(&lab)? > 0, "{check}: without waiting for tables");
         let load = Client::new(lab.client()).http_new(target, HttpNew::per_second(200));
         let seen = who_answers(&load)?;
         ensure!(
@@ -94,6 +106,10 @@ fn a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them
         backends.restart(&lab, FIRST)?;
         wait_for(&node, Color::Blue, ["healthy"; 2])?;
         ensure!(who_answers(&load)?.contains(&FIRST), "{check}: it is back");
+        let began = Instant::now();
+        while ejected(&lab)? > 0 {
+            ensure!(began.elapsed() < LIMIT, "{check}: in both families");
+        }
         let stats = load.finish();
         ensure!(stats.is_clean(), "{check}: {:?}", stats.samples);
         drop(old);

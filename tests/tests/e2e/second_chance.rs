@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::net::Shutdown;
 use switcher_common::service::Color;
 use switcher_tests::{
     lab::{FAR_INTERFACE, Family, Lab, Topology},
@@ -52,9 +53,12 @@ impl Server {
         Ok(())
     }
 
-    /// Its process crashes: the kernel refuses what comes.
+    /// Its process crashes: the kernel refuses what comes. At once, although a process that another test has
+    /// just begun may still hold the socket.
     pub(crate) fn crash(&mut self) {
-        self.listener = None;
+        if let Some(listener) = self.listener.take() {
+            rustix::net::shutdown(&listener, Shutdown::Both).expect("it listens");
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod collect;
 mod collect_traffic;
 mod cut;
 mod echo;
+mod ejected;
 mod explain;
 mod extension_headers;
 mod forwarding;

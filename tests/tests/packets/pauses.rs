@@ -7,7 +7,7 @@ use switcher_common::reason::Reason;
 use switcher_common::service::Color;
 use switcher_tests::lab::Lab;
 use switcher_tests::skip_unless_lab;
-use switcher_userspace::datapath::{HeldListeners, Orders};
+use switcher_userspace::datapath::{HeldListeners, Orders, Place};
 
 use crate::packet::{ACK, PSH};
 use crate::rig::{Expected, Rig, first};
@@ -29,9 +29,9 @@ fn pause(rig: &mut Rig, listener: Option<Kind>, hold: Hold, ticks: u32) -> Resul
     let until = now()?.wrapping_add(ticks);
     let pause = HeldListeners {
         service: SERVICE,
-        listener: listener.map(|kind| {
-            let vip = rig.vip(kind);
-            (vip.ip(), vip.port(), kind.protocol)
+        listener: listener.map(|kind| Place {
+            vip: rig.vip(kind),
+            protocol: kind.protocol,
         }),
         hold,
         until,

@@ -1,4 +1,4 @@
-//! What ends by itself: pauses, and flips that nobody confirmed.
+//! What ends by itself: pauses, and flips that nobody confirmed; and what follows a while later: tables.
 
 use super::{Core, errors::refused, failover::RETRY_MS, record::Deed};
 use crate::{
@@ -30,6 +30,9 @@ impl Core {
             && let Err(error) = self.set_orders()
         {
             tracing::error!(%error, "pauses that have ended stay in the map");
+        }
+        if self.slots_due.is_some_and(|due| due <= now.boot_ms) {
+            self.renew_slots();
         }
         for services in self.board.unconfirmed(now).into_values() {
             entries.extend(self.take_back(services));

@@ -13,10 +13,12 @@ use switcher_common::{
 use crate::{
     agent::{
         clock,
-        gate::{ejected, retained},
+        gate::{Ejected, ejected, retained},
     },
-    config::{Config, ServiceConfig},
-    datapath::{ColorTraffic, Counters, DrainedBackend, HeldListeners, Orders, Scan},
+    config::{Config, ListenerConfig, ServiceConfig},
+    datapath::{
+        ColorTraffic, Counters, DrainedBackend, EjectedBackend, HeldListeners, Orders, Place, Scan,
+    },
     switching::{AtDeadline, Counted, Cuts, Observation, Seen, Service, Switchboard, Tally},
 };
 
@@ -172,12 +174,43 @@ pub(in crate::agent) fn orders(
         colors: drain_orders(board, ids),
         backends: ejection_orders(board, ids, config),
         pauses: pauses(board, ids, config),
+        ejected: ejected_backends(board, config),
+    }
+}
+
+/// The ejected backends of all lists.
+fn ejected_backends(board: &Switchboard, config: &Config) -> BTreeSet<EjectedBackend> {
+    if cfg!(mutant = "ejected-untold") {
+        return BTreeSet::new();
+    }
+    let of_service = |service: &ServiceConfig| -> Vec<EjectedBackend> {
+        let Some(state) = board.services.get(&service.name) else {
+            return Vec::new();
+        };
+        let backend = |it: Ejected| {
+            let listener = service.listeners.iter().find(|l| l.name == it.listener)?;
+            Some(EjectedBackend {
+                listener: place(listener),
+                color: it.color,
+                endpoint: it.endpoint,
+            })
+        };
+        let all = ejected(service, state).into_iter();
+        all.filter_map(backend).collect()
+    };
+    config.services.iter().flat_map(of_service).collect()
+}
+
+fn place(listener: &ListenerConfig) -> Place {
+    Place {
+        vip: SocketAddr::new(listener.vip, listener.port),
+        protocol: listener.protocol,
     }
 }
 
 /// The orders for the flows of backends that are dead. Where one gets fresh flows all the same, as there is
 /// nobody better, its flows stay too: it may be the check that is wrong.
-pub(in crate::agent) fn ejection_orders(
+fn ejection_orders(
     board: &Switchboard,
     ids: &BTreeMap<String, u16>,
     config: &Config,
@@ -220,7 +253,7 @@ const fn action(at: AtDeadline) -> Option<Action> {
 }
 
 /// The orders to cut flows that the drains of `board` want, by service id and color.
-pub(in crate::agent) fn drain_orders(
+fn drain_orders(
     board: &Switchboard,
     ids: &BTreeMap<String, u16>,
 ) -> BTreeMap<(u16, Color), CutOrder> {
@@ -246,7 +279,7 @@ fn pauses(board: &Switchboard, ids: &BTreeMap<String, u16>, config: &Config) -> 
                 None => None,
                 // A listener that an apply has removed is paused no more.
                 Some(name) => match named(name) {
-                    Some(it) => Some((it.vip, it.port, it.protocol)),
+                    Some(it) => Some(place(it)),
                     None => continue,
                 },
             };

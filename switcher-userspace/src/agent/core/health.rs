@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     Core,
-    encode::{ejection_orders, without_slots},
+    encode::{orders, without_slots},
     errors::refused,
-    failover::terms_if_on,
+    failover::{RETRY_MS, terms_if_on},
     record::Deed,
 };
 use crate::{
@@ -24,6 +24,10 @@ use crate::{
     failover::{self, Health},
     switching::{Change, Conditions, Gate as _, Order, Service, Shortage, Switchboard},
 };
+
+/// News of health that come within this time are filled into tables together: that takes a barrier, which the
+/// next news would wait for, and a crash seldom has one backend alone.
+const SLOTS_GATHER_MS: u64 = 50;
 
 impl Core {
     /// Takes in what checks have found, of all backends together.
@@ -47,18 +51,17 @@ impl Core {
         let is_same =
             without_slots(&self.config, &self.board) == without_slots(&self.config, &next);
         let before = std::mem::replace(&mut self.board, next);
-        self.are_slots_old |= !is_same;
-        let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
-        // Before the slots: whoever fails over does not wait for tables to be filled.
-        entries.extend(self.decide());
-        let renewed_at = self.renew_slots();
-        for (entry, news) in entries.iter_mut().zip(&told) {
-            let taken = self.refused_to_ejected_ms(news, renewed_at);
-            if let Some(health) = &mut entry.health {
-                health.refused_to_ejected_ms = taken;
-            }
+        let ejected_at = self.order_by_health(&before);
+        if !is_same {
+            let due = clock::boot_ms().saturating_add(SLOTS_GATHER_MS);
+            self.slots_due.get_or_insert(due);
         }
-        self.cut_dead(&before);
+        let mut entries = Vec::new();
+        for news in &told {
+            let taken = self.refused_to_ejected_ms(news, ejected_at);
+            entries.push(self.entry_of_health(news, taken));
+        }
+        entries.extend(self.decide());
         for (service, shortage) in self.short_standbys() {
             let reason = format!(
                 "the standby's share has ended: its listener {} has {} eligible backends, {} are needed",
@@ -74,20 +77,26 @@ impl Core {
         self.save(entries);
     }
 
-    /// Cuts the flows of backends that have died, if they are to be cut, and takes back what was ordered of
-    /// those that have come back.
-    fn cut_dead(&mut self, before: &Switchboard) {
-        let wanted = |board| ejection_orders(board, &self.ids, &self.config);
+    /// Has no more flows begin at backends that are ejected, cuts the flows of dead ones, if they are to be cut,
+    /// and takes back what was ordered of those that have come back. Stores that wait for no program: neither
+    /// the next news nor a failover is held up. Returns when it was done, if something was.
+    fn order_by_health(&mut self, before: &Switchboard) -> Option<Instant> {
+        let wanted = |board| orders(board, &self.ids, &self.config);
         let (old, new) = (wanted(before), wanted(&self.board));
         if old == new {
-            return;
+            return None;
         }
-        if let Err(error) = self.set_orders() {
-            tracing::error!(%error, "flows of a dead backend are not cut; the next change of orders tries again");
-        }
+        let ordered = self.path.set_orders(new.clone());
         // Silent flows are found by a scan, and both their sides are told.
-        if new.keys().any(|it| !old.contains_key(it)) {
+        if (new.backends.keys()).any(|it| !old.backends.contains_key(it)) {
             self.collector.pace(self.board.is_draining());
+        }
+        match ordered {
+            Ok(()) => Some(Instant::now()),
+            Err(error) => {
+                tracing::error!(%error, "ejected backends keep their fresh flows until their tables are filled, and dead ones their flows until the next change of orders");
+                None
+            }
         }
     }
 
@@ -140,25 +149,19 @@ impl Core {
     }
 
     /// Gives slots to those that can serve, if others have them. No flow is cut, and no id gets another
-    /// meaning. A failure is tried again after the next scan. Returns when it was done, if something was.
-    pub(super) fn renew_slots(&mut self) -> Option<Instant> {
-        if !self.are_slots_old {
-            return None;
+    /// meaning. A failure is tried again.
+    pub(super) fn renew_slots(&mut self) {
+        if self.slots_due.take().is_none() {
+            return;
         }
         let wanted = Wanted {
             config: &self.config,
             drained: &without_slots(&self.config, &self.board),
             leaving: Leaving::AT_ONCE,
         };
-        match self.path.apply_uncounted(&wanted) {
-            Ok(replaced) => {
-                self.are_slots_old = false;
-                replaced.map(|it| it.stored_at)
-            }
-            Err(error) => {
-                tracing::error!(%error, "unhealthy backends keep their slots; the next scan tries again");
-                None
-            }
+        if let Err(error) = self.path.apply_uncounted(&wanted) {
+            tracing::error!(%error, "unhealthy backends keep their slots; the next attempt comes in a second");
+            self.slots_due = Some(clock::boot_ms().saturating_add(RETRY_MS));
         }
     }
 
@@ -192,7 +195,11 @@ impl Core {
         was_bad != (news.health == Health::Unhealthy)
     }
 
-    fn entry_of_health(&mut self, news: &HealthNews) -> HistoryEntry {
+    fn entry_of_health(
+        &mut self,
+        news: &HealthNews,
+        refused_to_ejected_ms: Option<u64>,
+    ) -> HistoryEntry {
         let health = match news.health {
             Health::Unhealthy => "unhealthy",
             Health::Healthy | Health::Unknown => "healthy",
@@ -215,15 +222,15 @@ impl Core {
         entry.health = Some(HealthEntry {
             backend: news.endpoint,
             is_healthy: news.health != Health::Unhealthy,
-            refused_to_ejected_ms: None,
+            refused_to_ejected_ms,
         });
         entry
     }
 
-    /// How long the backend of `news`, which a store at `renewed_at` has taken out of its tables, was in them
-    /// after it had refused a connection.
-    fn refused_to_ejected_ms(&self, news: &HealthNews, renewed_at: Option<Instant>) -> Option<u64> {
-        let taken = renewed_at?.checked_duration_since(news.refused_at?)?;
+    /// How long flows could begin at the backend of `news` after it had refused a connection, until the store at
+    /// `ejected_at`.
+    fn refused_to_ejected_ms(&self, news: &HealthNews, ejected_at: Option<Instant>) -> Option<u64> {
+        let taken = ejected_at?.checked_duration_since(news.refused_at?)?;
         let state = self.board.services.get(&news.service)?;
         let mut services = self.config.services.iter();
         let service = services.find(|it| it.name == news.service)?;

@@ -30,7 +30,7 @@ pub(super) use self::{
     apply::{AskedApply, By, ready_services},
     asking::Asking,
     change::Asked,
-    encode::{Observed, drain_orders, encode, orders, overlaid, tally_of, without_slots},
+    encode::{Observed, encode, orders, overlaid, tally_of, without_slots},
     errors::data_path,
     failover::situation,
     record::Recorded,
@@ -104,8 +104,9 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     pub(super) writer: Writer,
     pub(super) collector: Collector,
-    /// Health has changed, and the tables do not follow yet.
-    pub(super) are_slots_old: bool,
+    /// When the tables are filled, if health has changed and they do not follow yet. Milliseconds of
+    /// `CLOCK_BOOTTIME`.
+    pub(super) slots_due: Option<u64>,
     /// When the policy of automated failover is asked.
     pub(super) asking: Asking,
     /// The way to the checks, for backends to which a failover would go.
@@ -178,7 +179,11 @@ impl Core {
 
     /// What comes next; `None`: nobody can send any more.
     fn next(&self, commands: &mut mpsc::Receiver<Command>, runtime: &Handle) -> Option<Command> {
-        let deadlines = [self.board.next_deadline_boot_ms(), self.asking.next()];
+        let deadlines = [
+            self.board.next_deadline_boot_ms(),
+            self.asking.next(),
+            self.slots_due,
+        ];
         let Some(at) = deadlines.into_iter().flatten().min() else {
             return commands.blocking_recv();
         };
@@ -224,8 +229,11 @@ impl Core {
     fn switch_to(&mut self, mut next: Switchboard) -> Result<Replaced, ApiError> {
         // A pause begins before the barrier and so holds when it has passed.
         let mut before = orders(&next, &self.ids, &self.config);
-        let wanted = std::mem::replace(&mut before.colors, drain_orders(&self.board, &self.ids));
+        let now = orders(&self.board, &self.ids, &self.config);
+        let wanted = std::mem::replace(&mut before.colors, now.colors);
         before.colors.retain(|color, _| wanted.contains_key(color));
+        // Who is ejected, where his color has nobody better, depends on which one is active.
+        before.ejected.retain(|it| now.ejected.contains(it));
         self.path
             .keep_with_switch(unsaved::encode(&next, self.saved));
         let switched = self.path.set_orders(before).and_then(|()| {
@@ -238,7 +246,9 @@ impl Core {
             });
             // Which unhealthy backends stay depends on the active color.
             let (before, config) = (without_slots(&self.config, &self.board), &self.config);
-            self.are_slots_old |= before != without_slots(config, &next);
+            if before != without_slots(config, &next) {
+                self.slots_due = Some(clock::boot_ms());
+            }
             self.board = next;
         }
         // Those of the state that holds now, whichever it is.
@@ -305,7 +315,6 @@ impl Core {
             self.end_drains(next, &ended);
         }
         self.observe_removals(&scanned);
-        self.renew_slots();
         // One that stalls must not gather states that wait for it.
         if self.is_unsaved && self.written == self.writer.newest() {
             self.save(Vec::new());

@@ -234,15 +234,19 @@ where
                 ..FlowEntry::zeroed()
             };
             let is_source = entry.rewrite_addr == self.key.src;
-            let free = !is_source && self.has_free_reply_tuple(&entry)?;
+            let ejected = self.maps.orders.ejects(id)?;
+            let free = !ejected && !is_source && self.has_free_reply_tuple(&entry)?;
             selection.tried.push(Tried {
                 backend: endpoint(&entry.rewrite_addr, entry.rewrite_port_be),
                 free,
+                ejected,
             });
             if free {
                 return Ok(self.forward(&entry, why, Some(selection)));
             }
-            if !is_source {
+            if ejected {
+                reason = Reason::NoBackend;
+            } else if !is_source {
                 reason = Reason::ReplyTupleTaken;
             }
             id = backend.next[record.ring(color)];

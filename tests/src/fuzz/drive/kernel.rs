@@ -273,7 +273,7 @@ impl Kernel {
         self.interfaces.set(&interface.index, &record)
     }
 
-    /// Writes an order to cut a backend's flows.
+    /// Writes the order about a backend.
     pub(super) fn cut(&self, backend: u32, order: Order) -> Result<()> {
         let cut = match order.action {
             Action::None => CutOrder::zeroed(),
@@ -286,7 +286,8 @@ impl Kernel {
             Hold::Fresh => cut.with_hold(cut::Hold::Fresh, order.hold_until),
             Hold::All => cut.with_hold(cut::Hold::All, order.hold_until),
         };
-        self.cuts.set(&backend, &both)
+        let all = if order.ejected { both.ejecting() } else { both };
+        self.cuts.set(&backend, &all)
     }
 
     /// Sets how often something may happen in a window.

@@ -183,6 +183,9 @@ impl Rig {
                     order.hold_until = hold_until;
                 })?;
             }
+            Step::Eject(backend, is_out) => {
+                self.order(*backend, |order| order.ejected = *is_out)?;
+            }
             Step::Caps(caps) => self.cap(*caps)?,
             Step::Apply(variant) => self.apply(*variant)?,
         }

@@ -72,6 +72,8 @@ impl Generator {
             180..195 => self.cut(model, &[Action::None]),
             220..223 => self.hold(model, &[Hold::Fresh, Hold::All]),
             223..243 => self.hold(model, &[Hold::None]),
+            243..247 => self.eject(model, true),
+            247..257 => self.eject(model, false),
             195..198 => self.tell(true),
             198..206 => self.tell(false),
             12 if self.rng.u8(..8) == 0 => Step::Apply(self.rng.usize(..VARIANTS)),
@@ -374,29 +376,37 @@ impl Generator {
         Step::Tell(name, if is_special { told } else { Told::default() })
     }
 
-    /// An order for the backend of some flow, or the end of one.
-    fn cut(&mut self, model: &Model, actions: &[Action]) -> Step {
+    /// The backend of some flow, or one of those that have an order.
+    fn backend(&mut self, model: &Model, has_order: bool) -> u32 {
         let mut ordered: Vec<u32> = model.cuts.keys().copied().collect();
         ordered.sort_unstable();
         let (_, entry) = self.flow(model, Table::Established);
-        let backend = match entry {
-            Some(entry) if actions.len() > 1 || ordered.is_empty() => entry.backend,
+        match entry {
+            Some(entry) if !has_order || ordered.is_empty() => entry.backend,
             _ if ordered.is_empty() => 1,
             _ => ordered[self.rng.usize(..ordered.len())],
-        };
+        }
+    }
+
+    /// An order to cut flows, or the end of one.
+    fn cut(&mut self, model: &Model, actions: &[Action]) -> Step {
+        let backend = self.backend(model, actions == [Action::None]);
         let action = actions[self.rng.usize(..actions.len())];
         let ago = [0, 0, 0, 1, 5, -5, 1_000, i32::MIN][self.rng.usize(..8)];
         Step::Cut(backend, action, ago)
     }
 
-    /// A pause of the listener of some flow's backend, or the end of one.
+    /// A pause of the listener of some backend, or the end of one.
     fn hold(&mut self, model: &Model, holds: &[Hold]) -> Step {
-        let Step::Cut(backend, ..) = self.cut(model, &[Action::None]) else {
-            unreachable!("that is what it makes");
-        };
+        let backend = self.backend(model, true);
         let hold = holds[self.rng.usize(..holds.len())];
         let left = [0, 1, 300, 28_000, 28_612, -1][self.rng.usize(..6)];
         Step::Hold(backend, hold, left)
+    }
+
+    /// A backend is ejected, or comes back.
+    fn eject(&mut self, model: &Model, is_out: bool) -> Step {
+        Step::Eject(self.backend(model, !is_out), is_out)
     }
 
     /// The hand of the sweep comes to a flow, which may be idle.

@@ -239,7 +239,7 @@ impl Model {
         if was_tried || there.to.ip() == client.src.ip() || heard.is_refusing(now) {
             return false;
         }
-        if self.due(client, there, now) != Action::None {
+        if self.due(client, there, now) != Action::None || self.is_ejected(id) {
             return false;
         }
         match self.tables.find(&client.other(there)) {

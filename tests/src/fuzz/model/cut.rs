@@ -20,6 +20,8 @@ pub struct Order {
     pub hold: Hold,
     /// Tick at which the pause ends.
     pub hold_until: u32,
+    /// No flow begins here.
+    pub ejected: bool,
 }
 
 /// See [`Order`].
@@ -94,6 +96,11 @@ impl Model {
     ) -> bool {
         let is_answer = tuple.is_tcp() && entry.side == Side::Backend && !segment.rst;
         is_answer && self.due(tuple, entry, now) == Action::ResetAnswered
+    }
+
+    /// Whether no flow begins at a backend.
+    pub(super) fn is_ejected(&self, backend: u32) -> bool {
+        self.cuts.get(&backend).is_some_and(|order| order.ejected)
     }
 
     /// Rule 3.0.

@@ -115,7 +115,9 @@ impl Model {
             let backend = self.config.backends[&id];
             entry.backend = id;
             entry.to = backend.endpoint;
-            if entry.to.ip() != tuple.src.ip() {
+            if self.is_ejected(id) {
+                reason = "no_backend";
+            } else if entry.to.ip() != tuple.src.ip() {
                 if self.claim(tuple, &entry) {
                     return Ok(entry);
                 }

@@ -9,9 +9,9 @@ use switcher_common::reason::Reason;
 use switcher_common::service::Color;
 use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
-use switcher_userspace::datapath::Orders;
+use switcher_userspace::datapath::{EjectedBackend, Orders, Place};
 
-use super::{Attempt, PORT, SEQ, forget_what_was_heard, setup};
+use super::{Attempt, PORT, SEQ, backends, forget_what_was_heard, setup};
 use crate::cut::{let_the_clock_move, tick};
 use crate::message::Message;
 use crate::packet::{ACK, Link, PSH, Packet, RST};
@@ -218,6 +218,38 @@ fn no_flow_goes_to_a_backend_whose_flows_are_cut() -> Result<()> {
             let_the_clock_move()?;
             attempt.wait(rig)?;
             attempt.stays(rig, "the other one is dead")?;
+            attempt.refused_for_good(rig, "nobody else is there")?;
+            rig.path.set_orders(Orders::default())?;
+            forget_what_was_heard(rig)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn no_flow_goes_to_a_backend_that_is_ejected() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::with(&lab, &setup(&lab, [2, 1]), |rig| {
+        for kind in Kind::TCP {
+            let attempt = Attempt::begin(rig, kind, PORT, Color::Blue)?;
+            let all = backends(&lab, kind, [2, 1]).blue.into_iter();
+            let others = all.map(|(it, _)| it).filter(|it| *it != attempt.backend);
+            let listener = Place {
+                vip: rig.vip(kind),
+                protocol: kind.protocol,
+            };
+            let ejected = others.map(|endpoint| EjectedBackend {
+                listener,
+                color: Color::Blue,
+                endpoint,
+            });
+            rig.path.set_orders(Orders {
+                ejected: ejected.collect(),
+                ..Orders::default()
+            })?;
+            attempt.wait(rig)?;
+            attempt.stays(rig, "the other one is ejected")?;
             attempt.refused_for_good(rig, "nobody else is there")?;
             rig.path.set_orders(Orders::default())?;
             forget_what_was_heard(rig)?;

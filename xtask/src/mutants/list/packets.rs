@@ -4,6 +4,13 @@ use super::{KNOWN_SEQUENCE, Mutant};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "ejected-gets-flows",
+        promise: "health",
+        without: "flows begin at an ejected backend as long as it has slots",
+        target: "packets",
+        test: "ejected::no_flow_begins_at_an_ejected_backend_and_those_that_are_there_go_on",
+    },
+    Mutant {
         name: "three-stores",
         promise: "G1",
         without: "a flip of several services is one store for each",
