@@ -150,7 +150,8 @@ fn flags(listener: &ListenerRecord, begins: bool) -> u8 {
 }
 
 /// Gives the entry of `work` the backend of the flow's slot, or the next one of its ring that is not
-/// ejected and whose replies can be told apart. Returns the backend's order.
+/// ejected and whose replies can be told apart; at last the slot's although it is ejected: tables may not
+/// have followed yet, and whoever fails his checks is better than nobody. Returns the backend's order.
 #[inline(always)]
 fn assign_backend<A: Tables>(
     work: &mut Work<A>,
@@ -163,20 +164,27 @@ fn assign_backend<A: Tables>(
         return Err(Reason::NoBackend);
     }
     let at = slot(flow_hash(&work.key, FLOW_HASH_SEED), table.len);
-    let mut id = *MAGLEV
+    let first = *MAGLEV
         .get(table.start.wrapping_add(at))
         .ok_or(Reason::Inconsistent)?;
+    let mut id = first;
     let mut reason = Reason::SourceIsBackend;
-    for _ in 0..BACKEND_TRIES {
+    for tried in 0..=BACKEND_TRIES {
+        let is_last_resort = tried == BACKEND_TRIES;
+        if is_last_resort {
+            if !order_of(first).ejects() {
+                break;
+            }
+            id = first;
+        }
         let backend = BACKENDS.get(id).ok_or(Reason::Inconsistent)?;
         work.entry.backend = id;
         work.entry.rewrite_addr = A::narrow(&backend.address);
         work.entry.rewrite_port_be = backend.port_be;
         work.set_peer_key();
         let order = order_of(id);
-        if order.ejects() {
-            reason = Reason::NoBackend;
-        } else if work.entry.rewrite_addr != work.key.src {
+        let is_out = order.ejects() && !is_last_resort;
+        if !is_out && work.entry.rewrite_addr != work.key.src {
             if A::claim_reply_tuple() != 0 {
                 return Ok(order);
             }

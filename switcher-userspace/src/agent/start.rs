@@ -145,7 +145,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         applies: 0,
         counters: core_counters,
         writer,
-        slots_due: None,
+        follow_due: None,
         asking,
         collector: collector.clone(),
         removals,

@@ -188,9 +188,10 @@ pub struct ExplainedSelection {
 pub struct TriedBackend {
     /// Its endpoint.
     pub backend: SocketAddr,
-    /// It is not ejected nor the client itself, and its replies can be told from those of other flows.
+    /// It is not the client itself, its replies can be told from those of other flows, and it is not ejected, or
+    /// all others that were tried were out of the question too.
     pub free: bool,
-    /// It is ejected: no flow begins there.
+    /// It is ejected: no flow begins there if there is anybody else.
     #[serde(default)]
     pub ejected: bool,
 }

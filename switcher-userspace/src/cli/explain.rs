@@ -165,14 +165,18 @@ fn describe_selection(selection: &ExplainedSelection) -> String {
         ", hash {}, slot {} of {}",
         selection.hash, selection.slot, selection.slots
     );
-    for tried in selection.tried.iter().filter(|tried| !tried.free) {
-        let why = if tried.ejected {
-            "is ejected"
-        } else {
-            "is the client, or whose replies would be another flow's"
-        };
+    for tried in &selection.tried {
+        let backend = tried.backend;
         // Writing to a String does not fail.
-        let _ = write!(text, ", not {}, which {why}", tried.backend);
+        let _ = match (tried.free, tried.ejected) {
+            (true, false) => Ok(()),
+            (true, true) => write!(text, ", at last {backend} although it is ejected"),
+            (false, true) => write!(text, ", not {backend}, which is ejected"),
+            (false, false) => write!(
+                text,
+                ", not {backend}, which is the client, or whose replies would be another flow's"
+            ),
+        };
     }
     text
 }

@@ -136,7 +136,8 @@ pub struct Selection {
 pub struct Tried {
     /// Its endpoint.
     pub backend: SocketAddr,
-    /// It is not ejected nor the source itself, and its replies can be told from those of other flows.
+    /// It is not the source itself, its replies can be told from those of other flows, and it is not ejected, or
+    /// all others that were tried were out of the question too.
     pub free: bool,
     /// It is ejected.
     pub ejected: bool,

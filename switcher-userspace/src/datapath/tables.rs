@@ -206,9 +206,13 @@ impl Tables {
     pub(super) fn set_orders(&mut self, orders: Orders) -> Result<(), DataPathError> {
         self.orders = orders;
         let wanted = self.orders.of(&self.image, self.ordered.len());
-        self.cuts.write_changed(&self.ordered, &wanted)?;
-        self.ordered = wanted;
-        Ok(())
+        let written = self.cuts.write_changed(&self.ordered, &wanted);
+        // Of a failure, some may be in the map.
+        self.ordered = match written {
+            Ok(()) => wanted,
+            Err(_) => self.cuts.values(self.cuts.len)?,
+        };
+        written
     }
 
     /// Gives the backends that only `image` has the orders of their services, such as a pause, and takes

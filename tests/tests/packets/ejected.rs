@@ -121,40 +121,39 @@ fn no_flow_begins_at_an_ejected_backend_and_those_that_are_there_go_on() -> Resu
 }
 
 #[test]
-fn where_all_that_are_tried_are_ejected_nothing_begins() -> Result<()> {
+fn where_all_that_are_tried_are_ejected_the_slots_own_gets_the_flow_after_all() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().backends_per_color(2).build()?;
     Rig::with(&lab, &setup(&lab), |rig| {
         for kind in Kind::ALL {
             let all = kind.backends(&lab, Color::Blue);
-            eject(rig, kind, &all)?;
-            let packet = first(kind, client(&lab, kind, 4_100), rig.vip(kind));
-            let dropped = Expected::untouched(Reason::NoBackend);
-            rig.expect("a fresh flow", &packet, &dropped)?;
-            let question = Question {
-                protocol: packet.protocol,
-                from: packet.from,
-                to: packet.to,
-            };
-            let explained = rig.path.explainer()?.explain(&question)?;
-            let is_told = matches!(
-                explained.begins,
-                Way::Drop {
-                    reason: Reason::NoBackend,
-                    ..
+            for port in PORTS {
+                let packet = first(kind, client(&lab, kind, port), rig.vip(kind));
+                let own = chosen(rig, &packet)?;
+                rig.flows.lose(&packet)?;
+                eject(rig, kind, &all)?;
+                let told = explained(rig, &packet)?;
+                ensure!(told == (own, all.iter().copied().collect()), "{told:?}");
+                let expected = sent(rig, &packet, own)?;
+                rig.expect("a fresh flow", &packet, &expected)?;
+                if kind.protocol == Protocol::Tcp {
+                    rig.flows.lose(&packet)?;
+                    let data = Packet::tcp(packet.from, packet.to, PSH | ACK, 7, 8);
+                    let expected = sent(rig, &data, own)?.noting(Reason::Unpinned);
+                    rig.expect("in the middle of a stream", &data, &expected)?;
+                    rig.flows.lose(&data)?;
                 }
-            );
-            ensure!(is_told, "{:?}", explained.begins);
-            if kind.protocol == Protocol::Tcp {
-                let data = Packet::tcp(packet.from, packet.to, PSH | ACK, 7, 8);
-                rig.expect("in the middle of a stream", &data, &dropped)?;
+                rig.path.set_orders(Orders::default())?;
             }
-            rig.path.set_orders(Orders::default())?;
-            let sent = chosen(rig, &packet)?;
-            ensure!(all.contains(&sent), "they are back");
         }
         Ok(())
     })
+}
+
+/// What `packet` becomes on its way to `backend`.
+fn sent(rig: &Rig, packet: &Packet, backend: SocketAddr) -> Result<Expected> {
+    let link = rig.link(Color::Blue.name())?;
+    Ok(Expected::redirected(packet.sent_to(backend, link)))
 }
 
 fn client(lab: &Lab, kind: Kind, port: u16) -> SocketAddr {

@@ -1,4 +1,4 @@
-//! What ends by itself: pauses, and flips that nobody confirmed; and what follows a while later: tables.
+//! What ends by itself: pauses, and flips that nobody confirmed; and what follows a while later: orders and tables.
 
 use super::{Core, errors::refused, failover::RETRY_MS, record::Deed};
 use crate::{
@@ -31,8 +31,8 @@ impl Core {
         {
             tracing::error!(%error, "pauses that have ended stay in the map");
         }
-        if self.slots_due.is_some_and(|due| due <= now.boot_ms) {
-            self.renew_slots();
+        if self.follow_due.is_some_and(|due| due <= now.boot_ms) {
+            self.follow_board();
         }
         for services in self.board.unconfirmed(now).into_values() {
             entries.extend(self.take_back(services));

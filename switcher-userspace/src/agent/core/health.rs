@@ -1,6 +1,9 @@
 //! News of backends' health: what they change in the tables, and how the history tells them.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::{
     Core,
@@ -20,14 +23,14 @@ use crate::{
         types::ApiError,
     },
     config::ServiceConfig,
-    datapath::{Leaving, Wanted},
+    datapath::{DataPathError, DrainedBackend, Leaving, Wanted},
     failover::{self, Health},
     switching::{Change, Conditions, Gate as _, Order, Service, Shortage, Switchboard},
 };
 
-/// News of health that come within this time are filled into tables together: that takes a barrier, which the
-/// next news would wait for, and a crash seldom has one backend alone.
-const SLOTS_GATHER_MS: u64 = 50;
+/// Backends that fail within this time leave their tables together: that takes a barrier, which the next news
+/// would wait for, and a crash seldom has one backend alone.
+const GATHER_MS: u64 = 50;
 
 impl Core {
     /// Takes in what checks have found, of all backends together.
@@ -48,20 +51,26 @@ impl Core {
             }
             return;
         }
-        let is_same =
-            without_slots(&self.config, &self.board) == without_slots(&self.config, &next);
+        let (old, new) = (
+            without_slots(&self.config, &self.board),
+            without_slots(&self.config, &next),
+        );
         let before = std::mem::replace(&mut self.board, next);
-        let ejected_at = self.order_by_health(&before);
-        if !is_same {
-            let due = clock::boot_ms().saturating_add(SLOTS_GATHER_MS);
-            self.slots_due.get_or_insert(due);
+        let ordered_at = self.order_by_health(&before);
+        if old.is_subset(&new) {
+            // Whoever leaves has left; the tables can wait for others.
+            if old != new {
+                self.follow_at(clock::now().plus_ms(GATHER_MS).boot_ms);
+            }
+        } else {
+            // Whoever counts again has his slots before somebody relies on him.
+            self.follow_board();
         }
-        let mut entries = Vec::new();
-        for news in &told {
-            let taken = self.refused_to_ejected_ms(news, ejected_at);
-            entries.push(self.entry_of_health(news, taken));
-        }
+        let mut entries: Vec<_> = told.iter().map(|news| self.entry_of_health(news)).collect();
+        self.tell_ejections(&mut entries, &told, ordered_at);
         entries.extend(self.decide());
+        // The last of a color leaves when the color is left.
+        self.tell_ejections(&mut entries, &told, Some(Instant::now()));
         for (service, shortage) in self.short_standbys() {
             let reason = format!(
                 "the standby's share has ended: its listener {} has {} eligible backends, {} are needed",
@@ -86,7 +95,7 @@ impl Core {
         if old == new {
             return None;
         }
-        let ordered = self.path.set_orders(new.clone());
+        let ordered = self.set_orders();
         // Silent flows are found by a scan, and both their sides are told.
         if (new.backends.keys()).any(|it| !old.backends.contains_key(it)) {
             self.collector.pace(self.board.is_draining());
@@ -94,7 +103,7 @@ impl Core {
         match ordered {
             Ok(()) => Some(Instant::now()),
             Err(error) => {
-                tracing::error!(%error, "ejected backends keep their fresh flows until their tables are filled, and dead ones their flows until the next change of orders");
+                tracing::error!(%error, "ejected backends keep their fresh flows until their tables are filled, and dead ones their flows; the next attempt comes in a second");
                 None
             }
         }
@@ -148,21 +157,50 @@ impl Core {
         Ok(self.entry(deed, None))
     }
 
-    /// Gives slots to those that can serve, if others have them. No flow is cut, and no id gets another
-    /// meaning. A failure is tried again.
-    pub(super) fn renew_slots(&mut self) {
-        if self.slots_due.take().is_none() {
+    /// Has orders and tables follow the board at instant `at` or before.
+    pub(super) fn follow_at(&mut self, at: u64) {
+        self.follow_due = Some(self.follow_due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Makes orders and tables what the board wants: slots for those that can serve, if others have them. No
+    /// flow is cut by that, and no id gets another meaning. A failure is tried again.
+    pub(super) fn follow_board(&mut self) {
+        self.follow_due = None;
+        if let Err(error) = self.set_orders() {
+            tracing::error!(%error, "orders are not what the state wants; the next attempt comes in a second");
+        }
+        let without = without_slots(&self.config, &self.board);
+        if let Err(error) = self.fill_tables(&without) {
+            tracing::error!(%error, "unhealthy backends keep their slots; the next attempt comes in a second");
+            self.follow_at(clock::now().plus_ms(RETRY_MS).boot_ms);
+        }
+    }
+
+    /// Gives slots to those that have some with `next` alone, before packets rely on them: which unhealthy
+    /// backends stay depends on the active color.
+    pub(super) fn give_slots_for(&mut self, next: &Switchboard) {
+        let old = without_slots(&self.config, &self.board);
+        let new = without_slots(&self.config, next);
+        if old.is_subset(&new) {
             return;
+        }
+        let without = old.intersection(&new).cloned().collect();
+        if let Err(error) = self.fill_tables(&without) {
+            tracing::error!(%error, "backends that are to get fresh flows have no slots yet");
+        }
+    }
+
+    /// Fills the tables with all but those that are `without` slots.
+    fn fill_tables(&mut self, without: &BTreeSet<DrainedBackend>) -> Result<(), DataPathError> {
+        if cfg!(mutant = "tables-never-follow") {
+            return Ok(());
         }
         let wanted = Wanted {
             config: &self.config,
-            drained: &without_slots(&self.config, &self.board),
+            drained: without,
             leaving: Leaving::AT_ONCE,
         };
-        if let Err(error) = self.path.apply_uncounted(&wanted) {
-            tracing::error!(%error, "unhealthy backends keep their slots; the next attempt comes in a second");
-            self.slots_due = Some(clock::boot_ms().saturating_add(RETRY_MS));
-        }
+        self.path.apply_uncounted(&wanted).map(drop)
     }
 
     /// Keeps `news` in `next`; whether they are worth telling.
@@ -195,11 +233,7 @@ impl Core {
         was_bad != (news.health == Health::Unhealthy)
     }
 
-    fn entry_of_health(
-        &mut self,
-        news: &HealthNews,
-        refused_to_ejected_ms: Option<u64>,
-    ) -> HistoryEntry {
+    fn entry_of_health(&mut self, news: &HealthNews) -> HistoryEntry {
         let health = match news.health {
             Health::Unhealthy => "unhealthy",
             Health::Healthy | Health::Unknown => "healthy",
@@ -222,9 +256,25 @@ impl Core {
         entry.health = Some(HealthEntry {
             backend: news.endpoint,
             is_healthy: news.health != Health::Unhealthy,
-            refused_to_ejected_ms,
+            refused_to_ejected_ms: None,
         });
         entry
+    }
+
+    /// Tells in the entries of those that are out by now and were not before that they are so since `ejected_at`.
+    fn tell_ejections(
+        &self,
+        entries: &mut [HistoryEntry],
+        told: &[HealthNews],
+        ejected_at: Option<Instant>,
+    ) {
+        for (entry, news) in entries.iter_mut().zip(told) {
+            if let Some(health) = &mut entry.health
+                && health.refused_to_ejected_ms.is_none()
+            {
+                health.refused_to_ejected_ms = self.refused_to_ejected_ms(news, ejected_at);
+            }
+        }
     }
 
     /// How long flows could begin at the backend of `news` after it had refused a connection, until the store at

@@ -37,7 +37,7 @@ pub(super) use self::{
     removals::{Removal, Removals, leaving},
     unfit::empty_listener,
 };
-use self::{encode::udp_idle_ms, errors::not_durable};
+use self::{encode::udp_idle_ms, errors::not_durable, failover::RETRY_MS};
 use super::{
     checks::{HealthNews, WantedProof},
     clock,
@@ -104,9 +104,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     pub(super) writer: Writer,
     pub(super) collector: Collector,
-    /// When the tables are filled, if health has changed and they do not follow yet. Milliseconds of
-    /// `CLOCK_BOOTTIME`.
-    pub(super) slots_due: Option<u64>,
+    /// When orders and tables are made what the board wants, if they are not. Milliseconds of `CLOCK_BOOTTIME`.
+    pub(super) follow_due: Option<u64>,
     /// When the policy of automated failover is asked.
     pub(super) asking: Asking,
     /// The way to the checks, for backends to which a failover would go.
@@ -182,7 +181,7 @@ impl Core {
         let deadlines = [
             self.board.next_deadline_boot_ms(),
             self.asking.next(),
-            self.slots_due,
+            self.follow_due,
         ];
         let Some(at) = deadlines.into_iter().flatten().min() else {
             return commands.blocking_recv();
@@ -232,8 +231,7 @@ impl Core {
         let now = orders(&self.board, &self.ids, &self.config);
         let wanted = std::mem::replace(&mut before.colors, now.colors);
         before.colors.retain(|color, _| wanted.contains_key(color));
-        // Who is ejected, where his color has nobody better, depends on which one is active.
-        before.ejected.retain(|it| now.ejected.contains(it));
+        self.give_slots_for(&next);
         self.path
             .keep_with_switch(unsaved::encode(&next, self.saved));
         let switched = self.path.set_orders(before).and_then(|()| {
@@ -247,7 +245,7 @@ impl Core {
             // Which unhealthy backends stay depends on the active color.
             let (before, config) = (without_slots(&self.config, &self.board), &self.config);
             if before != without_slots(config, &next) {
-                self.slots_due = Some(clock::boot_ms());
+                self.follow_at(clock::boot_ms());
             }
             self.board = next;
         }
@@ -256,7 +254,6 @@ impl Core {
             tracing::error!(%error, "what is left at the drains' deadlines would not be cut");
         }
         let replaced = switched.map_err(|error| data_path(&error))?;
-        self.renew_slots();
         self.set_idle_timeouts();
         self.collector.pace(self.board.is_draining());
         Ok(replaced)
@@ -271,9 +268,14 @@ impl Core {
         }
     }
 
+    /// Orders what the board wants. What fails is tried again.
     fn set_orders(&mut self) -> Result<(), DataPathError> {
         let wanted = orders(&self.board, &self.ids, &self.config);
-        self.path.set_orders(wanted)
+        let done = self.path.set_orders(wanted);
+        if done.is_err() {
+            self.follow_at(clock::now().plus_ms(RETRY_MS).boot_ms);
+        }
+        done
     }
 
     /// Sets the idle timeouts of all services, as their drains want them.

@@ -221,10 +221,18 @@ where
             slots: table.len,
             tried: Vec::new(),
         };
-        let mut id = found_in(&self.maps.maglev, table.start.wrapping_add(slot))?
+        let first = found_in(&self.maps.maglev, table.start.wrapping_add(slot))?
             .ok_or_else(|| contradiction("a table beyond the last slot"))?;
+        let mut id = first;
         let mut reason = Reason::SourceIsBackend;
-        for _ in 0..BACKEND_TRIES {
+        for tried in 0..=BACKEND_TRIES {
+            let is_last_resort = tried == BACKEND_TRIES;
+            if is_last_resort {
+                if !self.maps.orders.ejects(first)? {
+                    break;
+                }
+                id = first;
+            }
             let backend = found_in(&self.maps.backends, id)?
                 .ok_or_else(|| contradiction("a slot with a backend that is not there"))?;
             let entry = FlowEntry {
@@ -235,7 +243,8 @@ where
             };
             let is_source = entry.rewrite_addr == self.key.src;
             let ejected = self.maps.orders.ejects(id)?;
-            let free = !ejected && !is_source && self.has_free_reply_tuple(&entry)?;
+            let is_out = ejected && !is_last_resort;
+            let free = !is_out && !is_source && self.has_free_reply_tuple(&entry)?;
             selection.tried.push(Tried {
                 backend: endpoint(&entry.rewrite_addr, entry.rewrite_port_be),
                 free,
@@ -244,9 +253,7 @@ where
             if free {
                 return Ok(self.forward(&entry, why, Some(selection)));
             }
-            if ejected {
-                reason = Reason::NoBackend;
-            } else if !is_source {
+            if !is_out && !is_source {
                 reason = Reason::ReplyTupleTaken;
             }
             id = backend.next[record.ring(color)];

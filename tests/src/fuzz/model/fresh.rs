@@ -109,15 +109,21 @@ impl Model {
         if len == 0 {
             return Err(drop("no_backend"));
         }
-        let mut id = self.config.slots[(start + select::slot(tuple, len)) as usize];
+        let first = self.config.slots[(start + select::slot(tuple, len)) as usize];
+        let mut id = first;
         let mut reason = "source_is_backend";
-        for _ in 0..TRIES {
+        for tried in 0..=TRIES {
+            let is_last = tried == TRIES;
+            if is_last && !self.is_ejected(first) {
+                break;
+            }
+            if is_last {
+                id = first;
+            }
             let backend = self.config.backends[&id];
             entry.backend = id;
             entry.to = backend.endpoint;
-            if self.is_ejected(id) {
-                reason = "no_backend";
-            } else if entry.to.ip() != tuple.src.ip() {
+            if (is_last || !self.is_ejected(id)) && entry.to.ip() != tuple.src.ip() {
                 if self.claim(tuple, &entry) {
                     return Ok(entry);
                 }

@@ -4,6 +4,13 @@ use super::Mutant;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "tables-never-follow",
+        promise: "health",
+        without: "an ejected backend's flows all go to the next one of its ring, for good",
+        target: "e2e",
+        test: "health::a_backend_that_fails_its_checks_gets_no_fresh_connection_until_it_passes_them_again",
+    },
+    Mutant {
         name: "ejected-untold",
         promise: "health",
         without: "ejected backends get fresh flows until the tables are filled",
