@@ -57,9 +57,6 @@ use crate::{
     preflight::{self, Report, Severity},
 };
 
-/// How long a starting agent waits until its state is on disk.
-const DISK_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long a stopping agent waits until tracing is off.
 const TRACE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -186,7 +183,7 @@ async fn serve(chosen: Chosen, own: &Path) -> anyhow::Result<()> {
         let _ = taken_in.await;
         let mut view = view.clone();
         let on_disk = view.wait_for(|view| view.is_settled);
-        if timeout(DISK_PATIENCE, on_disk).await.is_err() {
+        if timeout(core::DISK_PATIENCE, on_disk).await.is_err() {
             tracing::error!("the disk does not answer; serving all the same");
         }
     }

@@ -152,6 +152,8 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         view,
         unanswered: VecDeque::new(),
         written: 0,
+        shown: 0,
+        owed_since: clock::boot_ms(),
         saved,
         is_unsaved: false,
         next_entry: history.next_number(),

@@ -1,12 +1,13 @@
 //! The writer's thread: brings the state to disk, so that a slow disk holds up no flip (G5).
 //!
-//! When several states wait, only the newest is written; it holds all the others. The configuration that a
-//! state belongs to is kept before it: a state alone would forget services that the configuration before has.
+//! Of several states that wait, only the newest is kept and written; it holds all the others. So a disk that
+//! stalls gathers nothing but entries of the history, of which there is a most. The configuration that a state
+//! belongs to is kept before it: a state alone would forget services that the configuration before has.
 
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, mpsc},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -31,8 +32,56 @@ struct Order {
     number: u64,
     board: Switchboard,
     configured: Arc<Configured>,
-    /// What has led to it.
-    entries: Vec<HistoryEntry>,
+    /// What has led to it, and to those that it was put in the place of.
+    entries: VecDeque<HistoryEntry>,
+}
+
+/// What waits for the disk.
+#[derive(Default)]
+struct Waiting {
+    newest: Option<Order>,
+    /// Nothing will follow.
+    is_last: bool,
+}
+
+/// Where it waits.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+impl Queue {
+    /// Nobody panics with it in his hands.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, mut order: Order) {
+        let mut waiting = self.lock();
+        if let Some(before) = waiting.newest.take() {
+            let mut entries = before.entries;
+            entries.append(&mut order.entries);
+            entries.drain(..entries.len().saturating_sub(MAX_ENTRIES));
+            order.entries = entries;
+        }
+        waiting.newest = Some(order);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.lock().is_last = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for the next one; `None`: there will be none.
+    fn take(&self) -> Option<Order> {
+        let waiting = self.changed.wait_while(self.lock(), |waiting| {
+            waiting.newest.is_none() && !waiting.is_last
+        });
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        waiting.newest.take()
+    }
 }
 
 /// The files, and what the disk has of the configuration.
@@ -74,7 +123,7 @@ impl Log {
         }
     }
 
-    fn add(&mut self, entries: Vec<HistoryEntry>) {
+    fn add(&mut self, entries: VecDeque<HistoryEntry>) {
         self.kept.extend(entries.iter().cloned());
         self.kept
             .drain(..self.kept.len().saturating_sub(MAX_ENTRIES));
@@ -111,7 +160,7 @@ pub(super) struct Written {
 
 /// The way to the writer's thread.
 pub(super) struct Writer {
-    orders: mpsc::Sender<Order>,
+    queue: Arc<Queue>,
     newest: u64,
     /// What the states that come belong to.
     configured: Arc<Configured>,
@@ -125,19 +174,16 @@ impl Writer {
         mut files: Files,
         core: tokio::sync::mpsc::Sender<Command>,
     ) -> io::Result<Self> {
-        let (orders, received) = mpsc::channel::<Order>();
+        let queue = Arc::new(Queue::default());
+        let orders = queue.clone();
         let configured = files.kept.clone();
         let (until_the_end, ended) = mpsc::channel();
         thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
                 let _until_the_end = until_the_end;
-                while let Ok(mut newest) = received.recv() {
+                while let Some(mut newest) = orders.take() {
                     files.log.add(std::mem::take(&mut newest.entries));
-                    for mut order in received.try_iter() {
-                        files.log.add(std::mem::take(&mut order.entries));
-                        newest = order;
-                    }
                     let written = Written {
                         number: newest.number,
                         result: files.write(&newest),
@@ -150,7 +196,7 @@ impl Writer {
                 }
             })?;
         Ok(Self {
-            orders,
+            queue,
             newest: 0,
             configured,
             ended,
@@ -158,19 +204,14 @@ impl Writer {
     }
 
     /// Hands a state over; [`Command::Written`] with this number or a higher one tells its end.
-    ///
-    /// The queue has no bound of its own. Most entries belong to a request that waits for its answer, and the
-    /// API bounds those; what the agent does by itself, such as news of health, adds to them.
     pub(super) fn write(&mut self, board: &Switchboard, entries: &[HistoryEntry]) -> u64 {
         self.newest += 1;
-        let order = Order {
+        self.queue.put(Order {
             number: self.newest,
             board: board.clone(),
             configured: self.configured.clone(),
-            entries: entries.to_vec(),
-        };
-        // The thread lives as long as the core takes its commands.
-        let _ = self.orders.send(order);
+            entries: entries.iter().cloned().collect(),
+        });
         self.newest
     }
 
@@ -191,7 +232,7 @@ impl Writer {
 
     /// Ends the thread when it has written what it has; waits for that at most [`END_LIMIT`].
     pub(super) fn finish(self) {
-        drop(self.orders);
+        self.queue.close();
         if self.ended.recv_timeout(END_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::error!("the disk does not answer; the newest state may not be on it");
         }

@@ -89,14 +89,36 @@ fn a_disk_that_stalls_holds_up_no_flip() -> Result<()> {
             .context("the flip is not visible while the disk stalls")?;
         ensure!(load.finish().is_clean(), "requests");
     }
-    // Nobody has been told that a flip is done.
-    for mut command in waiting {
+    // Nobody is told that a flip is done; in the end, that the disk does not answer.
+    for command in waiting {
+        let ended = node.end_of(command)?;
+        let told: Value = serde_json::from_str(&ended.stdout)?;
+        let code = ended.code;
+        let message = told["error"]["message"].as_str().unwrap_or_default();
         ensure!(
-            command.wait(Duration::ZERO)?.is_none(),
-            "an answer before the disk's"
+            code == 1 && told["changed"] == true && message.contains("the disk does not answer"),
+            "{told}"
         );
     }
-    node.status().map(drop)
+    ensure!(node.service("web")?["active"] == "green", "what is so");
+    let history = node.json(&["history", "web"])?.0;
+    let entries = history["entries"].as_array().into_iter().flatten();
+    let flips = entries.filter(|it| it["what"] == "flip").count();
+    ensure!(flips == 3, "{history}");
+    // What comes now is told at once.
+    let (told, code) = node.json(&["flip", "web", "--to", "blue"])?;
+    ensure!(code == 1 && told["changed"] == true, "{told}");
+    ensure!(node.service("web")?["active"] == "blue", "what is so");
+    // The disk comes back: the node is durable again without another change.
+    let pipe = fs::File::open(temporary(&lab))?;
+    fs::remove_file(temporary(&lab))?;
+    drop(pipe);
+    node.wait_until("the state being on disk", |_| {
+        on_disk(&lab, "web").is_ok_and(|active| active == "blue")
+    })?;
+    let (told, code) = node.json(&["flip", "web", "--to", "blue"])?;
+    ensure!(code == 0 && told["changed"] == false, "{told}");
+    Ok(())
 }
 
 #[test]

@@ -34,6 +34,9 @@ impl Core {
         if self.follow_due.is_some_and(|due| due <= now.boot_ms) {
             self.follow_board();
         }
+        if self.patience_ends().is_some_and(|end| end <= now.boot_ms) {
+            self.lose_patience();
+        }
         for services in self.board.unconfirmed(now).into_values() {
             entries.extend(self.take_back(services));
         }

@@ -21,6 +21,15 @@ pub(super) fn not_durable(is_configuration: bool, error: &ApiError) -> ApiError 
     )
 }
 
+/// The disk does not answer.
+pub(super) fn disk_stalls() -> ApiError {
+    ApiError::new(
+        ErrorCode::Internal,
+        "the disk does not answer",
+        "it is still waited for; look at the disk of state_dir, then repeat the change to hear when it is durable",
+    )
+}
+
 /// The collector has more to do than it takes.
 pub(super) fn too_many_counts() -> ApiError {
     ApiError::new(

@@ -37,7 +37,11 @@ pub(super) use self::{
     removals::{Removal, Removals, leaving},
     unfit::empty_listener,
 };
-use self::{encode::udp_idle_ms, errors::not_durable, failover::RETRY_MS};
+use self::{
+    encode::udp_idle_ms,
+    errors::{disk_stalls, not_durable},
+    failover::RETRY_MS,
+};
 use super::{
     checks::{HealthNews, WantedProof},
     clock,
@@ -55,6 +59,10 @@ use crate::{
     interfaces::Interfaces,
     switching::{Cuts, DrainEnded, Switchboard},
 };
+
+/// How long readers and answers wait for the disk; less than a request does.
+pub(super) const DISK_PATIENCE: Duration = Duration::from_millis(DISK_PATIENCE_MS);
+const DISK_PATIENCE_MS: u64 = 5_000;
 
 /// What the core is asked to do.
 pub(super) enum Command {
@@ -117,6 +125,10 @@ pub(super) struct Core {
     pub(super) unanswered: VecDeque<Unanswered>,
     /// Number of the newest state that the disk has answered for.
     pub(super) written: u64,
+    /// Number of the newest state that readers know of: the disk has answered for it, or is too slow.
+    pub(super) shown: u64,
+    /// Since when the disk owes an answer, if it does. Milliseconds of `CLOCK_BOOTTIME`.
+    pub(super) owed_since: u64,
     /// Generation of the newest state that is on disk.
     pub(super) saved: u64,
     /// The newest state is not on disk, or the disk has refused it; the next scan saves it.
@@ -182,6 +194,7 @@ impl Core {
             self.board.next_deadline_boot_ms(),
             self.asking.next(),
             self.follow_due,
+            self.patience_ends(),
         ];
         let Some(at) = deadlines.into_iter().flatten().min() else {
             return commands.blocking_recv();
@@ -200,19 +213,51 @@ impl Core {
         if let Err(error) = &written.result {
             tracing::error!(%error, "the switch state is in the kernel, but not on disk");
         }
-        self.is_unsaved = written.result.is_err();
+        // Readers may know of a newer one that is not on disk.
+        self.is_unsaved = written.result.is_err() || self.shown > written.number;
         self.written = written.number;
-        if !self.is_unsaved {
+        self.owed_since = clock::boot_ms();
+        if written.result.is_ok() {
             self.saved = written.board.generation;
             self.forget_kept();
         }
-        self.publish_entries(&written);
-        self.publish(None, Some((written.board, written.configured)));
+        let error = written.result.err();
+        self.show(
+            written.number,
+            error.as_ref(),
+            Some((written.board, written.configured)),
+        );
+    }
+
+    /// When nobody waits for the disk any longer, if something waits.
+    fn patience_ends(&self) -> Option<u64> {
+        let is_waited_for = self.shown < self.writer.newest();
+        is_waited_for.then(|| self.owed_since.saturating_add(DISK_PATIENCE_MS))
+    }
+
+    /// A disk that does not answer must not hide what is so: readers see it, hooks are run, and who waits for an
+    /// answer hears that it is not durable, as if the disk had refused it.
+    fn lose_patience(&mut self) {
+        let error = disk_stalls();
+        tracing::error!(%error, "the switch state is in the kernel, and not yet on disk");
+        self.is_unsaved = true;
+        self.show(self.writer.newest(), Some(&error), None);
+    }
+
+    /// Shows readers all states up to a number, which the disk has, unless there is an `error`.
+    fn show(
+        &mut self,
+        number: u64,
+        error: Option<&ApiError>,
+        answered: Option<(Switchboard, Arc<Configured>)>,
+    ) {
+        self.shown = self.shown.max(number);
+        self.publish_entries(number, error);
+        self.publish(None, answered);
         while let Some(waiting) = self
             .unanswered
-            .pop_front_if(|waiting| waiting.number <= written.number)
+            .pop_front_if(|waiting| waiting.number <= number)
         {
-            let error = written.result.as_ref().err();
             let error = error.map(|error| not_durable(waiting.answer.difference.is_some(), error));
             let _ = waiting.reply.send(ChangeReply {
                 error,
@@ -377,7 +422,7 @@ impl Core {
     fn publish(&self, scan: Option<Scan>, answered: Option<(Switchboard, Arc<Configured>)>) {
         self.view.send_modify(|view| {
             let scan = scan.map(Arc::new).or_else(|| view.scan.clone());
-            let is_settled = self.written == self.writer.newest();
+            let is_settled = self.shown == self.writer.newest();
             let (board, config, ids) = if is_settled {
                 (self.board.clone(), self.config.clone(), self.ids.clone())
             } else if let Some((board, configured)) = answered {

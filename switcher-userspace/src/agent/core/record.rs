@@ -6,7 +6,7 @@ use switcher_common::service::PerColor;
 
 use super::{Core, errors::not_durable};
 use crate::{
-    agent::{clock, view::drain_status, writer::Written},
+    agent::{clock, view::drain_status},
     api::{
         history::{EvidenceEntry, HistoryEntry, SideEntry, What, Who},
         instant,
@@ -26,7 +26,7 @@ pub(super) struct Deed {
     pub(super) from_generation: u64,
 }
 
-/// Entries that wait until the disk has answered for their state.
+/// Entries that wait until the disk has answered for their state, or is too slow.
 #[derive(Default)]
 pub(in crate::agent) struct Recorded(VecDeque<(u64, HistoryEntry)>);
 
@@ -78,17 +78,20 @@ impl Core {
 
     /// Hands the state to the disk, with what has led to it; its number.
     pub(super) fn save(&mut self, entries: Vec<HistoryEntry>) -> u64 {
+        if self.written == self.writer.newest() {
+            self.owed_since = clock::boot_ms();
+        }
         let number = self.writer.write(&self.board, &entries);
         let numbered = entries.into_iter().map(|entry| (number, entry));
         self.recorded.0.extend(numbered);
         number
     }
 
-    /// Shows the entries that the disk has answered for.
-    pub(super) fn publish_entries(&mut self, written: &Written) {
-        let is_answered = |(number, _): &mut (u64, HistoryEntry)| *number <= written.number;
-        while let Some((_, mut entry)) = self.recorded.0.pop_front_if(is_answered) {
-            if let Err(error) = &written.result {
+    /// Shows the entries of all states up to `number`, which the disk has, unless there is an `error`.
+    pub(super) fn publish_entries(&mut self, number: u64, error: Option<&ApiError>) {
+        let is_shown = |(of, _): &mut (u64, HistoryEntry)| *of <= number;
+        while let Some((_, mut entry)) = self.recorded.0.pop_front_if(is_shown) {
+            if let Some(error) = error {
                 let is_configuration = entry.what == What::Apply;
                 entry
                     .error
