@@ -59,7 +59,11 @@ fn fill(ctx: &XdpContext) -> Option<()> {
     // As few as that fit 16 bits.
     let port = FIRST_PORT + u16::try_from(flow % PORTS_PER_ADDRESS).ok()?;
     let port_be = port.to_be();
-    *at::<Words>(ctx, 0)? = Words(job.frame);
+    let words = at::<Words>(ctx, 0)?;
+    for (at, word) in job.frame.iter().enumerate() {
+        // SAFETY: within the frame. One store each: all at once would be copied byte by byte.
+        unsafe { (&raw mut words.0).cast::<u64>().add(at).write(*word) };
+    }
     let transport = IP + size_of::<HeaderV4>();
     let header = at::<HeaderV4>(ctx, IP)?;
     let ports = at::<Ports>(ctx, transport)?;

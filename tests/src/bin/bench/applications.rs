@@ -185,10 +185,10 @@ struct Effort {
 }
 
 const QUICK: Effort = Effort {
-    rounds: [2, 3, 4],
+    rounds: [2, 3, 5],
     other_rounds: 1,
     seconds: 1,
-    bulk_bytes: 250_000_000,
+    bulk_bytes: 150_000_000,
 };
 
 const FULL: Effort = Effort {
@@ -228,7 +228,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Applications> {
             };
             let port = ports.next().context("no port is left for a run")?;
             for (((bed, _), runs), case) in beds.iter().zip(&mut all).zip(CASES) {
-                let rounds = if is_compared(case) {
+                let rounds = if is_compared(case, what) {
                     rounds
                 } else {
                     rounds.min(effort.other_rounds)
@@ -247,8 +247,13 @@ pub(crate) fn measure(plan: &Plan) -> Result<Applications> {
 }
 
 /// Whether a ratio needs it.
-fn is_compared((balancer, offloads): (Balancer, Offloads)) -> bool {
-    offloads == Offloads::Native && balancer != Balancer::None
+fn is_compared((balancer, offloads): (Balancer, Offloads), what: What) -> bool {
+    offloads == Offloads::Native
+        && match balancer {
+            Balancer::Switcher | Balancer::Nftables => true,
+            Balancer::Haproxy => !matches!(what, What::Bulk),
+            Balancer::None => false,
+        }
 }
 
 #[cfg(test)]

@@ -29,8 +29,8 @@ const FLOWS: [u32; 3] = [1, 1_000, 65_536];
 const MOST_FLOWS: u32 = 65_536;
 /// Flows that a run begins. Those of all rounds fit the tables of connection tracking as they come.
 const NEW_FLOWS: u32 = 16_384;
-/// Frames that are sent before the first run, to know how many a run takes.
-const TRIAL: u32 = 16_384;
+/// Frames of a run, quick or not.
+const FRAMES: [u32; 2] = [32_768, 131_072];
 
 /// All nodes.
 #[derive(Debug, Serialize)]
@@ -136,14 +136,15 @@ impl What {
 #[derive(Clone, Debug, Default)]
 struct Runs {
     mpps: Vec<f64>,
-    sent: u64,
+    /// Sent.
+    frames: u32,
     arrived: u64,
 }
 
 impl Runs {
     fn rate(&self) -> Result<Rate> {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-        let share = self.arrived as f64 / self.sent as f64;
+        let share = self.arrived as f64 / f64::from(self.frames);
         Ok(Rate {
             mpps: Spread::of(&self.mpps).context("no run")?,
             lost: 1.0 - share,
@@ -154,10 +155,8 @@ impl Runs {
 /// A road, and what was measured on it so far.
 struct Measuring<'lab> {
     road: Road<'lab>,
-    /// Frames of a run of each thing.
-    frames: Vec<u32>,
     runs: Vec<Runs>,
-    /// Flows that were used.
+    /// Flows that were begun.
     used: u32,
 }
 
@@ -166,22 +165,23 @@ impl<'lab> Measuring<'lab> {
         let mut road = Road::open(lab, node, programs)?;
         establish(&mut road)
             .with_context(|| format!("establishing flows through {}", node.name()))?;
-        let things = What::all().len();
         Ok(Self {
             road,
-            frames: vec![0; things],
-            runs: vec![Runs::default(); things],
+            runs: vec![Runs::default(); What::all().len()],
             used: MOST_FLOWS,
         })
     }
 
-    fn load(&mut self, what: What, frames: u32) -> Load {
-        match what {
+    /// Makes one run of what is number `at`.
+    fn run(&mut self, at: usize, what: What, frames: u32) -> Result<()> {
+        let load = match what {
             What::Established(flows, way) => Load {
                 way,
                 says: Says::Segment,
                 first: 0,
                 flows,
+                // Goes on where the run before has ended.
+                next: self.runs[at].frames % flows,
                 frames,
             },
             What::New => {
@@ -192,31 +192,15 @@ impl<'lab> Measuring<'lab> {
                     says: Says::Datagram,
                     first,
                     flows: NEW_FLOWS,
+                    next: 0,
                     frames: NEW_FLOWS,
                 }
             }
-        }
-    }
-
-    /// Makes one run of what is number `at`, of `seconds` where that can be chosen.
-    fn run(&mut self, at: usize, what: What, seconds: f64) -> Result<()> {
-        self.road.rewind()?;
-        if self.frames[at] == 0 && what != What::New {
-            let trial = self.load(what, TRIAL);
-            let passed = self.road.send(&trial)?;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "positive, and far below 2^32"
-            )]
-            let frames = (passed.per_second() * seconds) as u32;
-            self.frames[at] = frames.max(TRIAL);
-        }
-        let load = self.load(what, self.frames[at]);
+        };
         let passed = self.road.send(&load)?;
         let runs = &mut self.runs[at];
         runs.mpps.push(passed.per_second() / 1e6);
-        runs.sent += u64::from(load.frames);
+        runs.frames += load.frames;
         runs.arrived += passed.frames;
         Ok(())
     }
@@ -244,7 +228,11 @@ impl<'lab> Measuring<'lab> {
 
 /// Measures all nodes, one after the other in each round.
 pub(crate) fn measure(plan: &Plan) -> Result<Live> {
-    let (rounds, seconds) = if plan.quick { (3, 0.06) } else { (9, 0.15) };
+    let (rounds, frames) = if plan.quick {
+        (3, FRAMES[0])
+    } else {
+        (9, FRAMES[1])
+    };
     let programs = Programs::find(plan, &["nft"])?;
     let labs: Vec<Lab> = Node::ALL
         .iter()
@@ -258,7 +246,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Live> {
     for _ in 0..rounds {
         for (at, what) in What::all().into_iter().enumerate() {
             for it in &mut all {
-                it.run(at, what, seconds)?;
+                it.run(at, what, frames)?;
             }
         }
     }
@@ -276,12 +264,12 @@ fn establish(road: &mut Road<'_>) -> Result<()> {
         (Way::Forward, Says::Ack),
     ];
     for (way, says) in handshake {
-        road.rewind()?;
         let passed = road.send(&Load {
             way,
             says,
             first: 0,
             flows: MOST_FLOWS,
+            next: 0,
             frames: MOST_FLOWS,
         })?;
         ensure!(
@@ -300,7 +288,7 @@ mod tests {
     fn rate(mpps: f64) -> Rate {
         let runs = Runs {
             mpps: vec![mpps],
-            sent: 1_000,
+            frames: 1_000,
             arrived: 990,
         };
         runs.rate().expect("a run")

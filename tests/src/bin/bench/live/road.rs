@@ -91,6 +91,8 @@ pub(super) struct Load {
     pub(super) first: u32,
     /// The frames go round so many flows.
     pub(super) flows: u32,
+    /// They begin with this one, counted from the first.
+    pub(super) next: u32,
     pub(super) frames: u32,
 }
 
@@ -159,6 +161,7 @@ impl<'lab> Road<'lab> {
         let [leaving, arriving] = self.frames(load.way, load.says)?;
         let job = leaving.job(self.first_client(), load.first, load.flows)?;
         self.set("JOB", job)?;
+        self.set("ROUND", load.next)?;
         self.set("EXPECTED", expected(&arriving))?;
         self.forget()?;
         let time = self.run(load, &leaving.bytes()?)?;
@@ -176,11 +179,6 @@ impl<'lab> Road<'lab> {
             frames: arrived.good,
             time,
         })
-    }
-
-    /// Flows are gone round from the first on again.
-    pub(super) fn rewind(&mut self) -> Result<()> {
-        self.set("ROUND", 0_u32)
     }
 
     /// As it leaves its sender, and as it must arrive.
