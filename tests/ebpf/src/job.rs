@@ -46,3 +46,17 @@ pub(crate) struct Arrived {
     /// Other TCP and UDP frames.
     pub(crate) other: u64,
 }
+
+/// A record of the map `WAYS`: where a node sends what comes in by an interface, if it need not ask.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct WayOut {
+    /// Index of the interface that it comes in by.
+    pub(crate) comes_in_by: u32,
+    /// Index of the interface that it leaves by.
+    pub(crate) leaves_by: u32,
+    /// MAC address of the next hop, as it lies in the frame.
+    pub(crate) destination: [u16; 3],
+    /// MAC address of the interface that it leaves by.
+    pub(crate) source: [u16; 3],
+}

@@ -1,9 +1,10 @@
 //! Live throughput: [`generate`] makes frames that the kernel sends into the node, [`sink`] counts what has come through it,
-//! [`router`] is a node that only routes. IPv4 alone.
+//! [`router`] is a node that only routes, [`redirect`] one that knows where to. IPv4 alone.
 
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, PerCpuArray},
+    helpers::bpf_redirect,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -11,8 +12,8 @@ use switcher_common::{address::Ipv4, checksum::Delta, service::Protocol};
 
 use crate::{
     floor::route,
-    headers::{Ethernet, HeaderV4, IP, KIND_V4, Ports, at},
-    job::{Arrived, Expected, FIRST_PORT, FRAME, Job, PORTS_PER_ADDRESS, SAMPLES},
+    headers::{Ethernet, Family as _, HeaderV4, IP, KIND_V4, Ports, at},
+    job::{Arrived, Expected, FIRST_PORT, FRAME, Job, PORTS_PER_ADDRESS, SAMPLES, WayOut},
 };
 
 #[btf_map]
@@ -165,4 +166,38 @@ pub fn router(ctx: XdpContext) -> u32 {
         _ => None,
     };
     verdict.unwrap_or(xdp_action::XDP_PASS)
+}
+
+/// Where a node sends what comes in by an interface.
+#[btf_map]
+static WAYS: Array<WayOut, 2> = Array::new();
+
+/// What no node can do without: a time to live less, the MAC addresses, a redirect; where to is known.
+#[xdp]
+pub fn redirect(ctx: XdpContext) -> u32 {
+    send_on(&ctx).unwrap_or(xdp_action::XDP_PASS)
+}
+
+#[inline(always)]
+fn send_on(ctx: &XdpContext) -> Option<u32> {
+    if at::<Ethernet>(ctx, 0)?.kind_be != KIND_V4 {
+        return None;
+    }
+    // SAFETY: the kernel hands the program a valid context.
+    let interface = unsafe { (*ctx.ctx).ingress_ifindex };
+    let first = WAYS.get(0)?;
+    let way = if first.comes_in_by == interface {
+        first
+    } else {
+        WAYS.get(1)?
+    };
+    let header = at::<HeaderV4>(ctx, IP)?;
+    let (_, destination, _) = Ipv4::addresses(header)?;
+    Ipv4::forward(header, &destination);
+    let ethernet = at::<Ethernet>(ctx, 0)?;
+    ethernet.destination = way.destination;
+    ethernet.source = way.source;
+    // SAFETY: plain values; the kernel checks the interface when it carries the redirect out.
+    let verdict = unsafe { bpf_redirect(way.leaves_by, 0) };
+    u32::try_from(verdict).ok()
 }

@@ -17,7 +17,7 @@ use switcher_tests::lab::{FAR_INTERFACE, Family, Host, Lab};
 
 use super::{
     frame::{Frame, NOBODY, Says, TTL},
-    job::{Arrived, Expected, FRAME, Job, SAMPLES},
+    job::{Arrived, Expected, FRAME, Job, SAMPLES, WayOut},
 };
 use crate::{
     bed::{self, Balancer, Bed, LIVE_PORT, LIVE_SERVER_PORT},
@@ -35,12 +35,16 @@ unsafe impl Pod for Job {}
 unsafe impl Pod for Expected {}
 // SAFETY: plain integers without padding.
 unsafe impl Pod for Arrived {}
+// SAFETY: plain integers without padding.
+unsafe impl Pod for WayOut {}
 
 /// What is on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Node {
     Switcher,
+    /// An XDP program that knows where to, and nothing else: what the generator, the links and the sink leave for a node.
+    Redirect,
     /// An XDP program that routes, and nothing else.
     Router,
     /// Destination NAT with connection tracking.
@@ -50,8 +54,9 @@ pub(crate) enum Node {
 }
 
 impl Node {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Switcher,
+        Self::Redirect,
         Self::Router,
         Self::Nftables,
         Self::IpForward,
@@ -60,6 +65,7 @@ impl Node {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Switcher => "switcher",
+            Self::Redirect => "bare XDP redirect",
             Self::Router => "bare XDP router",
             Self::Nftables => "nftables DNAT",
             Self::IpForward => "ip_forward",
@@ -70,7 +76,7 @@ impl Node {
         match self {
             Self::Switcher => Balancer::Switcher,
             Self::Nftables => Balancer::Nftables,
-            Self::Router | Self::IpForward => Balancer::None,
+            Self::Redirect | Self::Router | Self::IpForward => Balancer::None,
         }
     }
 }
@@ -126,7 +132,7 @@ impl<'lab> Road<'lab> {
         let mut ebpf = EbpfLoader::new()
             .load(OBJECT)
             .context("loading the programs of the bench")?;
-        for name in ["generate", "sink", "router", "pass"] {
+        for name in ["generate", "sink", "redirect", "router", "pass"] {
             let program = xdp(&mut ebpf, name)?;
             program
                 .load()
@@ -140,6 +146,7 @@ impl<'lab> Road<'lab> {
         for interface in ["c1", "b"] {
             match node {
                 Node::Switcher => {}
+                Node::Redirect => attach(&mut ebpf, "redirect", lab.node(), interface)?,
                 Node::Router => attach(&mut ebpf, "router", lab.node(), interface)?,
                 // Frames that are redirected to it are taken only so.
                 // Frames that are redirected to an interface are taken where it has a program, or does GRO, which is slower.
@@ -148,12 +155,38 @@ impl<'lab> Road<'lab> {
                 }
             }
         }
-        Ok(Self {
+        let mut road = Self {
             node,
             lab,
             _bed: bed,
             ebpf,
-        })
+        };
+        road.tell_ways()?;
+        Ok(road)
+    }
+
+    /// Tells the program that only redirects where to.
+    fn tell_ways(&mut self) -> Result<()> {
+        let ways = [("c1", "b", self.lab.blue()), ("b", "c1", self.lab.client())];
+        let words = |mac: [u8; 6]| {
+            let mut words = [0; 3];
+            for (word, bytes) in words.iter_mut().zip(mac.as_chunks().0) {
+                *word = u16::from_ne_bytes(*bytes);
+            }
+            words
+        };
+        for (at, (comes_in_by, leaves_by, to)) in (0..).zip(ways) {
+            let node = self.lab.node();
+            let leaves_by = node.interface(leaves_by)?;
+            let way = WayOut {
+                comes_in_by: node.interface(comes_in_by)?.index,
+                leaves_by: leaves_by.index,
+                destination: words(to.interface(FAR_INTERFACE)?.mac),
+                source: words(leaves_by.mac),
+            };
+            self.set_at("WAYS", at, way)?;
+        }
+        Ok(())
     }
 
     /// Sends `load`; an error unless what arrives is what must.
@@ -300,10 +333,14 @@ impl<'lab> Road<'lab> {
     }
 
     fn set<T: Pod>(&mut self, name: &str, value: T) -> Result<()> {
+        self.set_at(name, 0, value)
+    }
+
+    fn set_at<T: Pod>(&mut self, name: &str, at: u32, value: T) -> Result<()> {
         let what = || format!("writing the map {name}");
         let map = self.ebpf.map_mut(name).with_context(what)?;
         let mut map: Array<_, T> = Array::try_from(map).with_context(what)?;
-        map.set(0, value, 0).with_context(what)
+        map.set(at, value, 0).with_context(what)
     }
 }
 
