@@ -1,5 +1,7 @@
 //! What a program of this kind cannot do without.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, bpf_fib_lookup as FibLookup, xdp_action},
     btf_maps::{Array, HashMap, LruHashMap},
@@ -10,12 +12,12 @@ use aya_ebpf::{
 use switcher_common::{
     address::{Address, Ipv4, Ipv6},
     checksum::Delta,
-    flow::{FlowEntry, FlowKey},
+    flow::FlowEntry,
     service::Protocol,
 };
 
 use crate::{
-    headers::{self, Ethernet, Family, IP, KIND_V4, KIND_V6, Ports, at},
+    headers::{self, Ethernet, Family, IP, KIND_V4, KIND_V6, Ports, Tuple, at},
     target::Target,
 };
 
@@ -24,26 +26,29 @@ static TARGET: Array<Target, 1> = Array::new();
 
 /// As the switcher's tables of established flows.
 #[btf_map]
-static HASH4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 1> = HashMap::new();
+static HASH4: HashMap<Tuple<Ipv4>, FlowEntry<Ipv4>, 1> = HashMap::new();
 #[btf_map]
-static HASH6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 1> = HashMap::new();
+static HASH6: HashMap<Tuple<Ipv6>, FlowEntry<Ipv6>, 1> = HashMap::new();
 /// The same keys and values.
 #[btf_map]
-static LRU4: LruHashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 1> = LruHashMap::new();
+static LRU4: LruHashMap<Tuple<Ipv4>, FlowEntry<Ipv4>, 1> = LruHashMap::new();
 #[btf_map]
-static LRU6: LruHashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 1> = LruHashMap::new();
+static LRU6: LruHashMap<Tuple<Ipv6>, FlowEntry<Ipv6>, 1> = LruHashMap::new();
 /// As the switcher's tables of unanswered flows.
 #[btf_map]
-static NEW4: LruHashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>, 1> = LruHashMap::new();
+static NEW4: LruHashMap<Tuple<Ipv4>, FlowEntry<Ipv4>, 1> = LruHashMap::new();
 #[btf_map]
-static NEW6: LruHashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>, 1> = LruHashMap::new();
+static NEW6: LruHashMap<Tuple<Ipv6>, FlowEntry<Ipv6>, 1> = LruHashMap::new();
+
+/// Size of the helper's argument, as the kernel checks it.
+const FIB_BYTES: i32 = 64;
 
 /// A family's maps.
 trait Maps: Family {
-    fn in_hash(key: &FlowKey<Self>) -> bool;
-    fn in_lru(key: &FlowKey<Self>) -> bool;
-    fn insert_new(key: &FlowKey<Self>, entry: &FlowEntry<Self>) -> bool;
-    fn in_new(key: &FlowKey<Self>) -> bool;
+    fn in_hash(key: &Tuple<Self>) -> bool;
+    fn in_lru(key: &Tuple<Self>) -> bool;
+    fn insert_new(key: &Tuple<Self>, entry: &FlowEntry<Self>) -> bool;
+    fn in_new(key: &Tuple<Self>) -> bool;
     fn target(target: &Target) -> Self;
 }
 
@@ -51,19 +56,19 @@ macro_rules! maps {
     ($family:ty, $hash:ident, $lru:ident, $new:ident, $target:expr) => {
         impl Maps for $family {
             #[inline(always)]
-            fn in_hash(key: &FlowKey<Self>) -> bool {
+            fn in_hash(key: &Tuple<Self>) -> bool {
                 is_there($hash.get_ptr(key))
             }
             #[inline(always)]
-            fn in_lru(key: &FlowKey<Self>) -> bool {
+            fn in_lru(key: &Tuple<Self>) -> bool {
                 is_there($lru.get_ptr(key))
             }
             #[inline(always)]
-            fn insert_new(key: &FlowKey<Self>, entry: &FlowEntry<Self>) -> bool {
+            fn insert_new(key: &Tuple<Self>, entry: &FlowEntry<Self>) -> bool {
                 $new.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok()
             }
             #[inline(always)]
-            fn in_new(key: &FlowKey<Self>) -> bool {
+            fn in_new(key: &Tuple<Self>) -> bool {
                 $new.get_ptr(key).is_some()
             }
             #[inline(always)]
@@ -116,8 +121,8 @@ pub(crate) fn route<A: Family>(ctx: &XdpContext, to: impl FnOnce(A) -> A) -> Opt
     let header = at::<A::Header>(ctx, IP)?;
     let (src, dst, protocol) = A::addresses(header)?;
     let target = to(dst);
-    // SAFETY: plain integers.
-    let mut fib: FibLookup = unsafe { core::mem::zeroed() };
+    let mut place = MaybeUninit::<FibLookup>::uninit();
+    let fib = zeroed(&mut place);
     fib.family = A::AF;
     fib.l4_protocol = protocol;
     // SAFETY: the kernel hands the program a valid context.
@@ -131,20 +136,53 @@ pub(crate) fn route<A: Family>(ctx: &XdpContext, to: impl FnOnce(A) -> A) -> Opt
         fib.__bindgen_anon_4.ipv6_dst = target.wide().0;
     }
     // SAFETY: the pointers are valid for the call, the length is that of the struct.
-    let result = unsafe { bpf_fib_lookup(ctx.ctx.cast(), &raw mut fib, 64, 0) };
+    let result = unsafe { bpf_fib_lookup(ctx.ctx.cast(), fib, FIB_BYTES, 0) };
     if result != 0 {
         return None;
     }
     A::forward(header, &dst);
-    let ethernet = at::<[u8; 14]>(ctx, 0)?;
-    let [destination, rest @ ..] = ethernet.as_chunks_mut::<6>().0 else {
-        return None;
-    };
-    *destination = fib.dmac;
-    *rest.first_mut()? = fib.smac;
+    let ethernet = at::<Ethernet>(ctx, 0)?;
+    ethernet.destination = words(fib.dmac);
+    ethernet.source = words(fib.smac);
     // SAFETY: plain values; the kernel checks the interface when it carries the redirect out.
     let verdict = unsafe { bpf_redirect(fib.ifindex, 0) };
     u32::try_from(verdict).ok()
+}
+
+/// All zero, set word by word: else the compiler calls a function that sets byte after byte.
+#[inline(always)]
+fn zeroed<T: Plain>(place: &mut MaybeUninit<T>) -> &mut T {
+    const {
+        assert!(
+            align_of::<T>() == align_of::<u32>() && size_of::<T>().is_multiple_of(size_of::<u32>())
+        );
+    };
+    for word in 0..size_of::<T>() / size_of::<u32>() {
+        // SAFETY: within the place, whose alignment it has.
+        unsafe { place.as_mut_ptr().cast::<u32>().add(word).write_volatile(0) };
+    }
+    // SAFETY: `Plain`, and all of it was set.
+    unsafe { place.assume_init_mut() }
+}
+
+/// All zero is a value.
+///
+/// # Safety
+/// Plain integers, and structs and unions of them.
+unsafe trait Plain {}
+// SAFETY: as above.
+unsafe impl Plain for FibLookup {}
+// SAFETY: as above.
+unsafe impl<A: Address> Plain for FlowEntry<A> {}
+
+#[inline(always)]
+const fn words(mac: [u8; 6]) -> [u16; 3] {
+    let [first, second, third, fourth, fifth, sixth] = mac;
+    [
+        u16::from_ne_bytes([first, second]),
+        u16::from_ne_bytes([third, fourth]),
+        u16::from_ne_bytes([fifth, sixth]),
+    ]
 }
 
 /// Lookup floor: one hit in an LRU, a constant translation with its checksums, a transmission.
@@ -168,7 +206,7 @@ pub fn lookup_floor_hash(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn look_up<A: Maps>(ctx: &XdpContext, finds: impl FnOnce(&FlowKey<A>) -> bool) -> Option<u32> {
+fn look_up<A: Maps>(ctx: &XdpContext, finds: impl FnOnce(&Tuple<A>) -> bool) -> Option<u32> {
     let key = headers::tuple::<A>(ctx)?;
     if !finds(&key) {
         return None;
@@ -180,7 +218,7 @@ fn look_up<A: Maps>(ctx: &XdpContext, finds: impl FnOnce(&FlowKey<A>) -> bool) -
     let delta = Delta::none()
         .address(&key.dst, &target)
         .word(key.dst_port_be, constant.port_be);
-    let is_tcp = key.protocol == Protocol::Tcp as u8;
+    let is_tcp = key.protocol == Protocol::Tcp as u32;
     let check = at::<u16>(ctx, A::TRANSPORT + if is_tcp { 16 } else { 6 })?;
     *check = if is_tcp {
         delta.apply(*check)
@@ -189,8 +227,20 @@ fn look_up<A: Maps>(ctx: &XdpContext, finds: impl FnOnce(&FlowKey<A>) -> bool) -
     };
     A::forward(at::<A::Header>(ctx, IP)?, &target);
     let ethernet = at::<Ethernet>(ctx, 0)?;
-    ethernet.destination = constant.destination;
-    ethernet.source = constant.source;
+    // One by one: else the compiler calls a function that copies byte after byte.
+    for at in 0..3 {
+        // SAFETY: within the arrays.
+        unsafe {
+            (&raw mut ethernet.destination)
+                .cast::<u16>()
+                .add(at)
+                .write_volatile(constant.destination[at]);
+            (&raw mut ethernet.source)
+                .cast::<u16>()
+                .add(at)
+                .write_volatile(constant.source[at]);
+        }
+    }
     Some(xdp_action::XDP_TX)
 }
 
@@ -207,33 +257,18 @@ fn record<A: Maps>(ctx: &XdpContext) -> Option<u32> {
         return None;
     }
     let target = TARGET.get(0)?;
-    let peer_key = FlowKey {
+    let peer_key = Tuple {
         src: A::target(target),
         src_port_be: target.port_be,
         dst: key.src,
         dst_port_be: key.src_port_be,
         ..key
     };
-    let entry = FlowEntry {
-        rewrite_addr: A::target(target),
-        syn_seq: 0,
-        answer_seq: 0,
-        next_seq: 0,
-        acked: 0,
-        fin_end: 0,
-        last_seen: 1,
-        created: 1,
-        backend: 1,
-        service: 1,
-        rewrite_port_be: target.port_be,
-        side: 0,
-        state: 1,
-        color: 0,
-        flags: 0,
-        counted: 0,
-        chances: 0,
-        left: 0,
-    };
-    (A::insert_new(&key, &entry) && A::insert_new(&peer_key, &entry))
-        .then_some(xdp_action::XDP_PASS)
+    let mut place = MaybeUninit::<FlowEntry<A>>::uninit();
+    let entry = zeroed(&mut place);
+    entry.rewrite_addr = A::target(target);
+    entry.rewrite_port_be = target.port_be;
+    entry.last_seen = 1;
+    entry.state = 1;
+    (A::insert_new(&key, entry) && A::insert_new(&peer_key, entry)).then_some(xdp_action::XDP_PASS)
 }

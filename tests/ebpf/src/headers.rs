@@ -3,7 +3,6 @@
 use aya_ebpf::programs::XdpContext;
 use switcher_common::{
     address::{Address, Ipv4, Ipv6},
-    flow::FlowKey,
     service::Protocol,
 };
 
@@ -127,18 +126,30 @@ impl Family for Ipv6 {
     }
 }
 
+/// A 5-tuple with the layout of [`FlowKey`](switcher_common::flow::FlowKey), in words: the compiler sets single bytes to
+/// zero by a call.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Tuple<A> {
+    pub(crate) src: A,
+    pub(crate) dst: A,
+    pub(crate) src_port_be: u16,
+    pub(crate) dst_port_be: u16,
+    /// The first byte; the others are zero. All hosts are little-endian.
+    pub(crate) protocol: u32,
+}
+
 /// The 5-tuple of a TCP or UDP packet.
 #[inline(always)]
-pub(crate) fn tuple<A: Family>(ctx: &XdpContext) -> Option<FlowKey<A>> {
+pub(crate) fn tuple<A: Family>(ctx: &XdpContext) -> Option<Tuple<A>> {
     let (src, dst, protocol) = A::addresses(at::<A::Header>(ctx, IP)?)?;
     let ports = at::<Ports>(ctx, A::TRANSPORT)?;
     Protocol::from_number(protocol)?;
-    Some(FlowKey {
+    Some(Tuple {
         src,
         dst,
         src_port_be: ports.src_be,
         dst_port_be: ports.dst_be,
-        protocol,
-        reserved: [0; 3],
+        protocol: protocol.into(),
     })
 }

@@ -13,6 +13,8 @@
 mod applications;
 mod bed;
 mod bulk;
+mod collection;
+mod flip;
 mod http;
 mod live;
 mod measurement;

@@ -5,6 +5,8 @@ use serde::Serialize;
 
 use crate::{
     applications::{self, Applications},
+    collection::{self, Collection},
+    flip::{self, Flips},
     live::{self, Live},
     packets::{self, Packets},
     plan::Plan,
@@ -32,6 +34,22 @@ pub(crate) const ALL: &[Measurement] = &[
         },
     },
     Measurement {
+        name: "flips",
+        what: "how long a flip takes",
+        make: |plan, measured| {
+            measured.flips = Some(flip::measure(plan)?);
+            Ok(())
+        },
+    },
+    Measurement {
+        name: "collection",
+        what: "counting and expiring a million flows",
+        make: |plan, measured| {
+            measured.collection = Some(collection::measure(plan)?);
+            Ok(())
+        },
+    },
+    Measurement {
         name: "live",
         what: "packets per second through the switcher, nftables and bare forwarding",
         make: |plan, measured| {
@@ -55,6 +73,10 @@ pub(crate) struct Measured {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) packets: Option<Packets>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) flips: Option<Flips>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) collection: Option<Collection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) live: Option<Live>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) applications: Option<Applications>,
@@ -64,9 +86,12 @@ impl Measured {
     /// Everything, for people.
     pub(crate) fn tables(&self) -> Vec<Table> {
         let packets = self.packets.iter().flat_map(Packets::tables);
+        let flips = self.flips.iter().flat_map(Flips::tables);
+        let collection = self.collection.iter().flat_map(Collection::tables);
         let live = self.live.iter().flat_map(Live::tables);
         let applications = self.applications.iter().flat_map(Applications::tables);
-        packets.chain(live).chain(applications).collect()
+        let kernel = packets.chain(flips).chain(collection);
+        kernel.chain(live).chain(applications).collect()
     }
 }
 

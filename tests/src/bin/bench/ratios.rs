@@ -22,7 +22,7 @@ pub(crate) struct Headline {
     /// From the call of the API to its return, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) flip_return_ms: Option<f64>,
-    /// Counting a table of a million flows.
+    /// Counting a table of a million flows, in milliseconds on a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count_1m_ms: Option<f64>,
     /// Expiring half of them.
@@ -152,6 +152,16 @@ impl Headline {
         let mut headline = Self::default();
         if let Some(packets) = &measured.packets {
             headline.add_packets(packets);
+        }
+        if let Some(flips) = &measured.flips {
+            headline.flip_visible_ms = flips.slowest(|row| row.visible_ms);
+            headline.flip_return_ms = flips.slowest(|row| row.return_ms);
+            headline.bytes_per_flow = Some(flips.bytes_per_flow);
+            headline.agent_rss_1m_bytes = flips.agent_rss_1m_bytes();
+        }
+        if let Some(collection) = &measured.collection {
+            headline.count_1m_ms = Some(collection.count_1m.cpu_ms.median);
+            headline.expire_500k_ms = Some(collection.expire_500k.cpu_ms.median);
         }
         if let Some(live) = &measured.live {
             headline.ratios.of_live(live);

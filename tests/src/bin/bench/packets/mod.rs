@@ -4,7 +4,7 @@
 //! checked, and afterwards that each of its frames was counted as what it is.
 
 mod frames;
-mod node;
+pub(crate) mod node;
 mod replay;
 #[path = "../../../../ebpf/src/target.rs"]
 mod target;
@@ -22,6 +22,8 @@ pub(crate) use self::{
 };
 use crate::{plan::Plan, spread::Spread, table::Table};
 
+/// More CPUs are not looked at.
+const CPUS: usize = 64;
 /// Frames of a run: some milliseconds.
 const FRAMES: u32 = 50_000;
 /// Frames of a row whose outcome is looked at one by one.
@@ -124,9 +126,10 @@ fn of_protocol(
     extent: Extent,
     protocol: Protocol,
 ) -> Result<Vec<Row>> {
-    stay_on_one_cpu()?;
+    stay_on(0)?;
     let mut random = fastrand::Rng::with_seed(6);
-    let mut node = Node::start(lab, protocol)?;
+    let _path = node::load(lab)?;
+    let mut node = Node::over(lab, protocol)?;
     let mut rows = Vec::new();
     for &flows in extent.sizes {
         for family in Family::ALL {
@@ -135,6 +138,7 @@ fn of_protocol(
                 continue;
             }
             node.establish(family, flows)?;
+            node.tell_floors(family)?;
             for kind in kinds {
                 let row = row(&mut node, extent, kind, flows, &mut random);
                 let row = row.with_context(|| format!("{} with {flows} flows", kind.name()))?;
@@ -338,9 +342,14 @@ fn check(
     Ok(())
 }
 
-fn stay_on_one_cpu() -> Result<()> {
+/// Binds this thread to a CPU, the last one if there are fewer.
+pub(crate) fn stay_on(cpu: usize) -> Result<()> {
+    let all = rustix::thread::sched_getaffinity(Some(rustix::process::getpid()))
+        .context("asking for the CPUs")?;
+    let allowed = (0..CPUS).filter(|&cpu| all.is_set(cpu));
+    let chosen = allowed.take(cpu + 1).last().unwrap_or(0);
     let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(0);
+    cpus.set(chosen);
     rustix::thread::sched_setaffinity(None, &cpus).context("staying on one CPU")
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, Xdp, loaded_programs},
+    programs::{ProgramFd, Xdp, XdpMode, loaded_programs},
 };
 use serde::Serialize;
 use switcher_common::{
@@ -118,8 +118,11 @@ struct Frames {
 }
 
 impl Replay {
-    /// Loads it; the switcher's program is the one that the link at `link` carries.
-    pub(crate) fn load(link: &std::path::Path, sizes: Sizes) -> Result<Self> {
+    /// Loads it; the switcher's program is the one that the link at `link` carries. `parked` is an interface that is down.
+    ///
+    /// Before and after each run of a program that no interface carries the kernel waits for a grace period, since it
+    /// makes that program's call a direct one (`bpf_prog_change_xdp`).
+    pub(crate) fn load(link: &std::path::Path, parked: &str, sizes: Sizes) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FRAMES", MOST_FRAMES);
         for (map, entries) in [
@@ -139,6 +142,9 @@ impl Replay {
                 .load()
                 .with_context(|| format!("loading the program {name}"))?;
         }
+        xdp(&mut ebpf, "replay")?
+            .attach(parked, XdpMode::Driver)
+            .with_context(|| format!("attaching the harness to {parked}, which is down"))?;
         let next = ebpf.take_map("NEXT").context("no map NEXT")?;
         let cursor = ebpf.take_map("CURSOR").context("no map CURSOR")?;
         let id = pinned_link(link)?.program;

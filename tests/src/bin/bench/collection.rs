@@ -1,0 +1,249 @@
+//! Counting and expiring a million flows, and what packets pay meanwhile.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use switcher_common::{reason::Reason, service::Protocol};
+use switcher_tests::lab::{Family, Lab};
+use switcher_userspace::datapath::{Scan, Scanner};
+
+use crate::{
+    packets::{
+        Direction, Kind, Program, What,
+        node::{self, Node},
+        stay_on,
+    },
+    plan::Plan,
+    spread::Spread,
+    table::Table,
+};
+
+const FLOWS: u32 = 1_000_000;
+const HALF: u32 = FLOWS / 2;
+/// Twice the idle timeout of established flows.
+const LONG_SILENT_MS: u64 = 15_000_000;
+/// Packets that are timed while nothing is scanned.
+const UNDISTURBED: usize = 200_000;
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Collection {
+    /// Counting 1 000 000 flows, which have 2 000 000 entries.
+    pub(crate) count_1m: Cost,
+    /// The same, and removing 500 000 of them which have been silent for too long.
+    pub(crate) expire_500k: Cost,
+    /// What a packet costs while nothing is scanned.
+    pub(crate) undisturbed: Packets,
+    /// While flows are counted, on another CPU.
+    pub(crate) while_counting: Packets,
+    /// While flows expire.
+    pub(crate) while_expiring: Packets,
+}
+
+/// What a scan takes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Cost {
+    /// From its beginning to its end, in milliseconds.
+    pub(crate) wall_ms: Spread,
+    /// Time on a CPU.
+    pub(crate) cpu_ms: Spread,
+}
+
+/// What packets of established flows cost, the harness and its clock included.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Packets {
+    /// Nanoseconds, each packet timed by itself.
+    pub(crate) ns: Spread,
+}
+
+/// Measures it.
+pub(crate) fn measure(plan: &Plan) -> Result<Collection> {
+    let lab = node::lab()?;
+    lab.node().run(|| in_node(&lab, plan))
+}
+
+fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
+    // On the CPU where the packets will be: the program's own sweep is per CPU.
+    stay_on(0)?;
+    let mut path = node::load(lab)?;
+    let mut scanner = path.scanner()?;
+    let mut bench = Bench::new(lab)?;
+    let undisturbed = bench.packets(|run| run < UNDISTURBED)?;
+    let (mut counts, mut expiries) = (Runs::default(), Runs::default());
+    for _ in 0..if plan.quick { 3 } else { 9 } {
+        let scan = bench.beside(&mut scanner, false, &mut counts)?;
+        ensure!(
+            scan.established_entries == 2 * u64::from(FLOWS) && scan.expired_flows == 0,
+            "a count found {scan:?}"
+        );
+    }
+    for _ in 0..if plan.quick { 1 } else { 3 } {
+        bench.node.establish(Family::V4, FLOWS as usize)?;
+        bench.node.age_v4(HALF as usize, LONG_SILENT_MS)?;
+        bench.wind()?;
+        let scan = bench.beside(&mut scanner, true, &mut expiries)?;
+        ensure!(
+            scan.expired_flows == u64::from(HALF),
+            "of {HALF} silent flows others expired: {scan:?}"
+        );
+        bench.node.forget(Family::V4, HALF as usize);
+    }
+    Ok(Collection {
+        count_1m: counts.cost()?,
+        expire_500k: expiries.cost()?,
+        undisturbed: Packets::of(&undisturbed)?,
+        while_counting: Packets::of(&counts.packets)?,
+        while_expiring: Packets::of(&expiries.packets)?,
+    })
+}
+
+/// What all scans of a kind took.
+#[derive(Debug, Default)]
+struct Runs {
+    wall_ms: Vec<f64>,
+    cpu_ms: Vec<f64>,
+    /// Nanoseconds of a packet.
+    packets: Vec<f64>,
+}
+
+impl Runs {
+    fn cost(&self) -> Result<Cost> {
+        Ok(Cost {
+            wall_ms: Spread::of(&self.wall_ms).context("no scan")?,
+            cpu_ms: Spread::of(&self.cpu_ms).context("no scan")?,
+        })
+    }
+}
+
+/// A million flows, and packets of the half of them that stays.
+struct Bench<'lab> {
+    node: Node<'lab>,
+    kind: Kind,
+}
+
+impl<'lab> Bench<'lab> {
+    fn new(lab: &'lab Lab) -> Result<Self> {
+        let mut node = Node::over(lab, Protocol::Tcp)?;
+        node.establish(Family::V4, FLOWS as usize)?;
+        let mut bench = Self {
+            node,
+            kind: Kind {
+                family: Family::V4,
+                what: What::Established(Protocol::Tcp, Direction::Forward),
+            },
+        };
+        bench.wind()?;
+        Ok(bench)
+    }
+
+    /// Puts packets of the newest flows into the harness: the oldest half is what expires.
+    fn wind(&mut self) -> Result<()> {
+        let frames = self
+            .node
+            .frames_of_newest(Family::V4, Direction::Forward, HALF as usize)?;
+        self.node.replay.set_frames(&frames, self.kind.frame_len())
+    }
+
+    /// Runs packets one by one as long as `goes_on` says; nanoseconds of each.
+    fn packets(&mut self, mut goes_on: impl FnMut(usize) -> bool) -> Result<Vec<f64>> {
+        let ingress = self.node.ingress(self.kind);
+        let before = self.node.count(Reason::Redirected)?;
+        let mut runs = Vec::new();
+        while goes_on(runs.len()) {
+            let run = self.node.replay.run(Program::Switcher, ingress, 1)?;
+            runs.push(run.ns);
+        }
+        let sent_on = self.node.count(Reason::Redirected)? - before;
+        let packets = runs.len() as u64;
+        ensure!(
+            sent_on == packets,
+            "{sent_on} of {packets} packets were sent on"
+        );
+        Ok(runs)
+    }
+
+    /// Scans on another CPU, and runs packets meanwhile.
+    fn beside(&mut self, scanner: &mut Scanner, expires: bool, runs: &mut Runs) -> Result<Scan> {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let scanning = scope.spawn(|| {
+                let result = stay_on(1).and_then(|()| {
+                    let began = cpu_time();
+                    let scan = scanner.scan(1, expires, |_| {})?;
+                    Ok((scan, cpu_time().saturating_sub(began)))
+                });
+                is_over.store(true, Ordering::Relaxed);
+                result
+            });
+            let packets = self.packets(|_| !is_over.load(Ordering::Relaxed));
+            let end = scanning.join();
+            let (scan, cpu) = end.map_err(|_| anyhow::anyhow!("the scan panicked"))??;
+            runs.packets.extend(packets?);
+            runs.wall_ms.push(ms(scan.ended_at - scan.began_at));
+            runs.cpu_ms.push(ms(cpu));
+            Ok(scan)
+        })
+    }
+}
+
+/// Time that this thread has spent on a CPU.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+impl Packets {
+    fn of(ns: &[f64]) -> Result<Self> {
+        Ok(Self {
+            ns: Spread::of(ns).context("no packets")?,
+        })
+    }
+}
+
+impl Collection {
+    /// For people.
+    pub(crate) fn tables(&self) -> Vec<Table> {
+        let mut scans = Table::new(
+            "Scans of 1 000 000 flows in ms: smallest/median/largest",
+            ["", "from beginning to end", "on a CPU"],
+        );
+        let shown = |it: Spread| format!("{:.0}/{:.0}/{:.0}", it.min, it.median, it.max);
+        for (what, cost) in [
+            ("count", self.count_1m),
+            ("expire 500 000", self.expire_500k),
+        ] {
+            scans.row([what.to_owned(), shown(cost.wall_ms), shown(cost.cpu_ms)]);
+        }
+        let mut packets = Table::new(
+            "Packets meanwhile, each timed by itself, harness and clock included",
+            ["", "median, ns", "p99, ns", "longest, us", "packets"],
+        );
+        for (what, it) in [
+            ("undisturbed", self.undisturbed),
+            ("while counting", self.while_counting),
+            ("while expiring", self.while_expiring),
+        ] {
+            packets.row([
+                what.to_owned(),
+                format!("{:.0}", it.ns.median),
+                format!("{:.0}", it.ns.p99),
+                format!("{:.1}", it.ns.max / 1e3),
+                it.ns.runs.to_string(),
+            ]);
+        }
+        vec![scans, packets]
+    }
+}
