@@ -11,7 +11,10 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use switcher_common::{reason::Reason, service::Protocol};
 use switcher_tests::lab::{Family, Lab};
-use switcher_userspace::datapath::{Scan, Scanner};
+use switcher_userspace::{
+    config::Limits,
+    datapath::{Scan, Scanner},
+};
 
 use crate::{
     packets::{
@@ -71,7 +74,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Collection> {
 fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
     // On the CPU where the packets will be: the program's own sweep is per CPU.
     stay_on(0)?;
-    let mut path = node::load(lab)?;
+    let mut path = node::load(lab, Limits::default())?;
     let mut scanner = path.scanner()?;
     let mut bench = Bench::new(lab)?;
     let undisturbed = bench.packets(|run| run < UNDISTURBED)?;

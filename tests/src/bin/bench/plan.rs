@@ -20,6 +20,10 @@ pub(crate) struct Plan {
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// Packet cost over small tables in a moment: checks what is measured, and no figure of it means anything
+    #[arg(long, hide = true, conflicts_with = "quick")]
+    pub(crate) smoke: bool,
+
     /// Only these measurements; ratios that need others are absent
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = measurement::name)]
     pub(crate) only: Vec<String>,

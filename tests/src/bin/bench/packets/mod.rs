@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use switcher_common::{reason::Reason, service::Protocol};
 use switcher_tests::lab::Family;
-use switcher_userspace::datapath::Action;
+use switcher_userspace::{config::Limits, datapath::Action};
 
 use self::{frames::ends, node::Node};
 pub(crate) use self::{
@@ -85,17 +85,46 @@ struct Extent {
     rounds: usize,
     frames: u32,
     protocols: &'static [Protocol],
+    /// Different packets of those that belong to no flow: more than the unanswered table holds.
+    fresh: usize,
+    limits: Limits,
 }
 
+/// Small tables, which the kernel makes quickly.
+const SMALL: Limits = Limits {
+    interfaces: 64,
+    flows: 1_024,
+    unanswered: 1_024,
+    fragments: 1_024,
+    services: 8,
+    listeners: 64,
+    backends: 128,
+    maglev_slots: 16_384,
+    inserts_per_second: 0,
+};
+
 impl Extent {
-    const fn of(plan: &Plan) -> Self {
-        if plan.quick {
+    fn of(plan: &Plan) -> Self {
+        let fresh = replay::MOST_FRAMES as usize;
+        if plan.smoke {
+            Self {
+                sizes: &[1, 100],
+                all_kinds: true,
+                rounds: 2,
+                frames: 500,
+                protocols: &[Protocol::Tcp, Protocol::Udp],
+                fresh: 10_000,
+                limits: SMALL,
+            }
+        } else if plan.quick {
             Self {
                 sizes: &[1, 1_000_000],
                 all_kinds: false,
                 rounds: 11,
                 frames: FRAMES / 2,
                 protocols: &[Protocol::Tcp],
+                fresh,
+                limits: Limits::default(),
             }
         } else {
             Self {
@@ -104,6 +133,8 @@ impl Extent {
                 rounds: 41,
                 frames: FRAMES,
                 protocols: &[Protocol::Tcp, Protocol::Udp],
+                fresh,
+                limits: Limits::default(),
             }
         }
     }
@@ -128,7 +159,7 @@ fn of_protocol(
 ) -> Result<Vec<Row>> {
     stay_on(0)?;
     let mut random = fastrand::Rng::with_seed(6);
-    let _path = node::load(lab)?;
+    let _path = node::load(lab, extent.limits)?;
     let mut node = Node::over(lab, protocol)?;
     let mut rows = Vec::new();
     for &flows in extent.sizes {
@@ -180,7 +211,7 @@ fn row(
 ) -> Result<Row> {
     let most = match kind.what {
         What::Established(..) | What::IcmpError => flows,
-        _ => replay::MOST_FRAMES as usize,
+        _ => extent.fresh,
     };
     let frames = node.frames(kind, most, random)?;
     // The last ones: flows that these begin are forgotten when it is their turn.

@@ -87,8 +87,8 @@ pub(crate) fn pin_dir(lab: &Lab) -> PathBuf {
     lab.bpffs().join("switcher")
 }
 
-/// A data path without an agent; runs in the node.
-pub(crate) fn load(lab: &Lab) -> Result<DataPath> {
+/// A data path without an agent, with tables of this size; runs in the node.
+pub(crate) fn load(lab: &Lab, limits: Limits) -> Result<DataPath> {
     let text = format!(
         "[agent]\ninterfaces = [\"{TO_CLIENTS}\", \"{TO_BACKENDS}\"]\nmode = \"native\"\npin_dir = \"{}\"\n{}",
         pin_dir(lab).display(),
@@ -98,7 +98,7 @@ pub(crate) fn load(lab: &Lab) -> Result<DataPath> {
     config.agent.limits = Limits {
         // The harness is a flood.
         inserts_per_second: u32::MAX,
-        ..Limits::default()
+        ..limits
     };
     let mut path = DataPath::open(&config.agent)?;
     let mut scanner = path.scanner()?;
