@@ -11,6 +11,7 @@ use crate::{
     http::{self, CONNECTIONS, HttpRun},
     plan::Plan,
     programs::Programs,
+    session::First,
     spread::Spread,
     table::Table,
 };
@@ -185,7 +186,7 @@ struct Effort {
 }
 
 const QUICK: Effort = Effort {
-    rounds: [2, 3, 5],
+    rounds: [3, 3, 5],
     other_rounds: 1,
     seconds: 1,
     bulk_bytes: 150_000_000,
@@ -200,6 +201,7 @@ const FULL: Effort = Effort {
 
 /// Measures all cases, one after the other in each round.
 pub(crate) fn measure(plan: &Plan) -> Result<Applications> {
+    let _first = First::begin();
     let effort = if plan.quick { QUICK } else { FULL };
     let programs = Programs::find(plan, &["haproxy", "iperf3", "nft", "nginx", "wrk"])?;
     let labs: Vec<Lab> = CASES

@@ -23,6 +23,7 @@ mod plan;
 mod programs;
 mod ratios;
 mod report;
+mod session;
 mod spread;
 mod table;
 

@@ -1,12 +1,8 @@
 //! Programs of the distribution: servers, what makes their load, and what the switcher is compared with.
 
-use std::{
-    collections::BTreeMap, env, ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf,
-    process::Command,
-};
+use std::{collections::BTreeMap, env, ffi::OsString, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::{Mode, OFlags, open};
 use switcher_tests::lab::Host;
 
 use crate::plan::Plan;
@@ -54,25 +50,8 @@ impl Programs {
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
-        put_first(&mut command);
         Ok(command)
     }
-}
-
-/// Lets what is measured run before what else the machine has to do. The kernel shares processors by session before it
-/// looks at anything else, so the command gets one of its own.
-fn put_first(command: &mut Command) {
-    let prepare = || {
-        // A new process leads no group yet.
-        rustix::process::setsid()?;
-        // Where the kernel does not group by session, there is no such file and no need.
-        if let Ok(file) = open(c"/proc/self/autogroup", OFlags::WRONLY, Mode::empty()) {
-            rustix::io::write(file, b"-10")?;
-        }
-        Ok(())
-    };
-    // SAFETY: the closure makes system calls only; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(prepare) };
 }
 
 /// `NAME=FILE`.
