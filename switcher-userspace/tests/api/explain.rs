@@ -30,16 +30,20 @@ pub(crate) fn explanation(question: &ExplainQuestion) -> Explanation {
         to: Some(to),
         selection,
     };
-    let tried = |backend, free| TriedBackend {
+    let tried = |backend, free, ejected| TriedBackend {
         backend,
         free,
-        ejected: !free,
+        ejected,
     };
     let selection = ExplainedSelection {
         hash: "00000000deadbeef".to_owned(),
         slot: 7,
         slots: 101,
-        tried: vec![tried(first, false), tried(second, true)],
+        tried: vec![
+            tried(first, false, false),
+            tried(first, false, true),
+            tried(second, true, false),
+        ],
     };
     Explanation {
         protocol: question.protocol,
@@ -133,7 +137,8 @@ fn the_command_tells_what_was_found() {
              age 61.234 s, silent for 0.042 s, recorded in mid-stream",
             "a new SYN   goes out as 192.0.2.1:40000 > 10.0.0.2:8080: green is active, \
              hash 00000000deadbeef, slot 7 of 101, \
-             not 10.0.0.1:8080, which is the client, or whose replies would be another flow's",
+             not 10.0.0.1:8080, which is the client, or whose replies would be another flow's, \
+             not 10.0.0.1:8080, which is ejected",
             "mid-stream  goes out as 192.0.2.1:40000 > 10.0.0.1:8080: pinned to blue",
         ]
     );
