@@ -1,5 +1,5 @@
 //! Orders about a backend: to cut its flows, at the deadline of a drain or because it is dead; to hold them
-//! in a pause; to begin none there, as it is ejected.
+//! in a pause; to begin none there while there is another one, as it is ejected.
 //!
 //! The program carries an order out by itself, flow by flow, so it holds while no agent runs.
 
@@ -43,7 +43,8 @@ pub struct CutOrder {
     pub action: u8,
     /// A [`Hold`] as its number; 0: no pause.
     pub hold: u8,
-    /// 1: no flow begins here, whatever slots it has. Written at once, whereas tables take their time.
+    /// 1: no flow begins here while there is another backend, whatever slots it has. Written at once, whereas
+    /// tables take their time.
     pub ejected: u8,
     /// Zero.
     pub reserved: u8,
@@ -83,7 +84,7 @@ impl CutOrder {
         self
     }
 
-    /// Whether no flow begins there.
+    /// Whether no flow begins there while there is another backend.
     #[inline(always)]
     #[must_use]
     pub const fn ejects(&self) -> bool {

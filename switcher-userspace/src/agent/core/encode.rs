@@ -253,7 +253,7 @@ const fn action(at: AtDeadline) -> Option<Action> {
 }
 
 /// The orders to cut flows that the drains of `board` want, by service id and color.
-fn drain_orders(
+pub(in crate::agent) fn drain_orders(
     board: &Switchboard,
     ids: &BTreeMap<String, u16>,
 ) -> BTreeMap<(u16, Color), CutOrder> {

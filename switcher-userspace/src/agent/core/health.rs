@@ -95,9 +95,10 @@ impl Core {
         if old == new {
             return None;
         }
-        let ordered = self.set_orders();
+        let has_newly_dead = (new.backends.keys()).any(|it| !old.backends.contains_key(it));
+        let ordered = self.give_orders(new);
         // Silent flows are found by a scan, and both their sides are told.
-        if (new.backends.keys()).any(|it| !old.backends.contains_key(it)) {
+        if has_newly_dead {
             self.collector.pace(self.board.is_draining());
         }
         match ordered {

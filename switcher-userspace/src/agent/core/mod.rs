@@ -30,7 +30,7 @@ pub(super) use self::{
     apply::{AskedApply, By, ready_services},
     asking::Asking,
     change::Asked,
-    encode::{Observed, encode, orders, overlaid, tally_of, without_slots},
+    encode::{Observed, drain_orders, encode, orders, overlaid, tally_of, without_slots},
     errors::data_path,
     failover::situation,
     record::Recorded,
@@ -55,7 +55,7 @@ use super::{
 use crate::{
     api::types::{ApiError, ChangeReply},
     config::Config,
-    datapath::{Attached, Counters, DataPath, DataPathError, Replaced, Scan},
+    datapath::{Attached, Counters, DataPath, DataPathError, Orders, Replaced, Scan},
     interfaces::Interfaces,
     switching::{Cuts, DrainEnded, Switchboard},
 };
@@ -273,8 +273,7 @@ impl Core {
     fn switch_to(&mut self, mut next: Switchboard) -> Result<Replaced, ApiError> {
         // A pause begins before the barrier and so holds when it has passed.
         let mut before = orders(&next, &self.ids, &self.config);
-        let now = orders(&self.board, &self.ids, &self.config);
-        let wanted = std::mem::replace(&mut before.colors, now.colors);
+        let wanted = std::mem::replace(&mut before.colors, drain_orders(&self.board, &self.ids));
         before.colors.retain(|color, _| wanted.contains_key(color));
         self.give_slots_for(&next);
         self.path
@@ -315,7 +314,11 @@ impl Core {
 
     /// Orders what the board wants. What fails is tried again.
     fn set_orders(&mut self) -> Result<(), DataPathError> {
-        let wanted = orders(&self.board, &self.ids, &self.config);
+        self.give_orders(orders(&self.board, &self.ids, &self.config))
+    }
+
+    /// As [`Self::set_orders`], for who knows already what the board wants.
+    fn give_orders(&mut self, wanted: Orders) -> Result<(), DataPathError> {
         let done = self.path.set_orders(wanted);
         if done.is_err() {
             self.follow_at(clock::now().plus_ms(RETRY_MS).boot_ms);
