@@ -91,6 +91,13 @@ impl CutOrder {
         self.ejected != 0 && !cfg!(mutant = "ejected-gets-flows")
     }
 
+    /// Whether it may mean anything for a flow that has begun.
+    #[inline(always)]
+    #[must_use]
+    pub const fn concerns_flows(&self) -> bool {
+        self.action | self.hold != 0
+    }
+
     /// Whether a packet of a flow is dropped at tick `now` because of a pause; previews' never are.
     #[inline(always)]
     #[must_use]

@@ -9,6 +9,7 @@ pub mod cut;
 pub mod filter;
 pub mod flow;
 pub mod heard;
+pub mod hop;
 pub mod interface;
 pub mod packet;
 pub mod rate;
@@ -23,7 +24,7 @@ pub mod trace;
 
 /// Version of everything that is shared through pinned maps. Raise it with any change of a key, a
 /// value, a map's meaning or a map's name; an agent refuses pins of another version.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Declares that a struct may cross the kernel boundary, and proves its size.
 ///

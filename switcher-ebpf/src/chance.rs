@@ -235,26 +235,25 @@ pub(crate) fn take_chance<A: Tables>(work: &mut Work<A>) -> u32 {
     if !rate::may_insert(work.now) {
         return GO_ON;
     }
-    let before = work.entry;
+    work.before = work.entry;
     let old_peer_key = work.peer_key;
-    if has_moved(work, &before) {
+    if has_moved(work) {
         return GO_ON;
     }
     if let Some(hit) = find(&work.other_peer_key) {
         // SAFETY: as in `flow::track`.
         make_way(&work.other_peer_key, unsafe { &*hit.entry }, &work.key);
     }
-    let other = work.other;
-    work.entry.move_to(&other);
+    work.entry.move_to(&work.other);
     work.peer = work.entry.made_peer(&work.key);
     work.peer.flags &= !FLAG_REFUSED;
     if insert(Table::Unanswered, &work.other_peer_key, &work.peer).is_err() {
-        work.entry = before;
+        work.entry = work.before;
         return GO_ON;
     }
-    if !leave(work, &before, &old_peer_key) {
+    if !leave(work, &old_peer_key) {
         remove(Table::Unanswered, &work.other_peer_key, Writer::Program);
-        work.entry = before;
+        work.entry = work.before;
         return GO_ON;
     }
     // One store: packets of the client find the old way or the new one.
@@ -268,19 +267,19 @@ pub(crate) fn take_chance<A: Tables>(work: &mut Work<A>) -> u32 {
     mark_used(&work.key);
     work.set_peer_key();
     count::note(Reason::SecondChance);
-    count_moved(&before, &work.entry);
+    count_moved(&work.before, &work.entry);
     GO_ON
 }
 
 /// Whether another CPU has sent the flow elsewhere since it was copied: then the SYN follows it there.
 #[inline(always)]
-fn has_moved<A: Tables>(work: &mut Work<A>, before: &FlowEntry<A>) -> bool {
+fn has_moved<A: Tables>(work: &mut Work<A>) -> bool {
     let Some(hit) = find(&work.key) else {
         return false;
     };
     // SAFETY: as in `flow::track`.
     let there = unsafe { &*hit.entry };
-    if there.backend == before.backend {
+    if there.backend == work.before.backend {
         return false;
     }
     work.entry = *there;
@@ -291,11 +290,11 @@ fn has_moved<A: Tables>(work: &mut Work<A>, before: &FlowEntry<A>) -> bool {
 /// Marks the entry for the replies of the backend that the flow leaves. `false`: it has just answered, and
 /// the flow stays.
 #[inline(always)]
-fn leave<A: Tables>(work: &Work<A>, before: &FlowEntry<A>, old_peer_key: &FlowKey<A>) -> bool {
+fn leave<A: Tables>(work: &Work<A>, old_peer_key: &FlowKey<A>) -> bool {
     if cfg!(mutant = "left-unmarked") {
         return true;
     }
-    let Some(peer) = peer_of(&work.key, before, old_peer_key) else {
+    let Some(peer) = peer_of(&work.key, &work.before, old_peer_key) else {
         return true;
     };
     let flags = &raw mut peer.flags;

@@ -3,11 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::warn;
 use switcher_common::{
-    address::Address,
-    clock::elapsed,
-    flow::FlowEntry,
-    packet::Frame as _,
-    reason::{Reason, Verdict},
+    address::Address, clock::elapsed, flow::FlowEntry, packet::Frame as _, reason::Reason,
     stats::ColorStats,
 };
 
@@ -16,7 +12,6 @@ use crate::{
     frame::XdpFrame,
     maps::{LOGGED, TRAFFIC, VERDICTS},
     trace,
-    work::HasWork,
 };
 
 /// About a second between two log lines of one reason and CPU.
@@ -70,20 +65,14 @@ fn log_rarely(ctx: &XdpContext, reason: Reason, what: &str) {
 
 /// Counts a packet that was translated and sent on.
 #[inline(always)]
-pub(crate) fn traffic<A: HasWork>(frame: &XdpFrame<'_>, reason: Reason) {
-    if reason.verdict() == Verdict::Drop {
-        return;
-    }
-    let Some(work) = A::work() else {
-        return;
-    };
-    if let Some(stats) = stats_of(&work.entry) {
+pub(crate) fn traffic<A: Address>(frame: &XdpFrame<'_>, entry: &FlowEntry<A>, now_ns: u64) {
+    if let Some(stats) = stats_of(entry) {
         // SAFETY: per-CPU value.
         unsafe {
             (*stats).packets += 1;
             (*stats).bytes += frame.len() as u64;
-            if !work.entry.is_preview() {
-                (*stats).newest_packet_ns = work.now_ns;
+            if !entry.is_preview() {
+                (*stats).newest_packet_ns = now_ns;
             }
         }
     }

@@ -70,7 +70,7 @@ pub(crate) fn packet_of<A: Tables>(work: &mut Work<A>, hit: &Hit<A>) -> Result<b
             forget(&work.key, &work.entry, Writer::Program);
             return Ok(false);
         }
-        if !work.may_travel() {
+        if !work.ip.may_travel() {
             return Err(Reason::TtlExceeded);
         }
         return Ok(true);

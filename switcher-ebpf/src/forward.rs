@@ -17,11 +17,7 @@ use switcher_common::{
 };
 
 use crate::{
-    frame::XdpFrame,
-    interface,
-    maps::Tables,
-    route::{Question, lookup},
-    unfinished::is_left_to_hardware,
+    frame::XdpFrame, hop, interface, maps::Tables, route::lookup, unfinished::is_left_to_hardware,
     work::Work,
 };
 
@@ -42,17 +38,19 @@ enum Route {
 #[inline(always)]
 pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Work<A>) -> Reason {
     // Only a reply of a cut UDP flow comes here with it.
-    if !work.may_travel() {
+    if !work.ip.may_travel() {
         return Reason::TtlExceeded;
     }
     let is_unfinished = is_left_to_hardware::<A>(frame);
-    send_by(frame, work, is_unfinished, |frame, work, hop| {
+    let reason = send_by(frame, work, is_unfinished, |frame, work, hop| {
         packet::translate(frame, &work.ip, work.entry.side(), &work.key, &work.to, hop)?;
         if is_unfinished {
             packet::leave_unfinished(frame, &work.ip, &work.to)?;
         }
         Some(())
-    })
+    });
+    A::keep_hop(frame.raw(), reason as u32);
+    reason
 }
 
 /// As [`send`], with another way of rewriting it. An unfinished packet only the stack can send on.
@@ -64,6 +62,8 @@ pub(crate) fn send_by<A: Address>(
     rewrite: impl FnOnce(&mut XdpFrame<'_>, &Work<A>, Hop) -> Option<()>,
 ) -> Reason {
     work.to = work.key.translated(&work.entry);
+    // Before the kernel is asked: an answer from before a change is not of the epoch after it.
+    work.hop_epoch = hop::watch().epoch;
     let route = match route(frame, work, is_unfinished) {
         Route::Nowhere(reason) => return reason,
         Route::Transmit | Route::Redirect if is_unfinished => Route::Stack(Reason::ChecksumLeft),
@@ -88,23 +88,23 @@ fn leave<A: Address>(frame: &mut XdpFrame<'_>, work: &Work<A>, route: Route) -> 
     if packet::set_link_addresses(frame, work.fib.smac, work.fib.dmac).is_none() {
         return Reason::Inconsistent;
     }
-    if let Route::Transmit = route {
-        return Reason::Transmitted;
+    match route {
+        Route::Transmit => Reason::Transmitted,
+        _ => redirect(work.fib.ifindex),
     }
+}
+
+/// Sends the packet out of another interface than it came in by.
+#[inline(always)]
+pub(crate) fn redirect(egress: u32) -> Reason {
     // SAFETY: plain values; the kernel checks the interface when it carries the redirect out.
-    unsafe { bpf_redirect(work.fib.ifindex, 0) };
+    unsafe { bpf_redirect(egress, 0) };
     Reason::Redirected
 }
 
 #[inline(always)]
 fn route<A: Address>(frame: &XdpFrame<'_>, work: &mut Work<A>, is_unfinished: bool) -> Route {
-    let question = Question {
-        src: work.to.src,
-        dst: work.to.dst,
-        protocol: work.to.protocol,
-        tos: work.ip.tos,
-        ip_len: work.ip.ip_len,
-    };
+    let question = hop::question(frame, &work.ip, &work.to);
     match lookup(frame, &question, &mut work.fib) {
         Some(BPF_FIB_LKUP_RET_SUCCESS) => {
             let tags = packet::tags(frame, work.ip.ip_offset);

@@ -46,7 +46,7 @@ pub(crate) fn follow<A: Tables + Network>(work: &mut Work<A>) -> Result<(), Reas
         return Err(without_flow(work));
     };
     // SAFETY: as in `flow::track`.
-    work.entry = unsafe { *hit.entry };
+    unsafe { work.take_entry(hit.entry) };
     let order = order_of(work.entry.backend);
     if order.holds(work.entry.is_preview(), false, work.now) {
         return Err(Reason::Paused);
@@ -55,7 +55,7 @@ pub(crate) fn follow<A: Tables + Network>(work: &mut Work<A>) -> Result<(), Reas
     if is_tcp && is_cut(&order, &work.entry, is_tcp, work.now) {
         return Err(Reason::FlowCut);
     }
-    if !work.may_travel() {
+    if !work.ip.may_travel() {
         return Err(Reason::TtlExceeded);
     }
     Ok(())

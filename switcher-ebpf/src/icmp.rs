@@ -79,7 +79,7 @@ fn find_flow<A: Tables>(work: &mut Work<A>, quote: &Quote<A>) -> bool {
         return false;
     };
     // SAFETY: as in `flow::track`.
-    work.entry = unsafe { *hit.entry };
+    unsafe { work.take_entry(hit.entry) };
     true
 }
 
@@ -107,7 +107,7 @@ fn error<A: Tables + Icmp>(
     if work.entry.is_left() {
         return Reason::LateAnswer;
     }
-    if !work.may_travel() {
+    if !work.ip.may_travel() {
         return Reason::TtlExceeded;
     }
     // As the packet is routed: its own addresses, of which one is the flow's.

@@ -22,11 +22,13 @@ mod collect;
 mod count;
 mod cut;
 mod expiry;
+mod fast;
 mod filter;
 mod flow;
 mod forward;
 mod fragment;
 mod frame;
+mod hop;
 mod icmp;
 mod interface;
 mod maps;
@@ -52,7 +54,7 @@ use outlined::{
 };
 use switcher_common::{
     address::{Ipv4, Ipv6},
-    packet::{self, Family, Link},
+    packet::{self, Ethernet, Family, Link},
     reason::{Reason, Verdict},
     trace::Known,
 };
@@ -66,8 +68,9 @@ pub fn dispatch(ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// The program in slot 0.
+/// The program in slot 0. Inlined: kernels before 6.9 count 32 bytes of stack for each function.
 #[xdp]
+#[inline(always)]
 pub fn switcher(ctx: XdpContext) -> u32 {
     let reason = match packet::link(&XdpFrame::new(&ctx)) {
         Ok(Link {
@@ -97,6 +100,12 @@ pub fn switcher(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn traced<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
     let is_traced = trace::is_on();
+    if !is_traced && ip_offset == size_of::<Ethernet>() {
+        let code = A::fast(ctx.ctx);
+        if code != GO_ON {
+            return Reason::from_code(code);
+        }
+    }
     let (known, reason) = process::<A>(ctx, ip_offset);
     if is_traced {
         A::trace(ctx.ctx, argument(ip_offset), known as u32, reason as u32);
@@ -204,7 +213,11 @@ fn send<A: Tables>(ctx: &XdpContext, code: u32) -> Reason {
         return Reason::from_code(code);
     }
     let reason = Reason::from_code(A::send(ctx.ctx));
-    count::traffic::<A>(&XdpFrame::new(ctx), reason);
+    if reason.verdict() != Verdict::Drop
+        && let Some(work) = A::work()
+    {
+        count::traffic(&XdpFrame::new(ctx), &work.entry, work.now_ns);
+    }
     reason
 }
 

@@ -13,6 +13,7 @@ use switcher_common::{
     filter::FILTER_WORDS,
     flow::{FlowEntry, FlowKey},
     heard::Heard,
+    hop::HopWatch,
     interface::InterfaceRecord,
     packet::{FragmentKey, FragmentPorts},
     rate::{Capped, Window},
@@ -71,6 +72,13 @@ pub(crate) static FILTER: Array<u64, { FILTER_WORDS as usize }> = Array::new();
 /// The node's interfaces, by index.
 #[btf_map]
 pub(crate) static INTERFACES: Array<InterfaceRecord, 16> = Array::new();
+
+/// What the agent says of the hops that flows keep.
+#[btf_map]
+pub(crate) static HOP_WATCH: Array<HopWatch, 1> = Array::new();
+/// Link addresses of interfaces, as hops leave by them, by index: the last byte but one is 1 where one is known.
+#[btf_map]
+pub(crate) static HOP_SOURCES: Array<u64, 16> = Array::new();
 
 /// The node's own addresses, under [`ListenerKey::any_of`]. Only that they are there matters.
 #[btf_map]

@@ -61,6 +61,8 @@ macro_rules! outlined {
 }
 
 outlined! {
+    /// The fast path, for a packet without tags: the verdict, or [`GO_ON`] to the other stages.
+    fast, fast4, fast6, (ctx: *mut xdp_md);
     /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], [`EXTENSIONS`],
     /// [`LATER_FRAGMENT`], [`MESSAGE`], or why it ends here.
     read, read4, read6, (ctx: *mut xdp_md, ip_offset: u32);
@@ -96,6 +98,8 @@ outlined! {
     select, select4, select6, (ctx: *mut xdp_md);
     /// Rewrites the packet as its entry says, and sends it on: the verdict.
     send, send4, send6, (ctx: *mut xdp_md);
+    /// Has the packet's flow keep the hop that it has just been sent to; with another verdict, none.
+    keep_hop, keep_hop4, keep_hop6, (ctx: *mut xdp_md, sent_as: u32);
     /// What becomes of an ICMP message: the verdict, or, unless (1) it is to be sent on, [`UNREACHABLE`].
     message, message4, message6, (ctx: *mut xdp_md, is_sent_on: u32);
     /// Tells the packet's sender why it is dropped, if he may be told: the verdict after it.
@@ -135,6 +139,7 @@ fn code(result: Result<(), Reason>) -> u32 {
 /// What the global functions do.
 mod body {
     use switcher_common::{
+        hop::Way,
         packet::{Network, icmp::Icmp, own_error::OwnErrors},
         trace::Known,
     };
@@ -144,13 +149,19 @@ mod body {
         REPEATED, Reason, Tables, UNREACHABLE, XdpContext, XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
-        chance, cut,
+        chance, cut, fast as fast_path,
         flow::{self, Found},
-        forward, fragment, icmp, own_error,
+        forward, fragment, hop, icmp, own_error,
         read::{self as reading, Read},
         reply::{self, Pinned},
         report, select as selection, trace as tracing, unfinished,
     };
+
+    #[inline(always)]
+    pub(super) fn fast<A: Tables + Network>(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        fast_path::packet::<A>(&mut XdpFrame::new(&ctx)).map_or(GO_ON, |reason| reason as u32)
+    }
 
     #[inline(always)]
     pub(super) fn read<A: Tables + Network>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {
@@ -283,6 +294,20 @@ mod body {
     pub(super) fn send<A: Tables + Network>(ctx: *mut xdp_md) -> u32 {
         let ctx = XdpContext::new(ctx);
         with_work::<A>(|work| forward::send(&mut XdpFrame::new(&ctx), work) as u32)
+    }
+
+    #[inline(always)]
+    pub(super) fn keep_hop<A: Tables + Network>(ctx: *mut xdp_md, sent_as: u32) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let way = match Reason::from_code(sent_as) {
+            Reason::Transmitted => Some(Way::Transmit),
+            Reason::Redirected => Some(Way::Redirect),
+            _ => None,
+        };
+        with_work::<A>(|work| {
+            hop::keep(&XdpFrame::new(&ctx), work, way);
+            GO_ON
+        })
     }
 
     #[inline(always)]

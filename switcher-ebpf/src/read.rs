@@ -2,7 +2,7 @@
 
 use switcher_common::{
     clock::ticks_from_ns,
-    packet::{self, Network, Part},
+    packet::{self, IpPacket, Network, Part},
     reason::Reason,
 };
 
@@ -30,10 +30,7 @@ pub(crate) fn packet<A: Tables + Network>(
     work: &mut Work<A>,
 ) -> Result<Read, Reason> {
     let ip = packet::network(frame, ip_offset).ok_or(Reason::NotIp)?;
-    let is_icmp = ip.protocol == A::PROTOCOL;
-    // An error about a packet of ours may be from anybody, and to a client of ours.
-    let may_be_foreign = is_icmp && ip.part == Part::Whole;
-    if !may_be_foreign && !filter::may_be_ours(&ip) {
+    if is_foreign(&ip) {
         return Err(Reason::NotOurs);
     }
     work.ip = ip;
@@ -43,6 +40,14 @@ pub(crate) fn packet<A: Tables + Network>(
         return Ok(Read::Extensions);
     }
     transport(frame, work)
+}
+
+/// Whether the packet is certainly neither of ours nor about one.
+#[inline(always)]
+pub(crate) fn is_foreign<A: Network>(ip: &IpPacket<A>) -> bool {
+    // An error about a packet of ours may be from anybody, and to a client of ours.
+    let may_be_error = ip.protocol == A::PROTOCOL && ip.part == Part::Whole;
+    !may_be_error && !filter::may_be_ours(ip)
 }
 
 /// As [`packet`], for the packet in `work`, which has extension headers.

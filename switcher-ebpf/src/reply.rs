@@ -11,6 +11,7 @@ use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
     flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
+    hop::Question,
     packet,
     reason::Reason,
     service::{EndpointRecord, ListenerKey, SHARED_ENDPOINT},
@@ -23,7 +24,7 @@ use crate::{
     frame::XdpFrame,
     interface,
     maps::{BACKENDS, ENDPOINTS, Tables},
-    route::{Question, lookup},
+    route::lookup,
     select::edition,
     work::Work,
 };
@@ -37,7 +38,7 @@ pub(crate) fn comes_by_its_route<A: Address>(ctx: &XdpContext, work: &mut Work<A
         return true;
     }
     let frame = XdpFrame::new(ctx);
-    let question = question(&work.key.dst, &work.key.src, work);
+    let question = question(&frame, &work.key.dst, &work.key.src, work);
     match lookup(&frame, &question, &mut work.fib) {
         Some(BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) => {
             let tags = packet::tags(&frame, work.ip.ip_offset);
@@ -49,11 +50,12 @@ pub(crate) fn comes_by_its_route<A: Address>(ctx: &XdpContext, work: &mut Work<A
 }
 
 #[inline(always)]
-fn question<A: Address>(src: &A, dst: &A, work: &Work<A>) -> Question<A> {
+fn question<A: Address>(frame: &XdpFrame<'_>, src: &A, dst: &A, work: &Work<A>) -> Question<A> {
     Question {
         src: *src,
         dst: *dst,
         protocol: work.key.protocol,
+        ingress: frame.ingress_ifindex(),
         tos: work.ip.tos,
         ip_len: 0,
     }
@@ -62,9 +64,10 @@ fn question<A: Address>(src: &A, dst: &A, work: &Work<A>) -> Question<A> {
 /// Whether the packet's destination is an address of this node.
 #[inline(always)]
 fn is_to_this_node<A: Address>(ctx: &XdpContext, work: &mut Work<A>) -> bool {
-    let question = question(&work.key.src, &work.key.dst, work);
+    let frame = XdpFrame::new(ctx);
+    let question = question(&frame, &work.key.src, &work.key.dst, work);
     matches!(
-        lookup(&XdpFrame::new(ctx), &question, &mut work.fib),
+        lookup(&frame, &question, &mut work.fib),
         Some(BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED)
     )
 }
@@ -90,7 +93,7 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<P
     if endpoint.backend == SHARED_ENDPOINT || !comes_by_its_route(ctx, work) {
         return Err(Reason::UnexpectedReply);
     }
-    if !work.may_travel() {
+    if !work.ip.may_travel() {
         return Err(Reason::TtlExceeded);
     }
     let backend = BACKENDS.get(endpoint.backend).ok_or(Reason::Inconsistent)?;

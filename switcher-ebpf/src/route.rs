@@ -1,10 +1,11 @@
 //! The kernel's routing tables.
 
-use core::mem;
-
 pub(crate) use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
-use switcher_common::address::{Address, Ipv4};
+use switcher_common::{
+    address::{Address, Ipv4},
+    hop::Question,
+};
 
 use crate::frame::XdpFrame;
 
@@ -12,29 +13,17 @@ use crate::frame::XdpFrame;
 const FIB_LOOKUP_BYTES: i32 = 64;
 const _: () = assert!(size_of::<FibLookup>() == FIB_LOOKUP_BYTES as usize);
 
-/// What the routing tables are asked: where does such a packet go?
-pub(crate) struct Question<A> {
-    pub src: A,
-    pub dst: A,
-    pub protocol: u8,
-    pub tos: u8,
-    /// Length of the IP packet in bytes; 0: whatever the MTU.
-    pub ip_len: u16,
-}
-
-/// Asks for a packet that comes in where `frame` did; the kernel's `BPF_FIB_LKUP_RET_*`. Its answer
-/// is in `fib`.
+/// Asks for a packet like `frame`; the kernel's `BPF_FIB_LKUP_RET_*`. Its answer is in `fib`.
 #[inline(always)]
 pub(crate) fn lookup<A: Address>(
     frame: &XdpFrame<'_>,
     question: &Question<A>,
     fib: &mut FibLookup,
 ) -> Option<u32> {
-    // SAFETY: plain integers and unions of them; zero is what the kernel asks for in unused fields.
-    *fib = unsafe { mem::zeroed() };
+    clear(fib);
     fib.family = A::AF;
     fib.l4_protocol = question.protocol;
-    fib.ifindex = frame.ingress_ifindex();
+    fib.ifindex = question.ingress;
     fib.__bindgen_anon_1.tot_len = question.ip_len;
     if A::AF == Ipv4::AF {
         fib.__bindgen_anon_2.tos = question.tos;
@@ -47,4 +36,14 @@ pub(crate) fn lookup<A: Address>(
     // SAFETY: the pointers are valid for the call, the length is that of the struct.
     let result = unsafe { bpf_fib_lookup(frame.raw().cast(), fib, FIB_LOOKUP_BYTES, 0) };
     u32::try_from(result).ok()
+}
+
+/// Zero is what the kernel asks for in unused fields. By words, as in [`crate::work::copy_words`].
+#[inline(always)]
+fn clear(fib: &mut FibLookup) {
+    let words = (&raw mut *fib).cast::<u32>();
+    for at in 0..size_of::<FibLookup>() / size_of::<u32>() {
+        // SAFETY: within the struct, whose alignment it has; plain integers and unions of them.
+        unsafe { words.add(at).write_volatile(0) };
+    }
 }

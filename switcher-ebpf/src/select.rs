@@ -27,7 +27,7 @@ pub(crate) fn fresh<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         Standing::Leaving => return Err(Reason::ListenerRemoved),
         Standing::Gone => return Err(Reason::NotOurs),
     }
-    if !work.may_travel() {
+    if !work.ip.may_travel() {
         return Err(Reason::TtlExceeded);
     }
     if is_martian(&work.key.src) {

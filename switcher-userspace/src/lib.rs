@@ -10,6 +10,7 @@ pub mod config;
 pub mod datapath;
 pub mod duration;
 pub mod failover;
+mod hops;
 pub mod interfaces;
 mod issuers;
 mod netlink;

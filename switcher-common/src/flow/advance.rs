@@ -13,6 +13,8 @@
 //! the RST is answered by another one, and that has the number which the segment acknowledged.
 //! What happens to a flow that is cut is decided before.
 
+use core::cell::Cell;
+
 use super::{FLAG_UNPINNED, FlowEntry, FlowState, Side};
 use crate::address::Address;
 
@@ -238,6 +240,37 @@ impl Advance {
         } else {
             same.udp(entry)
         }
+    }
+
+    /// The progress by a packet in the middle of an established flow, which is all that [`Self::of`] would come to;
+    /// `None`: that is to be asked.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_stream<A: Address>(
+        entry: &FlowEntry<A>,
+        is_tcp: bool,
+        segment: &Segment,
+    ) -> Option<Progress> {
+        let same = Self {
+            next: Next::Keep,
+            shared: entry.shared(),
+            progress: entry.progress(),
+        };
+        if !same.is_established() || entry.is_left() {
+            return None;
+        }
+        if !is_tcp {
+            return Some(same.progress);
+        }
+        if segment.flags & (SYN | FIN | RST) != 0 || entry.fin_end != 0 {
+            return None;
+        }
+        let needs_peer = Cell::new(false);
+        let (advance, _) = same.with_progress(segment, || {
+            needs_peer.set(true);
+            None
+        });
+        (!needs_peer.get()).then_some(advance.progress)
     }
 
     #[inline(always)]

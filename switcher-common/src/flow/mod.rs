@@ -12,6 +12,7 @@ pub use advance::{ACK, Advance, FIN, Next, Progress, RST, SYN, Segment, Shared};
 
 use crate::{
     address::{Address, Ipv4, Ipv6},
+    hop::NextHop,
     service::{Color, Protocol},
 };
 
@@ -37,6 +38,8 @@ pub struct FlowKey<A> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]
 #[repr(C)]
 pub struct FlowEntry<A> {
+    /// Where the direction's packets go; believed in the established table only.
+    pub hop: NextHop,
     /// What the packet's destination (forward) or source (reverse) becomes.
     pub rewrite_addr: A,
     /// Sequence number of the client's newest SYN, in host byte order; TCP only.
@@ -88,14 +91,14 @@ unsafe impl Pod for FlowEntry<Ipv4> {}
 unsafe impl Pod for FlowEntry<Ipv6> {}
 crate::shared!(FlowKey<Ipv4>, 16);
 crate::shared!(FlowKey<Ipv6>, 40);
-crate::shared!(FlowEntry<Ipv4>, 48);
-crate::shared!(FlowEntry<Ipv6>, 60);
+crate::shared!(FlowEntry<Ipv4>, 64);
+crate::shared!(FlowEntry<Ipv6>, 76);
 const _: () = {
     // The sum of the fields' sizes is the struct's size: no padding.
     assert!(size_of::<FlowKey<Ipv4>>() == 2 * 4 + 2 * 2 + 1 + 3);
     assert!(size_of::<FlowKey<Ipv6>>() == 2 * 16 + 2 * 2 + 1 + 3);
-    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 8 * 4 + 2 * 2 + 6 + 2);
-    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 8 * 4 + 2 * 2 + 6 + 2);
+    assert!(size_of::<FlowEntry<Ipv4>>() == 4 + 8 * 4 + 2 * 2 + 6 + 2 + 16);
+    assert!(size_of::<FlowEntry<Ipv6>>() == 16 + 8 * 4 + 2 * 2 + 6 + 2 + 16);
 };
 
 /// Flow of a preview listener: not in flight, not drained.
@@ -267,6 +270,25 @@ impl<A: Address> FlowKey<A> {
     #[must_use]
     pub const fn is_tcp(&self) -> bool {
         self.protocol == Protocol::Tcp as u8
+    }
+
+    /// Source and destination, each address and port. Both are read, whichever is used: else the compiler chooses
+    /// between their places on the stack by arithmetic that the verifier refuses.
+    #[inline(always)]
+    fn ends(&self) -> ((A, u16), (A, u16)) {
+        // SAFETY: fields of a valid reference.
+        unsafe {
+            (
+                (
+                    (&raw const self.src).read_volatile(),
+                    (&raw const self.src_port_be).read_volatile(),
+                ),
+                (
+                    (&raw const self.dst).read_volatile(),
+                    (&raw const self.dst_port_be).read_volatile(),
+                ),
+            )
+        }
     }
 }
 
@@ -449,13 +471,14 @@ impl<A: Address> FlowEntry<A> {
     }
 
     /// The entry of the other direction, made from this one, of which `key` is the key. How far that
-    /// direction has come is not known here.
+    /// direction has come, and where it goes, is not known here.
     #[inline(always)]
     #[must_use]
     pub fn made_peer(&self, key: &FlowKey<A>) -> Self {
-        let (rewrite_addr, rewrite_port_be, side) = match self.side() {
-            Side::Forward => (key.dst, key.dst_port_be, Side::Reverse),
-            Side::Reverse => (key.src, key.src_port_be, Side::Forward),
+        let (src, dst) = key.ends();
+        let ((rewrite_addr, rewrite_port_be), side) = match self.side() {
+            Side::Forward => (dst, Side::Reverse),
+            Side::Reverse => (src, Side::Forward),
         };
         Self {
             rewrite_addr,
@@ -469,6 +492,7 @@ impl<A: Address> FlowEntry<A> {
             } else {
                 self.chances
             },
+            hop: NextHop::default(),
             ..*self
         }
     }

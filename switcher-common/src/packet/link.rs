@@ -1,6 +1,6 @@
 //! The link layer: Ethernet, with up to two VLAN tags.
 
-use super::{Ethernet, Frame};
+use super::{Ethernet, Frame, field::Field as _};
 use crate::reason::Reason;
 
 /// What a frame's link-layer header says.
@@ -58,7 +58,7 @@ pub fn link<F: Frame + ?Sized>(frame: &F) -> Result<Link, Reason> {
     if ethernet.destination[0] & 1 != 0 {
         return Err(Reason::LinkMulticast);
     }
-    let mut ether_type = u16::from_be_bytes(ethernet.ether_type);
+    let mut ether_type = u16::from_be(ethernet.ether_type.get());
     let (mut ip_offset, mut tags) = (size_of::<Ethernet>(), 0);
     while tags < MAX_TAGS && ETHERTYPES_VLAN.contains(&ether_type) {
         let tag = frame

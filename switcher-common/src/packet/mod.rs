@@ -5,6 +5,7 @@
 //! `data_end`; on the host it is a slice's.
 
 mod extension;
+mod field;
 mod fragment;
 pub mod icmp;
 mod link;

@@ -6,7 +6,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use super::{Chain, FragmentKey, Frame, Part, Tcp, extension, icmp::Icmp};
+use super::{Chain, FragmentKey, Frame, Part, Tcp, extension, field::Field as _, icmp::Icmp};
 use crate::{
     address::{Address, Ipv4, Ipv6},
     flow::{FlowKey, Segment},
@@ -58,6 +58,20 @@ pub struct Transport {
 }
 
 impl<A: Address> IpPacket<A> {
+    /// Whether it is TCP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_tcp(&self) -> bool {
+        self.protocol == Protocol::Tcp as u8
+    }
+
+    /// Whether its time to live lets it be sent on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_travel(&self) -> bool {
+        self.ttl > 1
+    }
+
     /// The 5-tuple with the ports of `transport`.
     #[inline(always)]
     #[must_use]
@@ -145,11 +159,11 @@ impl Network for Ipv6 {
 fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv4>> {
     let header = frame.header::<Ipv4Hdr>(ip_offset)?;
     let header_len = usize::from(header.vihl & 0x0f) * 4;
-    let ip_len = u16::from_be_bytes(header.tot_len);
-    let flags_and_offset = u16::from_be_bytes(header.frags);
+    let ip_len = u16::from_be(header.tot_len.get());
+    let flags_and_offset = u16::from_be(header.frags.get());
     Some(IpPacket {
-        src: Ipv4::from_octets(header.src_addr),
-        dst: Ipv4::from_octets(header.dst_addr),
+        src: Ipv4(header.src_addr.get()),
+        dst: Ipv4(header.dst_addr.get()),
         ip_offset,
         transport_offset: ip_offset + header_len,
         ip_len,
@@ -158,7 +172,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv4>
         tos: header.tos,
         part: Part::of(flags_and_offset, IPV4_OFFSET, IPV4_MORE),
         fragment_protocol: header.proto,
-        identification: u16::from_be_bytes(header.id).into(),
+        identification: u16::from_be(header.id.get()).into(),
         fragment_offset: 0,
         is_malformed: header.vihl >> 4 != 4
             || header_len < size_of::<Ipv4Hdr>()
@@ -169,12 +183,12 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv4>
 #[inline(always)]
 fn ipv6<F: Frame + ?Sized>(frame: &F, ip_offset: usize) -> Option<IpPacket<Ipv6>> {
     let header = frame.header::<Ipv6Hdr>(ip_offset)?;
-    let payload_len = u16::from_be_bytes(header.payload_len);
+    let payload_len = u16::from_be(header.payload_len.get());
     let [first, second, ..] = *frame.header::<[u8; 4]>(ip_offset)?;
     let protocol = header.next_hdr;
     Some(IpPacket {
-        src: Ipv6::from_octets(header.src_addr),
-        dst: Ipv6::from_octets(header.dst_addr),
+        src: Ipv6(header.src_addr.get()),
+        dst: Ipv6(header.dst_addr.get()),
         ip_offset,
         transport_offset: ip_offset + size_of::<Ipv6Hdr>(),
         ip_len: payload_len.saturating_add(IPV6_LEN),
@@ -326,13 +340,13 @@ fn tcp<A: Address, F: Frame + ?Sized>(
     }
     let segment = Segment {
         flags: header.flags,
-        seq: u32::from_be_bytes(header.seq),
-        ack: u32::from_be_bytes(header.ack),
+        seq: u32::from_be(header.seq.get()),
+        ack: u32::from_be(header.ack.get()),
         payload_len: transport_len - header_len,
     };
     Ok(Transport {
-        src_port_be: u16::from_ne_bytes(header.source),
-        dst_port_be: u16::from_ne_bytes(header.destination),
+        src_port_be: header.source.get(),
+        dst_port_be: header.destination.get(),
         segment,
     })
 }
@@ -349,15 +363,15 @@ fn udp<A: Address, F: Frame + ?Sized>(
     if transport_len < UDP_LEN {
         return Err(Reason::Truncated);
     }
-    let len = u16::from_be_bytes(header.len);
+    let len = u16::from_be(header.len.get());
     // A first fragment has the length of the whole datagram.
     let is_beyond = len > transport_len && ip.part == Part::Whole;
     if len < UDP_LEN || is_beyond {
         return Err(Reason::BadHeader);
     }
     Ok(Transport {
-        src_port_be: u16::from_ne_bytes(header.src),
-        dst_port_be: u16::from_ne_bytes(header.dst),
+        src_port_be: header.src.get(),
+        dst_port_be: header.dst.get(),
         segment: Segment::default(),
     })
 }

@@ -5,7 +5,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use super::{Ethernet, Frame, IpPacket, Part, Tcp};
+use super::{Ethernet, Frame, IpPacket, Part, Tcp, field::Field as _};
 use crate::{
     address::Address,
     checksum::Delta,
@@ -77,17 +77,15 @@ fn transport<A: Address, F: Frame + ?Sized>(
     let offset = ip.transport_offset;
     if ip.protocol == Protocol::Tcp as u8 {
         let header = frame.header_mut::<Tcp>(offset)?;
-        header.source = to.src_port_be.to_ne_bytes();
-        header.destination = to.dst_port_be.to_ne_bytes();
-        header.check = delta.apply(u16::from_ne_bytes(header.check)).to_ne_bytes();
+        header.source.set(to.src_port_be);
+        header.destination.set(to.dst_port_be);
+        header.check.set(delta.apply(header.check.get()));
     } else {
         let header = frame.header_mut::<UdpHdr>(offset)?;
-        header.src = to.src_port_be.to_ne_bytes();
+        header.src.set(to.src_port_be);
         let fault = u16::from(cfg!(mutant = "fault-port")).to_be();
-        header.dst = to.dst_port_be.wrapping_add(fault).to_ne_bytes();
-        header.check = delta
-            .apply_udp(u16::from_ne_bytes(header.check))
-            .to_ne_bytes();
+        header.dst.set(to.dst_port_be.wrapping_add(fault));
+        header.check.set(delta.apply_udp(header.check.get()));
     }
     Some(())
 }
@@ -112,12 +110,11 @@ fn ipv4<A: Address, F: Frame + ?Sized>(
         Side::Forward => to.dst.wide(),
         Side::Reverse => to.src.wide(),
     };
-    let octets = changed.0[3].to_ne_bytes();
     match side {
-        Side::Forward => header.dst_addr = octets,
-        Side::Reverse => header.src_addr = octets,
+        Side::Forward => header.dst_addr.set(changed.0[3]),
+        Side::Reverse => header.src_addr.set(changed.0[3]),
     }
-    header.check = delta.apply(u16::from_ne_bytes(header.check)).to_ne_bytes();
+    header.check.set(delta.apply(header.check.get()));
     Some(())
 }
 
@@ -134,8 +131,8 @@ fn ipv6<A: Address, F: Frame + ?Sized>(
         header.hop_limit = header.hop_limit.wrapping_sub(1);
     }
     match side {
-        Side::Forward => header.dst_addr = bytemuck::cast(to.dst.wide().0),
-        Side::Reverse => header.src_addr = bytemuck::cast(to.src.wide().0),
+        Side::Forward => header.dst_addr.set(to.dst.wide().0),
+        Side::Reverse => header.src_addr.set(to.src.wide().0),
     }
     Some(())
 }
@@ -149,7 +146,7 @@ pub fn set_link_addresses<F: Frame + ?Sized>(
     destination: [u8; 6],
 ) -> Option<()> {
     let header = frame.header_mut::<Ethernet>(0)?;
-    header.source = source;
-    header.destination = destination;
+    header.source.set(source);
+    header.destination.set(destination);
     Some(())
 }

@@ -9,7 +9,7 @@ pub(crate) mod table;
 use aya_ebpf::programs::XdpContext;
 use switcher_common::{
     clock::elapsed,
-    flow::{Advance, FlowState, Next, Side},
+    flow::{Advance, FlowEntry, FlowState, Next, Side},
     reason::Reason,
     scan::Table,
     stats::Writer,
@@ -54,7 +54,7 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     };
     // SAFETY: a map value; the kernel keeps its memory while the program runs. Other CPUs may write
     // single fields at the same time, each of which is valid on its own.
-    work.entry = unsafe { *hit.entry };
+    unsafe { work.take_entry(hit.entry) };
     work.set_peer_key();
     let order = cut::order_of(work.entry.backend);
     if order.holds(work.entry.is_preview(), false, work.now) {
@@ -66,11 +66,10 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     if cut::comes_too_late(&order, work) {
         return Err(Reason::ResetSent);
     }
-    if !work.may_travel() {
+    if !work.ip.may_travel() {
         return Err(Reason::TtlExceeded);
     }
-    let is_pinned = !cfg!(mutant = "no-pin") || select::takes_fresh_flows(&work.entry);
-    if !is_pinned && work.entry.side() == Side::Forward {
+    if !is_pinned(&work.entry) && work.entry.side() == Side::Forward {
         table::forget(&work.key, &work.entry, Writer::Program);
         return Ok(Found::Nothing);
     }
@@ -90,6 +89,12 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     // SAFETY: as above.
     unsafe { (*hit.entry).set_progress(work.now, &advance.progress) };
     Ok(Found::Flow)
+}
+
+/// Whether the flow stays with its backend: always.
+#[inline(always)]
+pub(crate) fn is_pinned<A: Tables>(entry: &FlowEntry<A>) -> bool {
+    !cfg!(mutant = "no-pin") || select::takes_fresh_flows(entry)
 }
 
 /// Does what [`track`] has judged. A stage of its own: for the verifier all ways through the state

@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use super::core::Command;
 use crate::{
     config::Config,
-    datapath::DataPath,
+    datapath::{DataPath, HopWatch},
+    hops::{self, Word},
     interfaces::{Interfaces, Reader, watch},
     netlink::events::Events,
 };
@@ -17,6 +18,7 @@ use crate::{
 pub(super) struct Watched {
     reader: Reader,
     events: Vec<Events>,
+    hops: hops::Watch,
 }
 
 impl Watched {
@@ -30,7 +32,13 @@ impl Watched {
             );
         }
         let events = reader.subscribe().context(WHAT)?;
-        Ok(Self { reader, events })
+        let hops = hops::Watch::open()
+            .context("cannot ask the kernel for its neighbours and routes over netlink")?;
+        Ok(Self {
+            reader,
+            events,
+            hops,
+        })
     }
 
     pub(super) fn read(&mut self) -> anyhow::Result<Interfaces> {
@@ -39,8 +47,18 @@ impl Watched {
             .context("cannot read the kernel's list of network interfaces")
     }
 
-    /// Tells the core of changes from now on.
-    pub(super) fn start(self, core: mpsc::Sender<Command>) -> io::Result<()> {
+    /// Tells the core of changes from now on, and the program, past the core, of those that next hops depend on.
+    pub(super) fn start(self, core: mpsc::Sender<Command>, hops: HopWatch) -> io::Result<()> {
+        self.hops.start(move |word| {
+            let told = match word {
+                Word::Changed => hops.raise(),
+                Word::Watching if cfg!(mutant = "hop-unrenewed") => Ok(()),
+                Word::Watching => hops.renew(),
+            };
+            if let Err(error) = told {
+                tracing::error!(%error, "flows keep next hops that may have changed, for a second at most");
+            }
+        })?;
         watch(self.reader, self.events, move |interfaces| {
             match core.blocking_send(Command::Interfaces(interfaces)) {
                 Ok(()) => ControlFlow::Continue(()),

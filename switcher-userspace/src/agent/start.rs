@@ -115,7 +115,7 @@ pub(super) fn start(chosen: Chosen, commands: mpsc::Sender<Command>) -> anyhow::
         log: Log::new(history_file, entries),
     };
     let writer = Writer::start(files, commands.clone())?;
-    watched.start(commands.clone())?;
+    watched.start(commands.clone(), path.hop_watch())?;
     let collector = Collector::start(ready.scanner, service_ids, commands)?;
     let removals = Removals::of(&path, &ids, None).map_err(|error| data_path(&error))?;
     collector.set_removing(!removals.all().is_empty());

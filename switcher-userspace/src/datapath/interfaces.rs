@@ -8,6 +8,7 @@ use switcher_common::interface::{InterfaceRecord, flags};
 use super::{
     bpf,
     error::{Attempt as _, DataPathError},
+    hop_watch::HopWatch,
     pins::PinDir,
 };
 
@@ -18,10 +19,14 @@ pub(super) struct InterfaceTable {
     map: Array<MapData, InterfaceRecord>,
     /// Those that are not plain, by index.
     written: BTreeMap<u32, InterfaceRecord>,
+    /// Flows keep ways that these records say.
+    watch: HopWatch,
+    /// Whether they keep those of records before the newest.
+    is_behind: bool,
 }
 
 impl InterfaceTable {
-    pub(super) fn open(pins: &PinDir) -> Result<Self, DataPathError> {
+    pub(super) fn open(pins: &PinDir, watch: HopWatch) -> Result<Self, DataPathError> {
         let map: Array<MapData, InterfaceRecord> = pins.open(NAME)?;
         let raw = pins.open_data(NAME)?;
         let (indexes, records) =
@@ -29,7 +34,12 @@ impl InterfaceTable {
                 .attempt(format!("reading the map {NAME}"))?;
         let all = indexes.into_iter().zip(records);
         let written = all.filter(|(_, it)| !is_plain(*it)).collect();
-        Ok(Self { map, written })
+        Ok(Self {
+            map,
+            written,
+            watch,
+            is_behind: false,
+        })
     }
 
     /// Makes the map say what `records` say, and nothing of other interfaces. Returns those that are
@@ -47,12 +57,13 @@ impl InterfaceTable {
             .filter(|index| !held.contains_key(index))
             .copied()
             .collect();
-        for index in gone {
-            self.write(index, InterfaceRecord::default())?;
-        }
-        for (index, record) in held {
-            self.write(index, record)?;
-        }
+        let plain = gone.into_iter().map(|it| (it, InterfaceRecord::default()));
+        let written = plain
+            .chain(held)
+            .try_for_each(|(index, record)| self.write(index, record));
+        // Whatever was written, flows follow it.
+        let followed = self.follow();
+        written.and(followed)?;
         Ok(beyond.into_keys().collect())
     }
 
@@ -63,7 +74,17 @@ impl InterfaceTable {
         }
         let mut record = self.written.get(&index).copied().unwrap_or_default();
         record.flags |= flags::GENERIC;
-        self.write(index, record)
+        self.write(index, record)?;
+        self.follow()
+    }
+
+    /// Has flows ask anew for ways that they keep of records before. If it fails, the next call makes up for it.
+    fn follow(&mut self) -> Result<(), DataPathError> {
+        if self.is_behind {
+            self.watch.raise()?;
+            self.is_behind = false;
+        }
+        Ok(())
     }
 
     fn write(&mut self, index: u32, record: InterfaceRecord) -> Result<(), DataPathError> {
@@ -73,6 +94,7 @@ impl InterfaceTable {
         self.map
             .set(index, record, 0)
             .attempt(format!("writing interface {index} into the map {NAME}"))?;
+        self.is_behind = true;
         if is_plain(record) {
             self.written.remove(&index);
         } else {

@@ -19,7 +19,7 @@ use super::{
 use crate::config::Limits;
 
 /// The program as built by the build script.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/switcher-ebpf"));
+pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/switcher-ebpf"));
 
 /// `BPF_F_INNER_MAP`: lets inner maps of another size than the template's take its place.
 const BPF_F_INNER_MAP: u32 = 1 << 12;
@@ -28,7 +28,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 42] = [
+const PROGRAM_MAPS: [&str; 44] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -43,6 +43,8 @@ const PROGRAM_MAPS: [&str; 42] = [
     "RESETS",
     "FILTER",
     "INTERFACES",
+    "HOP_WATCH",
+    "HOP_SOURCES",
     "NODE_ADDRESSES",
     "ESTABLISHED4",
     "ESTABLISHED6",
@@ -204,6 +206,7 @@ fn load_object(limits: &Limits, adopt: Option<&PinDir>) -> Result<Ebpf, DataPath
         .map_max_entries("RING4", ring)
         .map_max_entries("RING6", ring)
         .map_max_entries("INTERFACES", limits.interfaces)
+        .map_max_entries("HOP_SOURCES", limits.interfaces)
         .map_max_entries("NODE_ADDRESSES", node_addresses::MOST)
         .map_max_entries("SCAN_BACKENDS", limits.backends + 1)
         .map_max_entries("ESTABLISHED4", entries(limits.flows))

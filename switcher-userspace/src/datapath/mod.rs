@@ -10,6 +10,7 @@ mod double;
 mod error;
 mod explain;
 mod flow_tables;
+mod hop_watch;
 mod image;
 mod interfaces;
 mod links;
@@ -43,9 +44,13 @@ pub use double::Replaced;
 pub use error::DataPathError;
 pub use explain::{Explained, Explainer, FoundListener, Question, Selection, Tried, Way, Why};
 pub use flow_tables::FoundFlow;
+pub use hop_watch::HopWatch;
 pub use image::{Busy, DrainedBackend, Leaving, Place, RemovalTerms, RemovedListener, Wanted};
 pub use links::{Attached, Mode};
 pub use list::{FlowLister, ListedFlow};
+// For the test of its stack.
+#[doc(hidden)]
+pub use load::OBJECT;
 pub use orders::{EjectedBackend, HeldListeners, Orders};
 pub use program::{Action, ProgramFacts, Runner, TestRun};
 pub use program_log::ProgramLog;
@@ -71,6 +76,7 @@ pub struct DataPath {
     /// What the next store keeps.
     to_keep: Vec<u8>,
     tables: Tables,
+    hop_watch: HopWatch,
     interfaces: InterfaceTable,
     addresses: NodeAddresses,
     adopted: bool,
@@ -91,12 +97,14 @@ impl DataPath {
         };
         let mut tables = Tables::open(&pins)?;
         tables.set_rates(config.limits.inserts_per_second)?;
+        let hop_watch = HopWatch::open(&pins)?;
         Ok(Self {
             switch: Doubled::switch(&pins)?,
             unsaved: Unsaved::open(&pins)?,
             to_keep: Vec::new(),
             tables,
-            interfaces: InterfaceTable::open(&pins)?,
+            interfaces: InterfaceTable::open(&pins, hop_watch.clone())?,
+            hop_watch,
             addresses: NodeAddresses::open(&pins)?,
             limits: config.limits,
             pins,
@@ -133,6 +141,12 @@ impl DataPath {
         records: impl IntoIterator<Item = (u32, InterfaceRecord)>,
     ) -> Result<Vec<u32>, DataPathError> {
         self.interfaces.set(records.into_iter())
+    }
+
+    /// The epoch of next hops, to be raised beside everything that this does.
+    #[must_use]
+    pub fn hop_watch(&self) -> HopWatch {
+        self.hop_watch.clone()
     }
 
     /// Counters with handles of their own.

@@ -77,10 +77,8 @@ impl Reader {
     /// Word of changes; subscribed to before the first reading, nothing is missed.
     pub(crate) fn subscribe(&self) -> io::Result<Vec<Events>> {
         let features = self.netdev.as_ref().map(Netdev::subscribe).transpose()?;
-        let links = [link::subscribe()?]
-            .into_iter()
-            .chain(address::subscribe()?);
-        Ok(features.into_iter().chain(links).collect())
+        let others = [link::subscribe()?, address::subscribe()?];
+        Ok(features.into_iter().chain(others).collect())
     }
 
     /// Whether the kernel tells which interfaces take redirected frames.

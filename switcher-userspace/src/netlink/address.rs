@@ -21,9 +21,8 @@ pub(crate) fn all(netlink: &mut Netlink) -> io::Result<BTreeSet<IpAddr>> {
 }
 
 /// Word of changes.
-pub(crate) fn subscribe() -> io::Result<[Events; 2]> {
-    let [v4, v6] = GROUPS.map(|group| Events::subscribe(NETLINK_ROUTE, group));
-    Ok([v4?, v6?])
+pub(crate) fn subscribe() -> io::Result<Events> {
+    Events::subscribe(NETLINK_ROUTE, &GROUPS)
 }
 
 /// The node's own end: where a link has two ends, the other attribute is the other one's.

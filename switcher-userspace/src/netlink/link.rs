@@ -61,7 +61,7 @@ pub(crate) fn all(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
 
 /// Word of changes.
 pub(crate) fn subscribe() -> io::Result<Events> {
-    Events::subscribe(NETLINK_ROUTE, GROUP_LINK)
+    Events::subscribe(NETLINK_ROUTE, &[GROUP_LINK])
 }
 
 fn link_of(message: RouteNetlinkMessage) -> Option<Link> {

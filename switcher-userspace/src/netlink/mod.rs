@@ -8,6 +8,7 @@ pub(crate) mod address;
 pub(crate) mod events;
 pub(crate) mod generic;
 pub(crate) mod link;
+pub(crate) mod neighbour;
 pub(crate) mod netdev;
 
 use std::{fmt::Debug, io};

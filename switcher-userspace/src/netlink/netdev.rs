@@ -37,10 +37,8 @@ impl Netdev {
     /// Word of changes.
     pub(crate) fn subscribe(&self) -> io::Result<Events> {
         let missing = || io::Error::other(format!("the family netdev has no group {GROUP}"));
-        Events::subscribe(
-            NETLINK_GENERIC,
-            self.family.group(GROUP).ok_or_else(missing)?,
-        )
+        let group = self.family.group(GROUP).ok_or_else(missing)?;
+        Events::subscribe(NETLINK_GENERIC, &[group])
     }
 
     /// Whether each interface takes redirected frames, by index.

@@ -30,6 +30,8 @@ mod generic;
 mod health;
 mod history;
 mod hooks;
+mod hop_changes;
+mod hops;
 mod interface;
 mod killed;
 mod killed_deploy;

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::clock::elapsed;
 use switcher_common::flow::{FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
+use switcher_common::hop::{self, HopWatch, NextHop, Way};
 use switcher_common::scan::Table;
 use switcher_common::service::Color;
 
@@ -36,6 +37,7 @@ type Entries<A> = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
 pub(crate) struct Flows {
     v4: Tables<Ipv4>,
     v6: Tables<Ipv6>,
+    watch: Array<MapData, HopWatch>,
 }
 
 struct Tables<A>
@@ -59,6 +61,7 @@ impl Flows {
                 established: open(pin_dir, "ESTABLISHED6")?,
                 unanswered: open(pin_dir, "UNANSWERED6")?,
             },
+            watch: Map::Array(MapData::from_pin(pin_dir.join("maps/HOP_WATCH"))?).try_into()?,
         })
     }
 
@@ -121,6 +124,42 @@ impl Flows {
             SocketAddr::V4(_) => self.v4.last_seen(&key(packet)),
             SocketAddr::V6(_) => self.v6.last_seen(&key(packet)),
         }
+    }
+
+    /// The hop that the entry of a packet's own direction keeps.
+    pub(crate) fn hop(&self, packet: &Packet) -> Result<NextHop> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.hop(&key(packet)),
+            SocketAddr::V6(_) => self.v6.hop(&key(packet)),
+        }
+    }
+
+    /// Has the established entry of a packet's own direction keep another hop than its own, which `change` makes of
+    /// that. The program believes it for what comes in by the interface `ingress`; `None`: as two CPUs leave it that
+    /// write it at once.
+    pub(crate) fn change_hop(
+        &mut self,
+        packet: &Packet,
+        ingress: Option<u32>,
+        change: impl FnOnce(&mut NextHop),
+    ) -> Result<()> {
+        let asked = ingress.map(|it| Ok::<_, MapError>((it, self.watch.get(&0, 0)?.epoch)));
+        let asked = asked.transpose()?;
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.change_hop(&key(packet), asked, change),
+            SocketAddr::V6(_) => self.v6.change_hop(&key(packet), asked, change),
+        }
+    }
+
+    /// Ends the agent's word that it watches hops.
+    pub(crate) fn end_watch(&mut self) -> Result<()> {
+        let watch = self.watch.get(&0, 0)?;
+        let long_ago = watch.until.wrapping_sub(u32::MAX / 2);
+        let ended = HopWatch {
+            until: long_ago,
+            ..watch
+        };
+        Ok(self.watch.set(0, ended, 0)?)
     }
 
     /// Makes the direction of a packet of a half-open flow as if it was last seen so many ticks earlier.
@@ -231,6 +270,40 @@ where
     fn last_seen(&self, key: &FlowKey<A>) -> Result<u32> {
         let (_, entry) = self.find(key)?.context("there is no such entry")?;
         Ok(entry.last_seen)
+    }
+
+    fn hop(&self, key: &FlowKey<A>) -> Result<NextHop> {
+        let (_, entry) = self.find(key)?.context("there is no such entry")?;
+        Ok(entry.hop)
+    }
+
+    fn change_hop(
+        &mut self,
+        key: &FlowKey<A>,
+        asked: Option<(u32, u32)>,
+        change: impl FnOnce(&mut NextHop),
+    ) -> Result<()> {
+        let found = self.established.get(key, 0);
+        let mut entry = found.context("no established flow")?;
+        change(&mut entry.hop);
+        if let Some((ingress, epoch)) = asked {
+            let sent = key.translated(&entry);
+            let question = hop::Question {
+                src: sent.src,
+                dst: sent.dst,
+                protocol: sent.protocol,
+                ingress,
+                tos: entry.hop.class,
+                ip_len: 0,
+            };
+            let way = match entry.hop.class & 3 {
+                1 => Way::Transmit,
+                2 => Way::Redirect,
+                _ => bail!("no hop is kept"),
+            };
+            entry.hop = entry.hop.kept(&question, way, epoch);
+        }
+        Ok(self.established.insert(key, entry, 0)?)
     }
 
     fn age(&mut self, key: &FlowKey<A>, ticks: u32) -> Result<()> {

@@ -74,7 +74,8 @@ fn nowhere(lab: &Lab) -> Result<Setup> {
     Ok(Setup::new(vec![listeners]))
 }
 
-fn ip(lab: &Lab, arguments: &str) -> Result<()> {
+/// Has the node's `ip` do something.
+pub(crate) fn ip(lab: &Lab, arguments: &str) -> Result<()> {
     let status = lab
         .node()
         .command("ip")

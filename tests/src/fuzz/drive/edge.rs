@@ -122,9 +122,11 @@ where
         left: record.flags & FLAG_LEFT != 0,
         refused: record.flags & FLAG_REFUSED != 0,
     };
-    // What has no word in the model must be as the program writes it; `counted` is the collector's.
+    // What has no word in the model must be as the program writes it; `counted` is the collector's, and a hop
+    // changes nothing as long as routes stay as they are.
     let expected = FlowEntry {
         counted: record.counted,
+        hop: record.hop,
         ..self::record::<A>(&entry)
     };
     ensure!(

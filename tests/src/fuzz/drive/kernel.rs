@@ -10,6 +10,7 @@ use switcher_common::cut::{self, CutOrder};
 use switcher_common::filter::FILTER_WORDS;
 use switcher_common::flow::{FlowEntry, FlowKey};
 use switcher_common::heard::Heard;
+use switcher_common::hop::HopWatch;
 use switcher_common::interface::{InterfaceRecord, flags};
 use switcher_common::packet::{FragmentKey, FragmentPorts};
 use switcher_common::rate::{Capped, Window};
@@ -51,6 +52,7 @@ pub(super) struct Kernel {
     heard: RawMap,
     resets: RawMap,
     interfaces: RawMap,
+    hop_watch: RawMap,
     budgets: RawMap,
     windows: RawMap,
     table_stats: RawMap,
@@ -116,6 +118,7 @@ impl Kernel {
             ],
             hands: open("HANDS", sizes_of::<u32, u32>())?,
             interfaces: open("INTERFACES", sizes_of::<u32, InterfaceRecord>())?,
+            hop_watch: open("HOP_WATCH", sizes_of::<u32, HopWatch>())?,
             cuts: open("CUTS", sizes_of::<u32, CutOrder>())?,
             heard: open("HEARD", sizes_of::<u32, Heard>())?,
             resets: open("RESETS", sizes_of::<u32, Window>())?,
@@ -270,7 +273,10 @@ impl Kernel {
                 | flag(told.no_transmit, flags::NO_TRANSMIT)
                 | flag(told.generic, flags::GENERIC),
         };
-        self.interfaces.set(&interface.index, &record)
+        self.interfaces.set(&interface.index, &record)?;
+        // As the agent does: flows keep ways that the records say.
+        let watch: HopWatch = self.hop_watch.get(&0_u32)?.unwrap_or_default();
+        self.hop_watch.set(&0_u32, &watch.raised())
     }
 
     /// Writes the order about a backend.

@@ -178,4 +178,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         target: "e2e",
         test: "verbs::an_unconfirmed_flip_is_taken_back_in_all_its_services",
     },
+    Mutant {
+        name: "hop-unrenewed",
+        promise: "next hop",
+        without: "the agent does not say that it watches, so that flows ask for their next hop each second",
+        target: "e2e",
+        test: "hop_changes::epoch::the_agent_says_again_and_again_that_it_watches_and_its_word_ends_with_it",
+    },
+    Mutant {
+        name: "hop-untold",
+        promise: "next hop",
+        without: "the agent raises no epoch, so that packets go astray for a second",
+        target: "e2e",
+        test: "hop_changes::flows_follow_each_change_of_ways_as_soon_as_the_agent_sees_it",
+    },
 ];

@@ -15,6 +15,13 @@ const fn decision(name: &'static str, promise: &'static str, without: &'static s
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "hop-raised-once",
+        promise: "next hop",
+        without: "a change that holds only after the kernel has told of it is not raised for once more",
+        target: DECISIONS,
+        test: "hops::pace::",
+    },
+    Mutant {
         name: "one-client-ejects",
         promise: "passive",
         without: "one client that is refused is enough to take a backend out",

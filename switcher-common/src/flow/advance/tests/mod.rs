@@ -4,6 +4,7 @@ mod end;
 mod handshake;
 mod reach;
 mod reset;
+mod stream;
 
 use super::*;
 use crate::address::Ipv4;

@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use switcher_common::{reason::Reason, service::Protocol};
 use switcher_tests::lab::Family;
-use switcher_userspace::{config::Limits, datapath::Action};
+use switcher_userspace::{
+    config::Limits,
+    datapath::{Action, HopWatch},
+};
 
 use self::{frames::ends, node::Node};
 pub(crate) use self::{
@@ -26,6 +29,8 @@ use crate::{plan::Plan, spread::Spread, table::Table};
 const CPUS: usize = 64;
 /// Frames of a run: some milliseconds.
 const FRAMES: u32 = 50_000;
+/// Rounds before each flow has had its packet once more.
+const ROUNDS_A_PASS: usize = 6;
 /// Frames of a row whose outcome is looked at one by one.
 const LOOKED_AT: usize = 64;
 
@@ -159,7 +164,8 @@ fn of_protocol(
 ) -> Result<Vec<Row>> {
     stay_on(0)?;
     let mut random = fastrand::Rng::with_seed(6);
-    let _path = node::load(lab, extent.limits)?;
+    // Its next hops are watched, as they are by an agent.
+    let hops = node::load(lab, extent.limits)?.hop_watch();
     let mut node = Node::over(lab, protocol)?;
     let mut rows = Vec::new();
     for &flows in extent.sizes {
@@ -171,7 +177,7 @@ fn of_protocol(
             node.establish(family, flows)?;
             node.tell_floors(family)?;
             for kind in kinds {
-                let row = row(&mut node, extent, kind, flows, &mut random);
+                let row = row(&mut node, extent, kind, flows, &mut random, &hops);
                 let row = row.with_context(|| format!("{} with {flows} flows", kind.name()))?;
                 rows.push(row);
             }
@@ -208,6 +214,7 @@ fn row(
     kind: Kind,
     flows: usize,
     random: &mut fastrand::Rng,
+    hops: &HopWatch,
 ) -> Result<Row> {
     let most = match kind.what {
         What::Established(..) | What::IcmpError => flows,
@@ -231,7 +238,20 @@ fn row(
         }
     }
     let before = tally(node, kind)?;
+    let going_on = match kind.what {
+        What::Established(..) => u32::try_from(frames.len())?,
+        _ => 0,
+    };
+    let mut passes = 0;
     for round in 0..=extent.rounds {
+        if going_on > 0 && round % ROUNDS_A_PASS == 0 {
+            // Each flow has had a packet a few seconds before.
+            hops.renew()?;
+            node.replay
+                .run(Program::Switcher, node.ingress(kind), going_on)?;
+            passes += 1;
+        }
+        hops.renew()?;
         for (program, runs) in programs.iter().zip(&mut runs) {
             let run = node
                 .replay
@@ -248,7 +268,8 @@ fn row(
             }
         }
     }
-    let all = (extent.rounds as u64 + 1) * u64::from(extent.frames);
+    let timed = (extent.rounds as u64 + 1) * u64::from(extent.frames);
+    let all = timed + passes * u64::from(going_on);
     let counted = tally(node, kind)?;
     for ((what, before), (_, after)) in before.into_iter().zip(counted) {
         ensure!(
