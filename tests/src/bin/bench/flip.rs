@@ -42,8 +42,6 @@ const LIMITS: [(&str, u32); 6] = [
     // The harness is a flood.
     ("inserts_per_second", 100_000_000),
 ];
-/// Flips that are seen by who looks for them without pause, for each of them that is only timed.
-const SEEN_SHARE: usize = 4;
 /// How long the store may stay unseen.
 const STORE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -73,6 +71,28 @@ pub(crate) struct Row {
     /// Main memory that the agent holds, in bytes.
     pub(crate) agent_rss_bytes: u64,
 }
+
+/// How many flips are made.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    /// Of which only the return is timed.
+    timed: usize,
+    /// That are seen by who looks for them without pause.
+    seen: usize,
+    by_cli: usize,
+}
+
+const QUICK: Counts = Counts {
+    timed: 30,
+    seen: 25,
+    by_cli: 10,
+};
+
+const FULL: Counts = Counts {
+    timed: 1_000,
+    seen: 250,
+    by_cli: 100,
+};
 
 #[derive(Clone, Copy, Debug)]
 struct Size {
@@ -106,7 +126,7 @@ const SIZES: [Size; 4] = [
 
 /// Measures them.
 pub(crate) fn measure(plan: &Plan) -> Result<Flips> {
-    let flips = if plan.quick { 60 } else { 1_000 };
+    let flips = if plan.quick { QUICK } else { FULL };
     let mut rows = Vec::new();
     let mut bytes_per_flow = None;
     for size in SIZES {
@@ -127,7 +147,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Flips> {
     })
 }
 
-fn of_size(size: Size, flips: usize) -> Result<(Row, f64)> {
+fn of_size(size: Size, flips: Counts) -> Result<(Row, f64)> {
     let lab = node::lab()?;
     let many = Many {
         services: size.services,
@@ -146,12 +166,10 @@ fn of_size(size: Size, flips: usize) -> Result<(Row, f64)> {
     let mut caller = Caller::new(&agent, services.clone())?;
     // The first ones grow what the agent keeps.
     (0..4).try_for_each(|_| caller.flip().map(drop))?;
-    let timed: Result<Vec<_>> = (0..flips).map(|_| caller.flip()).collect();
-    let seen = lab
-        .node()
-        .run(|| seen(&lab, &mut caller, flips.div_ceil(SEEN_SHARE)))?;
+    let timed: Result<Vec<_>> = (0..flips.timed).map(|_| caller.flip()).collect();
+    let seen = lab.node().run(|| seen(&lab, &mut caller, flips.seen))?;
     let names: Vec<_> = services.iter().map(String::as_str).collect();
-    let by_cli = (0..(flips / 10).max(10)).map(|_| {
+    let by_cli = (0..flips.by_cli).map(|_| {
         let flip = agent.flip(&names, caller.next())?;
         Ok(ms(flip.returned - flip.started))
     });

@@ -73,11 +73,17 @@ fn perform(plan: &Plan) -> Report {
     let mut report = perform_nothing(plan);
     for it in measurement::ALL.iter().filter(|it| plan.wants(it.name)) {
         eprintln!("bench: {}: {}", it.name, it.what);
+        let of_this = Instant::now();
         if let Err(error) = (it.make)(plan, &mut report.measured) {
             let problem = format!("{}: {error:#}", it.name);
             eprintln!("bench: {problem}");
             report.problems.push(problem);
         }
+        eprintln!(
+            "bench: {}: {:.0} s",
+            it.name,
+            of_this.elapsed().as_secs_f64()
+        );
     }
     report.ok = report.problems.is_empty();
     report.headline = Headline::of(&report.measured);

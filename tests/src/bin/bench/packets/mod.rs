@@ -128,7 +128,7 @@ impl Extent {
                 rounds: 11,
                 frames: FRAMES / 2,
                 protocols: &[Protocol::Tcp],
-                fresh,
+                fresh: fresh / 2,
                 limits: Limits::default(),
             }
         } else {
