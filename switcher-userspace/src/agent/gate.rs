@@ -1,6 +1,9 @@
 //! Who may get fresh flows: the gate of a flip (G6), and which backends leave their tables.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
 
 use switcher_common::service::{Color, PerColor};
 
@@ -38,14 +41,18 @@ fn candidate(
 
 /// Counts eligible backends.
 pub(super) struct ConfiguredGate<'a> {
-    config: &'a Config,
+    services: HashMap<&'a str, &'a ServiceConfig>,
     board: &'a Switchboard,
 }
 
 impl<'a> ConfiguredGate<'a> {
     /// The gate of `config`, with the health that `board` knows.
     pub(super) fn new(config: &'a Config, board: &'a Switchboard) -> Self {
-        Self { config, board }
+        let services = config.services.iter();
+        Self {
+            services: services.map(|it| (it.name.as_str(), it)).collect(),
+            board,
+        }
     }
 }
 
@@ -60,20 +67,27 @@ impl Gate for ConfiguredGate<'_> {
             return None;
         }
         let state = self.board.services.get(service)?;
-        let service = self.config.services.iter().find(|s| s.name == service)?;
-        let listeners = service
-            .listeners
-            .iter()
-            .filter(|listener| !listener.preview);
-        listeners
-            .map(|listener| Shortage {
-                listener: listener.name.clone(),
-                eligible: (listener.backends(color).iter())
+        let service = self.services.get(service)?;
+        let needed = service.min_healthy as usize;
+        let is_anybody_eligible = service.check.is_none() && drained.is_empty();
+        let mut listeners = service.listeners.iter().filter(|it| !it.preview);
+        // A flip waits for this: no more backends are looked at than are needed, and no name is copied for nothing.
+        listeners.find_map(|listener| {
+            let backends = listener.backends(color);
+            let eligible = if is_anybody_eligible {
+                backends.len()
+            } else {
+                (backends.iter())
                     .filter(|backend| is_eligible(backend, service, state, drained))
-                    .count(),
+                    .take(needed)
+                    .count()
+            };
+            (eligible < needed).then(|| Shortage {
+                listener: listener.name.clone(),
+                eligible,
                 min_healthy: service.min_healthy,
             })
-            .find(|shortage| shortage.eligible < shortage.min_healthy as usize)
+        })
     }
 }
 
@@ -129,7 +143,7 @@ pub(super) fn retained(service: &ServiceConfig, state: &Service) -> BTreeSet<Soc
         .collect()
 }
 
-/// The unhealthy backends of a listener and color, and whether they keep their slots.
+/// The unhealthy backends of a listener and color, of which there are some, and whether they keep their slots.
 struct List<'a> {
     listener: &'a ListenerConfig,
     color: Color,
@@ -140,23 +154,36 @@ fn lists<'a>(service: &'a ServiceConfig, state: &Service) -> Vec<List<'a>> {
     if service.check.is_none() || cfg!(mutant = "nobody-ejected") {
         return Vec::new();
     }
+    let unhealthy = state
+        .health
+        .iter()
+        .filter(|(_, it)| **it == Health::Unhealthy);
+    let unhealthy: BTreeSet<SocketAddr> = unhealthy.map(|(endpoint, _)| *endpoint).collect();
+    if unhealthy.is_empty() {
+        return Vec::new();
+    }
+    let is_unhealthy = |backend: &BackendConfig| unhealthy.contains(&backend.endpoint());
     let candidate =
         |backend: &BackendConfig| candidate(backend, service, state, &state.drained_backends);
     let mut lists = Vec::new();
-    for listener in &service.listeners {
+    // A flip waits for this, and most listeners of many have nobody to eject.
+    let short = service.listeners.iter().filter(|listener| {
+        let mut colors = Color::ALL.into_iter();
+        colors.any(|color| listener.backends(color).iter().any(is_unhealthy))
+    });
+    for listener in short {
         let candidates =
             PerColor::from_fn(|color| listener.backends(color).iter().map(candidate).collect());
         let is_shared = listener.preview || state.split_percent > 0;
         let kept = kept(state.active, is_shared, &candidates, service.min_healthy);
         for color in Color::ALL {
-            let endpoints = listener.backends(color).iter().map(BackendConfig::endpoint);
-            let all = endpoints.zip(kept.get(color).keeps_slots.iter().copied());
+            let backends = listener.backends(color).iter();
+            let all = backends.zip(kept.get(color).keeps_slots.iter().copied());
+            let unhealthy = all.filter(|(it, _)| is_unhealthy(it));
             lists.push(List {
                 listener,
                 color,
-                unhealthy: all
-                    .filter(|(it, _)| state.health_of(*it) == Health::Unhealthy)
-                    .collect(),
+                unhealthy: (unhealthy.map(|(it, keeps)| (it.endpoint(), keeps))).collect(),
             });
         }
     }

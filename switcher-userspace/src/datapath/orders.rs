@@ -8,7 +8,7 @@ use std::{
 use switcher_common::{
     address::WideAddress,
     cut::{Action, CutOrder, Hold},
-    service::{Color, ListenerKey},
+    service::{BackendRecord, Color, ListenerKey, ListenerRecord},
 };
 
 use super::image::{Image, Place};
@@ -51,8 +51,27 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// The orders of the backends of `image`, by id, of which there are `len`.
-    pub(super) fn of(&self, image: &Image, len: usize) -> Vec<CutOrder> {
+    /// The services of `image` whose backends have other orders by `self` than by `before`, as far as that
+    /// can be told without looking at backends.
+    pub(super) fn services_unlike(&self, before: &Self, image: &Image) -> BTreeSet<u16> {
+        let colors = unlike(&self.colors, &before.colors).map(|((service, _), _)| *service);
+        let backends = unlike(&self.backends, &before.backends).map(|((service, _), _)| *service);
+        let ejected = self.ejected.symmetric_difference(&before.ejected);
+        let ejected = ejected.filter_map(|it| {
+            let id = image.listeners.get(&listener_key(it.listener))?;
+            Some(image.records.get(*id as usize)?.service)
+        });
+        let mut services: BTreeSet<u16> = colors.chain(backends).chain(ejected).collect();
+        // Their sequence counts too.
+        if self.pauses != before.pauses {
+            let pauses = self.pauses.iter().chain(&before.pauses);
+            services.extend(pauses.map(|pause| pause.service));
+        }
+        services
+    }
+
+    /// The orders of the backends `ids` of `image`.
+    pub(super) fn of(&self, image: &Image, ids: impl Iterator<Item = u32>) -> Vec<(u32, CutOrder)> {
         let id_of = |place: Place| image.listeners.get(&listener_key(place)).copied();
         let pauses: Vec<(&HeldListeners, Option<u32>)> = (self.pauses.iter())
             .map(|pause| (pause, pause.listener.and_then(id_of)))
@@ -63,8 +82,7 @@ impl Orders {
         let dead: BTreeMap<_, _> = (self.backends.iter())
             .map(|((service, endpoint), order)| ((*service, record_key(*endpoint)), *order))
             .collect();
-        let mut orders = vec![CutOrder::default(); len];
-        for (order, backend) in orders.iter_mut().zip(&image.backends) {
+        let order = |backend: &BackendRecord| {
             let of = (backend.service, Color::from_bit(backend.color));
             let of_removed = || {
                 let record = image.records.get(backend.listener as usize)?;
@@ -73,21 +91,45 @@ impl Orders {
             let of_color = self.colors.get(&of).copied();
             let endpoint = (backend.address, backend.port_be);
             let of_backend = dead.get(&(backend.service, endpoint)).copied();
-            *order = both(of_color, of_backend)
+            let mut order = both(of_color, of_backend)
                 .or_else(of_removed)
                 .unwrap_or_default();
             if ejected.contains(&(backend.listener, backend.color, endpoint)) {
-                *order = order.ejecting();
+                order = order.ejecting();
             }
             for (pause, listener) in &pauses {
                 let is_whole = pause.listener.is_none() && pause.service == backend.service;
                 if is_whole || *listener == Some(backend.listener) {
-                    *order = order.with_hold(pause.hold, pause.until);
+                    order = order.with_hold(pause.hold, pause.until);
                 }
             }
-        }
-        orders
+            order
+        };
+        let of_id = |id: u32| image.backends.get(id as usize).map(order);
+        ids.map(|id| (id, of_id(id).unwrap_or_default())).collect()
     }
+}
+
+/// Whether any orders come to the same for both images: the backends and listeners are the same, whatever
+/// slots they have.
+pub(super) fn are_ordered_alike(one: &Image, other: &Image) -> bool {
+    let backend = |it: &BackendRecord| (it.service, it.color, it.listener, it.address, it.port_be);
+    let record = |it: &ListenerRecord| (it.service, it.cut_at_end(), it.removed_until);
+    (one.backends.iter().map(backend)).eq(other.backends.iter().map(backend))
+        && (one.records.iter().map(record)).eq(other.records.iter().map(record))
+        && one.listeners == other.listeners
+}
+
+/// What is in one of two maps, and not in the other one with the same value.
+fn unlike<'a, K: Ord, V: PartialEq>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let only = |one: &'a BTreeMap<K, V>, other: &'a BTreeMap<K, V>| {
+        one.iter()
+            .filter(|(key, value)| other.get(key) != Some(value))
+    };
+    only(one, other).chain(only(other, one))
 }
 
 /// The order of a backend whose color has one too.
@@ -121,7 +163,7 @@ fn listener_key(place: Place) -> ListenerKey {
 
 #[cfg(test)]
 mod tests {
-    use switcher_common::service::BackendRecord;
+    use switcher_common::service::Protocol;
 
     use super::*;
 
@@ -146,7 +188,7 @@ mod tests {
             backends: backend.into_iter().collect(),
             ..Orders::default()
         };
-        orders.of(&image, 1)[0]
+        orders.of(&image, 0..1)[0].1
     }
 
     #[test]
@@ -164,6 +206,126 @@ mod tests {
             (Some(Reset), Some(Move), CutOrder::new(Reset, 500)),
         ] {
             assert_eq!(order(color, backend), expected, "{color:?} {backend:?}");
+        }
+    }
+
+    /// Two services, with a listener and a backend of each color each.
+    fn two_services() -> Image {
+        let mut image = Image::default();
+        image.records.push(ListenerRecord::default());
+        for service in [1, 2] {
+            let listener = u32::from(service);
+            let place = place(service);
+            image.listeners.insert(listener_key(place), listener);
+            image.records.push(ListenerRecord {
+                service,
+                ..ListenerRecord::default()
+            });
+            for color in Color::ALL {
+                let (address, port_be) = record_key(ENDPOINT.into());
+                image.backends.push(BackendRecord {
+                    address,
+                    port_be,
+                    listener,
+                    service,
+                    color: color as u8,
+                    ..BackendRecord::default()
+                });
+            }
+        }
+        image
+    }
+
+    fn place(service: u16) -> Place {
+        Place {
+            vip: ([192, 0, 2, 10], service).into(),
+            protocol: Protocol::Tcp,
+        }
+    }
+
+    fn all_orders() -> Vec<Orders> {
+        let pause = |service, listener: Option<u16>, until| HeldListeners {
+            service,
+            listener: listener.map(place),
+            hold: Hold::Fresh,
+            until,
+        };
+        let pauses = [
+            vec![],
+            vec![pause(1, None, 7), pause(1, Some(1), 9)],
+            vec![pause(1, Some(1), 9), pause(1, None, 7)],
+            vec![pause(2, None, 7)],
+        ];
+        let colors = [None, Some((1, Color::Blue)), Some((2, Color::Green))];
+        let backends = [None, Some((1, 100)), Some((1, 200)), Some((2, 100))];
+        let ejected = [None, Some(1), Some(2)];
+        let mut all = Vec::new();
+        for pauses in &pauses {
+            for color in colors {
+                for backend in backends {
+                    for ejected in ejected {
+                        let order = |tick| CutOrder::new(Action::Reset, tick);
+                        let ejected = ejected.map(|service| EjectedBackend {
+                            listener: place(service),
+                            color: Color::Green,
+                            endpoint: ENDPOINT.into(),
+                        });
+                        let backend =
+                            backend.map(|(id, tick)| ((id, ENDPOINT.into()), order(tick)));
+                        all.push(Orders {
+                            colors: color.map(|color| (color, order(500))).into_iter().collect(),
+                            backends: backend.into_iter().collect(),
+                            pauses: pauses.clone(),
+                            ejected: ejected.into_iter().collect(),
+                        });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_backend_whose_order_changes_is_of_a_service_that_is_looked_at() {
+        let image = two_services();
+        let all = all_orders();
+        let of = |orders: &Orders| orders.of(&image, 0..4);
+        let mut changed = 0;
+        for (before, after) in all
+            .iter()
+            .flat_map(|one| all.iter().map(move |it| (one, it)))
+        {
+            let services = after.services_unlike(before, &image);
+            assert_eq!(services.is_empty(), before == after, "{before:?} {after:?}");
+            for ((id, old), (_, new)) in of(before).into_iter().zip(of(after)) {
+                let service = image.backends[id as usize].service;
+                let is_looked_at = services.contains(&service);
+                assert!(old == new || is_looked_at, "{before:?} {after:?} {id}");
+                changed += u32::from(old != new);
+            }
+        }
+        assert!(changed > 1_000, "{changed}");
+    }
+
+    #[test]
+    fn slots_change_no_order_and_another_meaning_of_an_id_does() {
+        let image = two_services();
+        let mut other = image.clone();
+        other.backends[0].next = [1, 1];
+        other.backends[0].present = 1;
+        other.records[1].tables[0].len = 7;
+        assert!(are_ordered_alike(&image, &other));
+        let changes: [fn(&mut Image); 5] = [
+            |image| image.backends[1].service = 2,
+            |image| image.backends[1].port_be += 1,
+            |image| image.backends.truncate(3),
+            |image| image.records[2] = image.records[2].removed(5, Some(Action::Reset)),
+            |image| image.listeners.clear(),
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let mut other = image.clone();
+            change(&mut other);
+            assert!(!are_ordered_alike(&image, &other), "{at}");
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     double::{Doubled, Replaced},
     error::{Attempt as _, DataPathError},
     image::{Addresses, Evolved, Image, Slots},
-    orders::Orders,
+    orders::{Orders, are_ordered_alike},
     pins::PinDir,
 };
 use crate::config::ServiceConfig;
@@ -46,6 +46,10 @@ pub(super) struct Tables {
     ordered: Vec<CutOrder>,
     /// What they were made of.
     orders: Orders,
+    /// Whether they are what `orders` and `image` come to.
+    is_ordered: bool,
+    /// Ids of backends, by service.
+    backends_of: BTreeMap<u16, Vec<u32>>,
     image: Image,
 }
 
@@ -71,10 +75,26 @@ impl Tables {
             cuts,
             ordered,
             orders: Orders::default(),
+            is_ordered: false,
+            backends_of: BTreeMap::new(),
             image: Image::default(),
         };
-        tables.image = tables.read()?;
+        tables.hold(tables.read()?);
         Ok(tables)
+    }
+
+    /// Notes what the maps hold from now on.
+    fn hold(&mut self, image: Image) {
+        if !are_ordered_alike(&self.image, &image) {
+            self.is_ordered = false;
+            self.backends_of.clear();
+            // Ids begin at 1; elements that were never used are of service 0.
+            for (id, backend) in (0..).zip(&image.backends).filter(|(_, it)| it.service != 0) {
+                let backends = self.backends_of.entry(backend.service).or_default();
+                backends.push(id);
+            }
+        }
+        self.image = image;
     }
 
     /// Reads what the maps hold.
@@ -102,7 +122,8 @@ impl Tables {
 
     /// Reads what the maps hold after all, when writing them failed half-way.
     pub(super) fn read_again(&mut self) -> Result<(), DataPathError> {
-        self.image = self.read()?;
+        self.hold(self.read()?);
+        self.is_ordered = false;
         self.ordered = self.cuts.values(self.cuts.len)?;
         Ok(())
     }
@@ -144,7 +165,7 @@ impl Tables {
         if let Err(error) = self.remove_gone(&image) {
             tracing::error!(%error, "what is configured no more stays in the maps until the agent is started again; packets do not see it");
         }
-        self.image = image;
+        self.hold(image);
         Ok(replaced)
     }
 
@@ -202,38 +223,56 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives each backend its order, or none: also the removed ones, whose flows still run.
+    /// Gives each backend its order, or none: also the removed ones, whose flows still run. A flip waits for
+    /// this: where nothing but orders has changed, only backends are looked at whose services have other ones.
     pub(super) fn set_orders(&mut self, orders: Orders) -> Result<(), DataPathError> {
-        self.orders = orders;
-        let wanted = self.orders.of(&self.image, self.ordered.len());
-        let written = self.cuts.write_changed(&self.ordered, &wanted);
-        // Of a failure, some may be in the map.
-        self.ordered = match written {
-            Ok(()) => wanted,
-            Err(_) => self.cuts.values(self.cuts.len)?,
+        let before = std::mem::replace(&mut self.orders, orders);
+        let services = (self.is_ordered).then(|| self.orders.services_unlike(&before, &self.image));
+        let wanted = match services {
+            Some(services) => {
+                let backends = services.iter().filter_map(|id| self.backends_of.get(id));
+                self.orders.of(&self.image, backends.flatten().copied())
+            }
+            None => self.orders.of(&self.image, 0..self.cuts.len),
         };
-        written
+        self.is_ordered = false;
+        self.order(&wanted)?;
+        self.is_ordered = true;
+        Ok(())
+    }
+
+    /// Orders what is `wanted`, by backend id.
+    fn order(&mut self, wanted: &[(u32, CutOrder)]) -> Result<(), DataPathError> {
+        let is_new = |(id, order): &&(u32, CutOrder)| self.ordered.get(*id as usize) != Some(order);
+        let (ids, orders): (Vec<u32>, Vec<CutOrder>) =
+            wanted.iter().filter(is_new).copied().unzip();
+        let written = self.cuts.write(&ids, &orders);
+        if written.is_err() {
+            // Some of it may be in the map.
+            self.ordered = self.cuts.values(self.cuts.len)?;
+            return written;
+        }
+        for (id, order) in ids.into_iter().zip(orders) {
+            if let Some(ordered) = self.ordered.get_mut(id as usize) {
+                *ordered = order;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the backends that only `image` has the orders of their services, such as a pause, and takes
     /// those back that the id's last owner had. No packet knows them yet. Orders of removed listeners that
     /// are configured again, or have ended, are taken back too.
     fn order_added(&mut self, image: &Image) -> Result<(), DataPathError> {
-        let of_image = self.orders.of(image, self.ordered.len());
-        let mut wanted = self.ordered.clone();
-        for (id, backend) in image.backends.iter().enumerate() {
-            let is_known = (self.image.backends.get(id)).is_some_and(|old| old.present != 0);
-            let is_added = backend.present != 0 && !is_known;
+        let is_concerned = |(id, backend): &(u32, &BackendRecord)| {
+            let old = self.image.backends.get(*id as usize);
+            let is_added = backend.present != 0 && old.is_none_or(|old| old.present == 0);
             let was_removed = is_removed(&self.image, backend) && !is_removed(image, backend);
-            if (is_added || was_removed)
-                && let (Some(order), Some(given)) = (wanted.get_mut(id), of_image.get(id))
-            {
-                *order = *given;
-            }
-        }
-        self.cuts.write_changed(&self.ordered, &wanted)?;
-        self.ordered = wanted;
-        Ok(())
+            is_added || was_removed
+        };
+        let concerned = (0..).zip(&image.backends).filter(is_concerned);
+        let wanted = self.orders.of(image, concerned.map(|(id, _)| id));
+        self.order(&wanted)
     }
 
     /// Sets the idle timeouts of a service.

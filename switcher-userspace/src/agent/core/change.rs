@@ -1,7 +1,7 @@
 //! A change on its way: planned, made true, answered when it is durable.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use crate::{
         requests::{ChangeRequest, Endpoint, Terms},
         types::{ApiError, ChangeReply, ErrorCode},
     },
+    config::ServiceConfig,
     datapath::{Busy, Leaving, Replaced, Wanted},
     failover,
     switching::{AtDeadline, Change, Conditions, DrainTerms, Order, Switchboard},
@@ -274,15 +275,16 @@ impl Core {
         timeout_ms: Option<u64>,
         at_deadline: Option<AtDeadline>,
     ) -> BTreeMap<String, DrainTerms> {
-        let terms = |name: &String| {
-            let service = self.config.services.iter().find(|s| s.name == *name)?;
+        let named: BTreeSet<&String> = services.iter().collect();
+        let named = (self.config.services.iter()).filter(|service| named.contains(&service.name));
+        let terms = |service: &ServiceConfig| {
             let terms = DrainTerms {
                 timeout_ms: timeout_ms.unwrap_or(service.drain_timeout.as_millis()),
                 at_deadline: at_deadline.unwrap_or(service.at_deadline),
             };
-            Some((name.clone(), terms))
+            (service.name.clone(), terms)
         };
-        services.iter().filter_map(terms).collect()
+        named.map(terms).collect()
     }
 
     /// The terms of a service's failover; an error, where it has none.
