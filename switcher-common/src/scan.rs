@@ -34,9 +34,13 @@ impl Table {
 pub struct ScanRequest {
     /// Flows whose silence began before now minus their idle timeout are removed, those that an order
     /// wants are cut. 0 counts only.
-    pub remove_expired: u32,
+    pub remove_expired: u8,
     /// The [`Table`] that is scanned, as its number.
-    pub table: u32,
+    pub table: u8,
+    /// After how many elements a read of the iterator ends, about.
+    pub visits: u16,
+    /// Tick at which flows are judged: one for the whole table, so that both entries of a flow agree.
+    pub now: u32,
     /// Number of the scan, 1 to 255; all its tables have the same, the next scan has another.
     pub number: u32,
 }
@@ -49,12 +53,42 @@ pub struct ScanTotals {
     /// Entries; a flow has two.
     pub entries: u64,
     /// Flows that were removed because they were silent for too long.
-    pub expired_flows: u64,
+    pub expired_flows: u32,
+    /// Elements that the read has visited which runs now.
+    pub visited: u16,
+    /// Elements that were visited since one was removed.
+    pub kept: u16,
 }
 shared!(ScanTotals, 16);
 
+impl ScanTotals {
+    /// Elements of one bucket of a table at most, but for very few buckets.
+    const BUCKET: u16 = 8;
+
+    /// Notes a visit, and whether the element `is_removed`. Returns whether the read is to end, which should have
+    /// `visits`: where an element was removed from a bucket that is not behind yet, the next read would begin
+    /// too far. It ends late rather than never.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends_read(&mut self, is_removed: bool, visits: u16) -> bool {
+        self.visited = self.visited.saturating_add(1);
+        self.kept = if is_removed {
+            0
+        } else {
+            self.kept.saturating_add(1)
+        };
+        let is_behind = self.kept >= Self::BUCKET;
+        let ends = self.visited >= visits
+            && (is_behind || self.visited >= visits.saturating_mul(Self::BUCKET));
+        if ends {
+            self.visited = 0;
+        }
+        ends
+    }
+}
+
 /// A cut flow that the iterator has found for the first time, as it writes it to its reader: also what
-/// a RST to either side of a TCP flow must say.
+/// a RST to either side of a TCP flow must say. All zero: no flow; one that only ends a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CutFlow {
@@ -99,7 +133,7 @@ shared!(CutFlow, 80);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct BackendFlows {
-    /// All that refer to it.
+    /// Entries that refer to it.
     pub all: u32,
     /// Those in flight, previews' too.
     pub live: u32,
@@ -135,3 +169,24 @@ pub struct IdleTicks {
     pub udp_preview: u32,
 }
 shared!(IdleTicks, 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many visits a read ends when every `removed`th element is removed.
+    fn visits(asked: u16, removed: u16) -> u16 {
+        let mut totals = ScanTotals::default();
+        let mut ends = |at: &u16| totals.ends_read(at.is_multiple_of(removed), asked);
+        (1..=u16::MAX).find(&mut ends).expect("a read that ends")
+    }
+
+    #[test]
+    fn a_read_ends_after_what_was_asked_for_and_not_beside_a_removal() {
+        let never = u16::MAX;
+        assert_eq!(visits(100, never), 100);
+        assert_eq!(visits(100, 50), 108, "eight behind the removal");
+        assert_eq!(visits(100, 5), 800, "late rather than never");
+        assert_eq!(visits(1, never), 8, "the beginning may be within a bucket");
+    }
+}

@@ -22,10 +22,3 @@ pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments, available to all programs.
     unsafe { bpf_ktime_get_ns() }
 }
-
-/// As [`now_ticks`], for iterators, which may not read the coarse clock. It is ahead of the coarse
-/// one by less than one step of the kernel's timer.
-#[inline(always)]
-pub(crate) fn now_ticks_in_iterator() -> u32 {
-    ticks_from_ns(now_ns())
-}

@@ -1,22 +1,23 @@
 //! The collector: an iterator over a flow table, run by the agent in preemptible context. It counts
 //! live flows and removes the expired ones, both directions together.
 //!
-//! A removal is a check and then an act, nanoseconds apart. Each flow is judged at its forward
-//! entry, by the newer of its two directions.
+//! A removal is a check and then an act, nanoseconds apart. The other direction is looked up only where it
+//! could matter: a lookup misses the cache, and a scan of many flows would take twice as long.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
+use bytemuck::Zeroable as _;
 use switcher_common::{
     address::{Ipv4, Ipv6},
     clock::elapsed,
     flow::{FLAG_TOLD, FlowEntry, FlowKey, FlowState, Shared, Side},
-    scan::{CutFlow, OLDEST_TICKS, ScanRequest, ScanTotals, Table, live_index},
+    scan::{CutFlow, OLDEST_TICKS, ScanRequest, Table, live_index},
     stats::{ColorStats, Writer},
 };
 
 use crate::{
-    clock, cut, expiry,
+    cut, expiry,
     flow::table::{find, forget, peer_of},
     maps::{SCAN_BACKENDS, SCAN_ENDED, SCAN_LIVE, SCAN_REQUEST, SCAN_TOTALS, Tables},
 };
@@ -64,34 +65,86 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
     if key.is_null() || value.is_null() {
         return 0;
     }
-    // SAFETY: the kernel sets both or none; copied, because the entry may be removed below.
-    let (key, entry) = unsafe { (*key, *value) };
+    // SAFETY: the kernel sets both or none. Not copied here: copies need room on the stack, and most elements
+    // are looked at once.
+    let (key, entry) = unsafe { (&*key, &*value) };
     let (Some(request), Some(totals)) = (SCAN_REQUEST.get(0), SCAN_TOTALS.get_ptr_mut(0)) else {
         return 0;
     };
     // SAFETY: one scan runs at a time, and an iterator's program runs on one CPU at a time.
     let totals = unsafe { &mut *totals };
-    keep_age(value, &entry);
-    let peer = peer_of(&key, &entry, &key.peer(&entry));
-    match (entry.side(), peer) {
-        // Judged at its forward entry, and counted there: it may be gone before it would be visited.
-        (Side::Reverse, Some(_)) => {}
-        (_, peer) => {
-            let entries = 1 + u64::from(peer.is_some());
-            let newest = peer.map_or(entry.last_seen, |peer| expiry::newer(&entry, peer));
-            if judge(element, value, &key, &entry, newest, request, totals) {
-                totals.entries += entries;
-            }
-        }
+    keep_age(value, entry, request.now);
+    let is_silent = expiry::is_past(key, entry, entry.last_seen, request.now);
+    let expired = if is_silent {
+        expired_entries(key, entry, request)
+    } else {
+        0
+    };
+    let is_removed = expired > 0 && request.remove_expired != 0;
+    if is_removed {
+        totals.entries += u64::from(expired);
+        totals.expired_flows += 1;
+    } else if judge(element, value, key, entry, expired > 0, request) {
+        totals.entries += 1;
+    }
+    // The kernel would go on to the millionth element, and meanwhile nothing else would run on its CPU without
+    // kernel preemption, and no grace period end, which a flip waits for.
+    if totals.ends_read(is_removed, request.visits) {
+        tell_nothing(element);
     }
     0
+}
+
+/// Ends the kernel's read: it does at any record. Never inlined: the record needs a stack of its own.
+#[inline(never)]
+fn tell_nothing<A>(element: &MapElement<A>) {
+    let nothing = CutFlow::zeroed();
+    // SAFETY: the kernel hands the iterator a valid file; the record is a local variable. A full buffer ends
+    // the read too.
+    unsafe {
+        bpf_seq_write(
+            (*element.meta).seq,
+            (&raw const nothing).cast(),
+            CUT_FLOW_LEN,
+        )
+    };
+}
+
+/// How many entries the flow of a silent entry has, if it has expired: none of its directions was heard of for
+/// too long. It is removed, if that is asked for: both entries, at the one that is visited first. 0: it goes on.
+#[inline(never)]
+fn expired_entries<A: Tables>(
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+    request: &ScanRequest,
+) -> u32 {
+    // Keys of lookups lie on the stack.
+    let key = &{ *key };
+    let peer = peer_of(key, entry, &key.peer(entry)).map(|peer| &*peer);
+    let newest = peer.map_or(entry.last_seen, |peer| expiry::newer(entry, peer));
+    // What is left of a flow without its forward entry is judged by the reverse one.
+    let forward = match (entry.side(), peer) {
+        (Side::Reverse, Some(forward)) => forward,
+        _ => entry,
+    };
+    if !expiry::is_past(key, forward, newest, request.now) {
+        return 0;
+    }
+    let entries = 1 + u32::from(peer.is_some());
+    if request.remove_expired != 0 {
+        if is_live(forward) && !forward.is_preview() {
+            let index = ColorStats::index(forward.service, forward.color());
+            add(SCAN_ENDED.get_ptr_mut(index));
+        }
+        forget(key, entry, Writer::Collector);
+    }
+    entries
 }
 
 /// Keeps the beginning of an old flow comparable: ticks wrap after 52 days, and an order to cut asks
 /// which flows began before its deadline.
 #[inline(always)]
-fn keep_age<A: Tables>(value: *mut FlowEntry<A>, entry: &FlowEntry<A>) {
-    let now = clock::now_ticks_in_iterator();
+fn keep_age<A: Tables>(value: *mut FlowEntry<A>, entry: &FlowEntry<A>, now: u32) {
     if elapsed(now, entry.created) > OLDEST_TICKS {
         // SAFETY: the kernel lets iterators write values; the program only reads this field.
         unsafe { (*value).created = now.wrapping_sub(OLDEST_TICKS) };
@@ -105,31 +158,17 @@ fn judge<A: Tables>(
     value: *mut FlowEntry<A>,
     key: &FlowKey<A>,
     entry: &FlowEntry<A>,
-    last_seen: u32,
+    is_expired: bool,
     request: &ScanRequest,
-    totals: &mut ScanTotals,
 ) -> bool {
-    let now = clock::now_ticks_in_iterator();
-    let expired = expiry::is_past(key, entry, last_seen, now);
-    if expired && request.remove_expired != 0 {
-        totals.expired_flows += 1;
-        if is_live(entry) && !entry.is_preview() {
-            add(SCAN_ENDED.get_ptr_mut(ColorStats::index(entry.service, entry.color())));
-        }
-        // SAFETY: as above; by reference, so that the copy needs no room on the stack.
-        forget(key, unsafe { &*value }, Writer::Collector);
-        return true;
-    }
     let order = cut::order_of(entry.backend);
-    let is_cut = cut::is_cut(&order, entry, key.is_tcp(), now);
-    if is_cut && entry.flags & FLAG_TOLD == 0 && request.remove_expired != 0 {
-        if !is_told(element, key, entry) {
-            return false;
-        }
-        mark_cut(key, entry);
+    let is_cut = cut::is_cut(&order, entry, key.is_tcp(), request.now);
+    let is_new = is_cut && entry.flags & FLAG_TOLD == 0;
+    if is_new && request.remove_expired != 0 && !is_carried_out(element, key, entry) {
+        return false;
     }
     let is_in_flight =
-        !expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request);
+        !is_expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request);
     if let Some(flows) = SCAN_BACKENDS.get_ptr_mut(entry.backend) {
         // SAFETY: as for the totals.
         unsafe {
@@ -144,6 +183,28 @@ fn judge<A: Tables>(
     true
 }
 
+/// Tells of a cut flow and marks it, which is the forward entry's part where there is one. `false`: the reader's
+/// buffer is full. Never inlined: rare, and it needs a stack of its own.
+#[inline(never)]
+fn is_carried_out<A: Tables>(
+    element: &MapElement<A>,
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+) -> bool {
+    // Keys of lookups lie on the stack.
+    let key = &{ *key };
+    let is_for_peer =
+        entry.side() == Side::Reverse && peer_of(key, entry, &key.peer(entry)).is_some();
+    if is_for_peer {
+        return true;
+    }
+    if !is_told(element, key, entry) {
+        return false;
+    }
+    mark_cut(key, entry);
+    true
+}
+
 /// Whether this scan has not counted the flow yet: one that was established meanwhile has moved from
 /// the table that is scanned first to the other one, and has taken the mark along.
 #[inline(always)]
@@ -152,7 +213,7 @@ fn is_first_sight<A: Tables>(
     entry: &FlowEntry<A>,
     request: &ScanRequest,
 ) -> bool {
-    let is_unanswered = request.table == Table::Unanswered as u32;
+    let is_unanswered = u32::from(request.table) == Table::Unanswered as u32;
     let is_counted = u32::from(entry.counted) == request.number;
     // No mark is left that a later scan of the same number could find.
     let mark = if is_unanswered {
@@ -206,8 +267,8 @@ const CUT_FLOW_LEN: u32 = 80;
 const _: () = assert!(size_of::<CutFlow>() == CUT_FLOW_LEN as usize);
 
 /// Tells the reader of a cut flow, who can reset both sides at once; one that a packet has cut may have a
-/// side that only waits. `false`: its buffer is full. Never inlined: the record needs a stack of its own.
-#[inline(never)]
+/// side that only waits. `false`: its buffer is full.
+#[inline(always)]
 fn is_told<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
     if entry.side() != Side::Forward || cfg!(mutant = "cut-untold") {
         return true;

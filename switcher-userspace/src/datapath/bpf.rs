@@ -183,14 +183,12 @@ fn batch_attr(map: BorrowedFd<'_>, count: usize) -> io::Result<bpf_attr> {
     Ok(attr)
 }
 
-/// Records of an iterator that are read at once.
-const RECORDS_AT_ONCE: usize = 1_024;
-
-/// Runs an iterator program over all elements of a map, and hands on the records that it writes.
+/// Runs an iterator program over all elements of a map, and hands on the records that it writes, one of each
+/// read: the kernel ends a read when there is one.
 pub(super) fn iterate<R: Pod>(
     program: BorrowedFd<'_>,
     map: BorrowedFd<'_>,
-    on_record: &mut impl FnMut(&R),
+    on_record: impl FnMut(&R) -> io::Result<()>,
 ) -> io::Result<()> {
     let link = iterator_link(program, map)?;
     let mut attr = zeroed_attr();
@@ -213,24 +211,21 @@ fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Own
     owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
-/// Each read runs the iterator on. The kernel answers EAGAIN after a million silent elements, and may
-/// end a read within a record.
+/// Each read runs the iterator on. The kernel answers EAGAIN after a million silent elements.
 fn run_to_end<R: Pod>(
     mut iterator: std::fs::File,
-    on_record: &mut impl FnMut(&R),
+    mut on_record: impl FnMut(&R) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; RECORDS_AT_ONCE * size_of::<R>()];
-    let mut filled = 0;
+    let mut record = R::zeroed();
     loop {
-        match iterator.read(&mut buffer[filled..]) {
+        match iterator.read(bytemuck::bytes_of_mut(&mut record)) {
             Ok(0) => return Ok(()),
+            Ok(read) if read == size_of::<R>() => on_record(&record)?,
             Ok(read) => {
-                filled += read;
-                let records = buffer[..filled].chunks_exact(size_of::<R>());
-                let rest = records.remainder().len();
-                records.for_each(|record| on_record(&bytemuck::pod_read_unaligned(record)));
-                buffer.copy_within(filled - rest..filled, 0);
-                filled = rest;
+                let size = size_of::<R>();
+                return Err(io::Error::other(format!(
+                    "a record has {read} bytes, {size} were expected"
+                )));
             }
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
             Err(error) => return Err(error),

@@ -2,9 +2,11 @@
 
 use std::{
     collections::HashMap,
+    io,
     num::NonZero,
     os::fd::{AsFd as _, OwnedFd},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -12,6 +14,7 @@ use aya::{
     maps::{Array, MapData},
 };
 use switcher_common::{
+    clock::ticks_from_ns,
     scan::{
         BackendFlows, CutFlow, SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table,
         live_index,
@@ -20,7 +23,7 @@ use switcher_common::{
 };
 
 use super::{
-    bpf,
+    bpf, clock,
     counters::TableCounters,
     error::{Attempt as _, DataPathError},
     image::Busy,
@@ -108,24 +111,71 @@ struct Pass {
     table: Table,
     program: OwnedFd,
     map: MapData,
+    /// [`ScanRequest::visits`] that have proved right.
+    visits: u16,
 }
+
+/// How long a read of the iterator may take. The kernel does nothing else meanwhile on that CPU, if it is not
+/// preemptible: what waits for the CPU waits for so long.
+const READ: Duration = Duration::from_micros(500);
+/// Time after which a grace period may need the CPU to change to another task; of the kernel's timer.
+const TURN: Duration = Duration::from_millis(4);
+/// Elements of a read.
+const FEWEST_VISITS: u16 = 1;
+const MOST_VISITS: u16 = 4_096;
 
 impl Pass {
     fn run(
-        &self,
+        &mut self,
         request: ScanRequest,
         requests: &mut Array<MapData, ScanRequest>,
         totals: &mut Array<MapData, ScanTotals>,
         on_cut: &mut impl FnMut(&CutFlow),
     ) -> Result<ScanTotals, DataPathError> {
+        let mut request = ScanRequest {
+            visits: self.visits,
+            ..request
+        };
         requests
             .set(0, request, 0)
             .and_then(|()| totals.set(0, ScanTotals::default(), 0))
             .attempt("preparing a scan of the flow tables")?;
-        bpf::iterate(self.program.as_fd(), self.map.fd().as_fd(), on_cut)
-            .attempt("scanning a flow table")?;
+        let (mut read_at, mut turned_at) = (Instant::now(), Instant::now());
+        let on_record = |flow: &CutFlow| {
+            if flow.af != 0 {
+                on_cut(flow);
+                return Ok(());
+            }
+            let visits = next_visits(request.visits, read_at.elapsed());
+            if visits != request.visits {
+                request.visits = visits;
+                requests.set(0, request, 0).map_err(io::Error::other)?;
+            }
+            if turned_at.elapsed() >= TURN {
+                thread::yield_now();
+                turned_at = Instant::now();
+            }
+            read_at = Instant::now();
+            Ok(())
+        };
+        let scanned = bpf::iterate(self.program.as_fd(), self.map.fd().as_fd(), on_record);
+        scanned.attempt("scanning a flow table")?;
+        self.visits = request.visits;
         totals.get(&0, 0).attempt("reading the scan's totals")
     }
+}
+
+/// How many elements the next read visits, when one of `visits` has `taken` so long. Where elements are few, the
+/// kernel is busy with the empty places between them.
+fn next_visits(visits: u16, taken: Duration) -> u16 {
+    let next = if taken > READ {
+        visits / 2
+    } else if taken < READ / 4 {
+        visits * 2
+    } else {
+        visits
+    };
+    next.clamp(FEWEST_VISITS, MOST_VISITS)
 }
 
 impl Scanner {
@@ -139,6 +189,7 @@ impl Scanner {
                     .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?))
                     .attempt("opening the iterator program")?,
                 map: pins.open_data(map)?,
+                visits: FEWEST_VISITS,
             })
         };
         let request: Array<MapData, ScanRequest> = pins.open("SCAN_REQUEST")?;
@@ -198,15 +249,17 @@ impl Scanner {
             }
             on_cut(flow);
         };
-        for pass in &self.passes {
+        for pass in &mut self.passes {
             let request = ScanRequest {
-                remove_expired: u32::from(remove_expired),
-                table: pass.table as u32,
+                remove_expired: u8::from(remove_expired),
+                table: pass.table as u8,
+                now: ticks_from_ns(clock::monotonic_ns()),
                 number: u32::from(number),
+                ..ScanRequest::default()
             };
             let totals = pass.run(request, &mut self.request, &mut self.totals, &mut on_cut)?;
             entries[pass.table as usize] += totals.entries;
-            expired_flows += totals.expired_flows;
+            expired_flows += u64::from(totals.expired_flows);
         }
         let unanswered_entries = entries[Table::Unanswered as usize];
         let evicted = expected.saturating_sub(unanswered_entries);
@@ -267,4 +320,32 @@ fn clear<V: bytemuck::Pod>(map: &MapData, len: u32) -> Result<(), DataPathError>
     let keys: Vec<u32> = (0..len).collect();
     bpf::update_batch(map.fd().as_fd(), &keys, &vec![V::zeroed(); keys.len()])
         .attempt("clearing the scan's counters")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What reads come to that take `ns` for each element.
+    fn settled(mut visits: u16, ns: u64) -> u16 {
+        for _ in 0..32 {
+            let taken = Duration::from_nanos(ns * u64::from(visits));
+            visits = next_visits(visits, taken);
+        }
+        visits
+    }
+
+    #[test]
+    fn a_read_takes_half_a_millisecond_at_most_however_slow_an_element_is() {
+        for ns in [100, 300, 5_000, 100_000] {
+            for first in [FEWEST_VISITS, 64, MOST_VISITS] {
+                let visits = settled(first, ns);
+                let taken = Duration::from_nanos(ns * u64::from(visits));
+                assert!(taken <= READ, "{ns} ns, {first} at first: {taken:?}");
+                let is_short = taken < READ / 4 && visits < MOST_VISITS;
+                assert!(!is_short, "{ns} ns, {first} at first: {taken:?}");
+            }
+        }
+        assert_eq!(settled(64, 10_000_000), FEWEST_VISITS);
+    }
 }
