@@ -197,6 +197,13 @@ impl<'lab> Measuring<'lab> {
                 }
             }
         };
+        if let What::Established(flows, _) = what {
+            // Flows that go on: each has had a packet a moment ago, though other nodes had their turns.
+            self.road.send(&Load {
+                frames: flows,
+                ..load
+            })?;
+        }
         let passed = self.road.send(&load)?;
         let runs = &mut self.runs[at];
         runs.mpps.push(passed.per_second() / 1e6);
