@@ -98,8 +98,9 @@ impl Orders {
                 order = order.ejecting();
             }
             for (pause, listener) in &pauses {
-                let is_whole = pause.listener.is_none() && pause.service == backend.service;
-                if is_whole || *listener == Some(backend.listener) {
+                // Backends of a listener that has moved here from another service are that one's.
+                let is_meant = pause.listener.is_none() || *listener == Some(backend.listener);
+                if is_meant && pause.service == backend.service {
                     order = order.with_hold(pause.hold, pause.until);
                 }
             }
@@ -305,6 +306,27 @@ mod tests {
             }
         }
         assert!(changed > 1_000, "{changed}");
+    }
+
+    #[test]
+    fn a_pause_of_a_listener_holds_no_backend_that_it_had_in_another_service() {
+        let mut image = two_services();
+        // The listener of service 1 has come from service 2.
+        image.backends[0].service = 2;
+        let pause = HeldListeners {
+            service: 1,
+            listener: Some(place(1)),
+            hold: Hold::All,
+            until: 7,
+        };
+        let orders = Orders {
+            pauses: vec![pause],
+            ..Orders::default()
+        };
+        let held: Vec<bool> = (orders.of(&image, 0..4).into_iter())
+            .map(|(_, order)| order.hold != 0)
+            .collect();
+        assert_eq!(held, [false, true, false, false]);
     }
 
     #[test]

@@ -122,8 +122,9 @@ impl Tables {
 
     /// Reads what the maps hold after all, when writing them failed half-way.
     pub(super) fn read_again(&mut self) -> Result<(), DataPathError> {
-        self.hold(self.read()?);
+        // First of all: if reading fails too, nothing is known of what orders there are.
         self.is_ordered = false;
+        self.hold(self.read()?);
         self.ordered = self.cuts.values(self.cuts.len)?;
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::setup::{Kind, Setup};
 
 const DAY_MS: u64 = 86_400_000;
 
-/// More elements than one read of an iterator visits, which is a million: a flow has two.
+/// More elements than a kernel's iterator visits in a read that nothing ends, which is a million: a flow has two.
 pub(crate) const MANY: u32 = 510_000;
 const FEW: u32 = 10_000;
 
