@@ -213,22 +213,23 @@ fn g4_without_an_agent_a_table_full_of_idle_flows_takes_new_ones() -> Result<()>
         "{} entries: the datagrams did not fill the table",
         before.len()
     );
-    // They are silent from now on; these take their places.
-    let half = ROOM / 2;
+    // They are silent from now on; these take their places. Each CPU clears away what it has established itself, and
+    // which one sees which connection nobody says: so fewer than a CPU's share.
+    let some = ROOM / 4;
     let loads = [
-        lasting(&lab, Family::V4, half)?,
-        lasting(&lab, Family::V6, half)?,
+        lasting(&lab, Family::V4, some)?,
+        lasting(&lab, Family::V6, some)?,
     ];
     let streams = wait_for(|| {
         let all = pins.held()?;
         let of_streams = all.keys().filter(|it| it.protocol == Protocol::Tcp as u8);
         let count = of_streams.count();
-        Ok((count == 2 * 2 * half, count))
+        Ok((count == 2 * 2 * some, count))
     })?;
     ensure!(
-        streams == 2 * 2 * half,
+        streams == 2 * 2 * some,
         "{streams} entries of connections in the established table, expected {}",
-        2 * 2 * half
+        2 * 2 * some
     );
     end(loads)
 }
