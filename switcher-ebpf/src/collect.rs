@@ -1,7 +1,7 @@
 //! The collector: an iterator over a flow table, run by the agent in preemptible context. It counts
 //! live flows and removes the expired ones, both directions together.
 //!
-//! A removal is a check and then an act, nanoseconds apart. The other direction is looked up only where it
+//! A removal is a check and then an act; a packet on another CPU, or one that interrupts the scan, may come between. The other direction is looked up only where it
 //! could matter: a lookup misses the cache, and a scan of many flows would take twice as long.
 
 use core::ffi::c_void;

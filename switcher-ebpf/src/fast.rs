@@ -23,6 +23,9 @@ pub(crate) fn packet<A: Tables + Network>(frame: &mut XdpFrame<'_>) -> Option<Re
         return Some(Reason::NotOurs);
     }
     let transport = whole_transport(frame, &ip)?;
+    if transport.segment.begins_or_ends() {
+        return None;
+    }
     let key = ip.tuple(&transport);
     let place = A::established().get_ptr_mut(&key)?;
     // SAFETY: a value of a map, as in `flow::track`.

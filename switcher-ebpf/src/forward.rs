@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use switcher_common::{
     address::Address,
+    flow::FlowState,
     interface::WayOut,
     packet::{self, Hop, Network, own_error::may_be_fragmented},
     reason::Reason,
@@ -49,7 +50,10 @@ pub(crate) fn send<A: Tables + Network>(frame: &mut XdpFrame<'_>, work: &mut Wor
         }
         Some(())
     });
-    A::keep_hop(frame.raw(), reason as u32);
+    // An unanswered flow is in the other table.
+    if !matches!(work.entry.state(), FlowState::Unanswered) {
+        A::keep_hop(frame.raw(), reason as u32);
+    }
     reason
 }
 

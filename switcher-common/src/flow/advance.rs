@@ -70,6 +70,13 @@ impl Segment {
         self.flags & (SYN | ACK | RST) == SYN | ACK
     }
 
+    /// Whether it is about the beginning or the end of a connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begins_or_ends(&self) -> bool {
+        self.flags & (SYN | FIN | RST) != 0
+    }
+
     #[inline(always)]
     const fn is_fin(&self) -> bool {
         self.flags & FIN != 0
@@ -262,7 +269,7 @@ impl Advance {
         if !is_tcp {
             return Some(same.progress);
         }
-        if segment.flags & (SYN | FIN | RST) != 0 || entry.fin_end != 0 {
+        if segment.begins_or_ends() || entry.fin_end != 0 {
             return None;
         }
         let needs_peer = Cell::new(false);
