@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Identity;
+use super::serving::{Serving, Tasks};
 use crate::lab::Host;
 
 /// The bytes of every transfer and datagram, over and over: 251 is prime, so that nothing that is
@@ -32,36 +32,38 @@ const PATTERN: [u8; 251 * 64] = {
 const HEAD: usize = 16;
 
 /// Answers transfers over TCP and datagrams over UDP. Stops when dropped.
-pub struct BulkServer(#[expect(dead_code, reason = "held for its drop")] DropGuard);
+pub struct BulkServer(Serving);
 
 impl BulkServer {
     /// Serves TCP and UDP on each of `addresses` of `host`; ready when this returns.
     pub fn start(host: &Host, identity: Identity, addresses: &[SocketAddr]) -> Result<Self> {
-        let stop = CancellationToken::new();
+        let (serving, tasks) = Serving::new();
         for &address in addresses {
-            let stop = stop.clone();
-            host.block_on(serve(address, identity, stop))
+            let tasks = tasks.clone();
+            host.block_on(serve(address, identity, tasks))
                 .with_context(|| format!("serving bulk at {address} on host {}", host.name()))?;
         }
-        Ok(Self(stop.drop_guard()))
+        Ok(Self(serving))
+    }
+
+    /// Stops listening, ends all connections, and returns when that is done.
+    pub fn end(self) {
+        self.0.end();
     }
 }
 
-async fn serve(address: SocketAddr, identity: Identity, stop: CancellationToken) -> Result<()> {
+async fn serve(address: SocketAddr, identity: Identity, tasks: Tasks) -> Result<()> {
     let listener = TcpListener::bind(address).await.context("listening")?;
     let socket = tokio::net::UdpSocket::bind(address).await?;
-    let tcp = accept(listener, stop.clone());
-    tokio::spawn(stop.clone().run_until_cancelled_owned(tcp));
-    tokio::spawn(stop.run_until_cancelled_owned(answer_datagrams(socket, identity)));
+    tasks.spawn(accept(listener, tasks.clone()));
+    tasks.spawn(answer_datagrams(socket, identity));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, stop: CancellationToken) {
+async fn accept(listener: TcpListener, tasks: Tasks) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(stop.clone().run_until_cancelled_owned(answer(stream)));
-            }
+            Ok((stream, _)) => tasks.spawn(answer(stream)),
             // The connection ended before it was accepted, or descriptors are short for a moment.
             Err(_) => tokio::task::yield_now().await,
         }

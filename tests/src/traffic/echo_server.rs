@@ -5,71 +5,58 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::identity::{Identity, QUESTION, answer};
+use super::serving::{Serving, Tasks};
 use crate::lab::Host;
 
 /// Answers an 8-byte number (big endian) with the same 8 bytes and its own tag, on TCP as a stream
 /// of such messages, on UDP in one datagram each. Stops when dropped.
-pub struct EchoServer {
-    stop: CancellationToken,
-    _guard: DropGuard,
-}
+pub struct EchoServer(Serving);
 
 impl EchoServer {
     /// Serves TCP and UDP on each of `addresses` of `host`; ready when this returns.
     pub fn start(host: &Host, identity: Identity, addresses: &[SocketAddr]) -> Result<Self> {
-        let stop = CancellationToken::new();
+        let (serving, tasks) = Serving::new();
         for &address in addresses {
-            let stop = stop.clone();
-            host.block_on(serve(address, identity, stop))
+            let tasks = tasks.clone();
+            host.block_on(serve(address, identity, tasks))
                 .with_context(|| format!("serving echo at {address} on host {}", host.name()))?;
         }
-        Ok(Self {
-            _guard: stop.clone().drop_guard(),
-            stop,
-        })
+        Ok(Self(serving))
     }
 
     /// As [`EchoServer::start`], in the network and the runtime of the caller.
     pub async fn start_here(identity: Identity, addresses: &[SocketAddr]) -> Result<Self> {
-        let stop = CancellationToken::new();
+        let (serving, tasks) = Serving::new();
         for &address in addresses {
-            serve(address, identity, stop.clone())
+            serve(address, identity, tasks.clone())
                 .await
                 .with_context(|| format!("serving echo at {address}"))?;
         }
-        Ok(Self {
-            _guard: stop.clone().drop_guard(),
-            stop,
-        })
+        Ok(Self(serving))
     }
 
-    /// Stops listening and ends all connections.
-    pub fn stop(&self) {
-        self.stop.cancel();
+    /// Stops listening, ends all connections, and returns when that is done.
+    pub fn end(self) {
+        self.0.end();
     }
 }
 
-async fn serve(address: SocketAddr, identity: Identity, stop: CancellationToken) -> Result<()> {
+async fn serve(address: SocketAddr, identity: Identity, tasks: Tasks) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .context("listening on TCP")?;
     let socket = UdpSocket::bind(address).await.context("binding UDP")?;
-    let tcp = accept(listener, identity, stop.clone());
-    tokio::spawn(stop.clone().run_until_cancelled_owned(tcp));
-    tokio::spawn(stop.run_until_cancelled_owned(answer_datagrams(socket, identity)));
+    tasks.spawn(accept(listener, identity, tasks.clone()));
+    tasks.spawn(answer_datagrams(socket, identity));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, identity: Identity, stop: CancellationToken) {
+async fn accept(listener: TcpListener, identity: Identity, tasks: Tasks) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let serving = answer_stream(stream, identity);
-                tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
-            }
+            Ok((stream, _)) => tasks.spawn(answer_stream(stream, identity)),
             // The connection ended before it was accepted, or descriptors are short for a moment.
             Err(_) => tokio::task::yield_now().await,
         }

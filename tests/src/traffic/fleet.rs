@@ -20,6 +20,7 @@ pub const BULK_PORT: u16 = 9000;
 type Servers = (EchoServer, HttpServer, BulkServer);
 
 /// The servers of a lab. Backend `n` of a color has the `n`th address of each family.
+/// All have ended when this is dropped.
 pub struct Backends(BTreeMap<Identity, Servers>);
 
 impl Backends {
@@ -38,14 +39,18 @@ impl Backends {
         Ok(Self(servers))
     }
 
-    /// Stops one backend: its addresses refuse connections and its connections end.
+    /// Stops one backend: its connections have ended when this returns, and its addresses refuse
+    /// new ones.
     pub fn stop(&mut self, identity: Identity) {
-        self.0.remove(&identity);
+        if let Some(servers) = self.0.remove(&identity) {
+            end(servers);
+        }
     }
 
-    /// Stops all backends of `color`.
+    /// Stops all backends of `color`, as [`Backends::stop`] does.
     pub fn stop_color(&mut self, color: Color) {
-        self.0.retain(|identity, _| identity.color != color);
+        let stopped = self.0.extract_if(.., |identity, _| identity.color == color);
+        stopped.for_each(|(_, servers)| end(servers));
     }
 
     /// Starts one backend again after [`Backends::stop`].
@@ -54,6 +59,18 @@ impl Backends {
         self.0.insert(identity, start_one(lab, identity)?);
         Ok(())
     }
+}
+
+impl Drop for Backends {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.0).into_values().for_each(end);
+    }
+}
+
+fn end((echo, http, bulk): Servers) {
+    echo.end();
+    http.end();
+    bulk.end();
 }
 
 fn start_one(lab: &Lab, identity: Identity) -> Result<Servers> {

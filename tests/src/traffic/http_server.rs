@@ -13,9 +13,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::identity::Identity;
+use super::serving::{Serving, Tasks};
 use crate::lab::Host;
 
 /// Which answers of a server are slow.
@@ -29,24 +29,18 @@ pub struct Slow {
 
 /// Answers every request with a line that names the backend, as do the headers `x-color` and
 /// `x-backend`. Stops when dropped.
-pub struct HttpServer {
-    stop: CancellationToken,
-    _guard: DropGuard,
-}
+pub struct HttpServer(Serving);
 
 impl HttpServer {
     /// Serves HTTP on each of `addresses` of `host`; ready when this returns.
     pub fn start(host: &Host, identity: Identity, addresses: &[SocketAddr]) -> Result<Self> {
-        let stop = CancellationToken::new();
+        let (serving, tasks) = Serving::new();
         for &address in addresses {
-            let stop = stop.clone();
-            host.block_on(serve(address, identity, None, stop))
+            let tasks = tasks.clone();
+            host.block_on(serve(address, identity, None, tasks))
                 .with_context(|| format!("serving HTTP at {address} on host {}", host.name()))?;
         }
-        Ok(Self {
-            _guard: stop.clone().drop_guard(),
-            stop,
-        })
+        Ok(Self(serving))
     }
 
     /// As [`HttpServer::start`], in the network and the runtime of the caller; some answers may be slow.
@@ -55,21 +49,18 @@ impl HttpServer {
         addresses: &[SocketAddr],
         slow: Option<Slow>,
     ) -> Result<Self> {
-        let stop = CancellationToken::new();
+        let (serving, tasks) = Serving::new();
         for &address in addresses {
-            serve(address, identity, slow, stop.clone())
+            serve(address, identity, slow, tasks.clone())
                 .await
                 .with_context(|| format!("serving HTTP at {address}"))?;
         }
-        Ok(Self {
-            _guard: stop.clone().drop_guard(),
-            stop,
-        })
+        Ok(Self(serving))
     }
 
-    /// Stops listening and ends all connections.
-    pub fn stop(&self) {
-        self.stop.cancel();
+    /// Stops listening, ends all connections, and returns when that is done.
+    pub fn end(self) {
+        self.0.end();
     }
 }
 
@@ -77,22 +68,16 @@ async fn serve(
     address: SocketAddr,
     identity: Identity,
     slow: Option<Slow>,
-    stop: CancellationToken,
+    tasks: Tasks,
 ) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .context("listening on TCP")?;
-    let accepting = accept(listener, identity, slow, stop.clone());
-    tokio::spawn(stop.run_until_cancelled_owned(accepting));
+    tasks.spawn(accept(listener, identity, slow, tasks.clone()));
     Ok(())
 }
 
-async fn accept(
-    listener: TcpListener,
-    identity: Identity,
-    slow: Option<Slow>,
-    stop: CancellationToken,
-) {
+async fn accept(listener: TcpListener, identity: Identity, slow: Option<Slow>, tasks: Tasks) {
     let mut connections = 0_u64;
     loop {
         match listener.accept().await {
@@ -100,8 +85,7 @@ async fn accept(
                 connections += 1;
                 let slow = slow.filter(|slow| connections.is_multiple_of(slow.every));
                 let delay = slow.map_or(Duration::ZERO, |slow| slow.by);
-                let serving = answer_requests(stream, identity, delay);
-                tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
+                tasks.spawn(answer_requests(stream, identity, delay));
             }
             // The connection ended before it was accepted, or descriptors are short for a moment.
             Err(_) => tokio::task::yield_now().await,

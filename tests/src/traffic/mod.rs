@@ -21,6 +21,7 @@ mod identity;
 mod judge;
 mod raw;
 mod record;
+mod serving;
 mod udp_load;
 mod visits;
 
