@@ -17,7 +17,7 @@ use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::{CutCount, Orders};
 
 use crate::packet::{ACK, Link, PSH, Packet, RST};
-use crate::rig::{Expected, Rig};
+use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
 
@@ -306,6 +306,35 @@ fn g10_a_scan_cuts_what_is_silent_and_hands_it_on() -> Result<()> {
         }
         let again = rig.scanner.scan(SERVICE, true, |_| {})?;
         ensure!(again.cut(SERVICE).blue == CutCount::default(), "{again:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn g10_an_order_that_is_taken_back_cuts_no_more_though_other_services_orders_stay() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    let services = [0, 1].map(|vip| Kind::ALL.map(|kind| kind.listener(&lab, vip)).to_vec());
+    Rig::with(&lab, &Setup::new(services.to_vec()), |rig| {
+        for (service, vip) in [(1, 0), (2, 1)] {
+            for kind in Kind::ALL {
+                let client = rig.client(kind.family, 4_000 + service);
+                rig.run(&first(kind, client, kind.vip(&lab, vip)).bytes()?)?;
+            }
+        }
+        let_the_clock_move()?;
+        let reset = CutOrder::new(Action::Reset, tick(0)?);
+        let_the_clock_move()?;
+        for services in [vec![1, 2], vec![2]] {
+            let colors = services.iter().map(|id| ((*id, Color::Blue), reset));
+            rig.path.set_orders(Orders {
+                colors: colors.collect(),
+                ..Orders::default()
+            })?;
+        }
+        let mut cut = Vec::new();
+        rig.scanner.scan(2, true, |flow| cut.push(flow.service))?;
+        ensure!(cut == [2; Kind::ALL.len()], "flows of services {cut:?}");
         Ok(())
     })
 }

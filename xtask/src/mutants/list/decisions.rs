@@ -15,6 +15,13 @@ const fn decision(name: &'static str, promise: &'static str, without: &'static s
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "new-pause-unseen",
+        promise: "pause",
+        without: "backends of a service whose pause alone has changed keep their orders",
+        target: DECISIONS,
+        test: "datapath::orders::tests::a_backend_whose_order_changes_is_of_a_service_that_is_looked_at",
+    },
+    Mutant {
         name: "hop-raised-once",
         promise: "next hop",
         without: "a change that holds only after the kernel has told of it is not raised for once more",

@@ -74,6 +74,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "switching::g9_a_packet_in_mid_stream_without_a_pin_goes_to_the_base_color",
     },
     Mutant {
+        name: "old-order-stays",
+        promise: "G10",
+        without: "an order to cut that is taken back stays where other services have orders",
+        target: "packets",
+        test: "cut::g10_an_order_that_is_taken_back_cuts_no_more_though_other_services_orders_stay",
+    },
+    Mutant {
         name: "counted-twice",
         promise: "G10",
         without: "a flow that is established during a scan is counted in both tables",
