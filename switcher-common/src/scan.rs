@@ -2,6 +2,12 @@
 //!
 //! The iterator visits every flow of a table in preemptible context, counts the live ones per
 //! service and color, and removes the expired ones, both directions together.
+//!
+//! It does so in short reads. Each begins with the element that the one before has ended at, which the kernel finds
+//! by counting the elements of its bucket: if one of those was removed meanwhile, it begins too far, and what it
+//! skips is not in the scan. So a read ends only where the newest removal was in a bucket that is behind
+//! ([`ScanTotals::ends_read`]). Where so much is removed that no such place comes, some of it is left to the next
+//! scan, as if it had not expired yet ([`ScanTotals::may_remove`]).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -37,7 +43,7 @@ pub struct ScanRequest {
     pub remove_expired: u8,
     /// The [`Table`] that is scanned, as its number.
     pub table: u8,
-    /// After how many elements a read of the iterator ends, about.
+    /// After how many visits a read of the iterator ends, about.
     pub visits: u16,
     /// Tick at which flows are judged: one for the whole table, so that both entries of a flow agree.
     pub now: u32,
@@ -54,7 +60,7 @@ pub struct ScanTotals {
     pub entries: u64,
     /// Flows that were removed because they were silent for too long.
     pub expired_flows: u32,
-    /// Elements that the read has visited which runs now.
+    /// Visits of the read that runs now.
     pub visited: u16,
     /// Elements that were visited since one was removed.
     pub kept: u16,
@@ -62,33 +68,72 @@ pub struct ScanTotals {
 shared!(ScanTotals, 16);
 
 impl ScanTotals {
-    /// Elements of one bucket of a table at most, but for very few buckets.
-    const BUCKET: u16 = 8;
+    /// Elements that a bucket has beside one that was removed; but for one of a hundred thousand in a full table.
+    const BUCKET: u16 = 6;
+    /// Visits beyond those that were asked for, within which a place to end a read is waited for.
+    const LATE: u16 = 512;
+    /// Visits that a record counts as: it costs about as much, and a read must not fill the kernel's buffer.
+    const RECORD: u16 = 16;
 
-    /// Notes a visit, and whether the element `is_removed`. Returns whether the read is to end, which should have
-    /// `visits`: where an element was removed from a bucket that is not behind yet, the next read would begin
-    /// too far. It ends late rather than never.
+    /// Before the first element of a table.
+    #[must_use]
+    pub const fn beginning() -> Self {
+        Self {
+            entries: 0,
+            expired_flows: 0,
+            visited: 0,
+            kept: Self::BUCKET,
+        }
+    }
+
+    /// Whether the read, which should have `visits`, ends before the element that comes now. The next one begins
+    /// with that element, whatever `visits` says then.
     #[inline(always)]
     #[must_use]
-    pub const fn ends_read(&mut self, is_removed: bool, visits: u16) -> bool {
+    pub const fn ends_read(&mut self, visits: u16) -> bool {
+        let is_behind = self.kept >= Self::BUCKET || cfg!(mutant = "read-ends-beside-removal");
+        let is_used_up = self.visited >= visits && self.visited > 0;
+        let ends = is_used_up && is_behind && !cfg!(mutant = "endless-read");
+        if ends {
+            self.visited = 0;
+        }
+        ends
+    }
+
+    /// Whether an element may be removed in the read, which should have `visits`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_remove(&self, visits: u16) -> bool {
+        self.visited < visits.saturating_add(Self::LATE)
+    }
+
+    /// Notes a visit, and whether the element `is_removed`.
+    #[inline(always)]
+    pub const fn visit(&mut self, is_removed: bool) {
         self.visited = self.visited.saturating_add(1);
         self.kept = if is_removed {
             0
         } else {
             self.kept.saturating_add(1)
         };
-        let is_behind = self.kept >= Self::BUCKET;
-        let ends = self.visited >= visits
-            && (is_behind || self.visited >= visits.saturating_mul(Self::BUCKET));
-        if ends {
-            self.visited = 0;
-        }
-        ends
+    }
+
+    /// Notes a record.
+    #[inline(always)]
+    pub const fn record(&mut self) {
+        self.visited = self.visited.saturating_add(Self::RECORD);
+    }
+
+    /// Records of a read that should have `visits`, at most.
+    #[must_use]
+    pub const fn most_records(visits: u16) -> usize {
+        let until_late = visits.saturating_add(Self::LATE).div_ceil(Self::RECORD);
+        (until_late + Self::BUCKET) as usize
     }
 }
 
 /// A cut flow that the iterator has found for the first time, as it writes it to its reader: also what
-/// a RST to either side of a TCP flow must say. All zero: no flow; one that only ends a read.
+/// a RST to either side of a TCP flow must say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CutFlow {
@@ -174,19 +219,52 @@ shared!(IdleTicks, 24);
 mod tests {
     use super::*;
 
-    /// After how many visits a read ends when every `removed`th element is removed.
-    fn visits(asked: u16, removed: u16) -> u16 {
-        let mut totals = ScanTotals::default();
-        let mut ends = |at: &u16| totals.ends_read(at.is_multiple_of(removed), asked);
-        (1..=u16::MAX).find(&mut ends).expect("a read that ends")
+    /// What a read comes to that should have `asked` visits, where every `removed`th element could be removed and
+    /// every `told`th gives a record: its visits, its removals, and its records.
+    fn read(asked: u16, removed: u16, told: u16) -> [usize; 3] {
+        let (mut totals, mut counts) = (ScanTotals::beginning(), [0; 3]);
+        let mut kept = ScanTotals::BUCKET;
+        for at in 1..=u16::MAX {
+            if totals.ends_read(asked) {
+                assert!(kept >= ScanTotals::BUCKET, "a removal is {kept} visits ago");
+                return counts;
+            }
+            let is_removed = at.is_multiple_of(removed) && totals.may_remove(asked);
+            let is_told = at.is_multiple_of(told) && !is_removed;
+            if is_told {
+                totals.record();
+            }
+            totals.visit(is_removed);
+            kept = if is_removed { 0 } else { kept + 1 };
+            counts[0] += 1;
+            counts[1] += usize::from(is_removed);
+            counts[2] += usize::from(is_told);
+        }
+        panic!("a read without an end: {asked} visits were asked for");
     }
 
     #[test]
     fn a_read_ends_after_what_was_asked_for_and_not_beside_a_removal() {
-        let never = u16::MAX;
-        assert_eq!(visits(100, never), 100);
-        assert_eq!(visits(100, 50), 108, "eight behind the removal");
-        assert_eq!(visits(100, 5), 800, "late rather than never");
-        assert_eq!(visits(1, never), 8, "the beginning may be within a bucket");
+        const NEVER: u16 = u16::MAX;
+        assert_eq!(read(100, NEVER, NEVER), [100, 0, 0]);
+        assert_eq!(read(1, NEVER, NEVER), [1, 0, 0]);
+        assert_eq!(read(0, NEVER, NEVER), [1, 0, 0], "it gets on in any case");
+        assert_eq!(read(100, 50, NEVER), [106, 2, 0], "six behind the removal");
+        assert_eq!(read(100, 1, NEVER), [618, 612, 0], "the last ones are left");
+        assert_eq!(read(1, 1, NEVER), [519, 513, 0]);
+    }
+
+    #[test]
+    fn a_reads_records_fit_into_the_kernels_buffer_however_many_flows_are_cut_and_removed() {
+        for asked in [1, 16, 100, 4_096] {
+            for removed in 1..=20 {
+                for told in 1..=20 {
+                    let [.., records] = read(asked, removed, told);
+                    let most = ScanTotals::most_records(asked);
+                    assert!(records <= most, "{asked} {removed} {told}: {records}");
+                }
+            }
+        }
+        assert_eq!(read(4_096, u16::MAX, 1), [241, 0, 241]);
     }
 }

@@ -1,18 +1,18 @@
 //! The collector: an iterator over a flow table, run by the agent in preemptible context. It counts
 //! live flows and removes the expired ones, both directions together.
 //!
-//! A removal is a check and then an act; a packet on another CPU, or one that interrupts the scan, may come between. The other direction is looked up only where it
-//! could matter: a lookup misses the cache, and a scan of many flows would take twice as long.
+//! A removal is a check and then an act; a packet on another CPU, or one that interrupts the scan, may come
+//! between. The other direction is looked up only where it could matter: a lookup misses the cache, and a scan of
+//! many flows would take twice as long.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
-use bytemuck::Zeroable as _;
 use switcher_common::{
     address::{Ipv4, Ipv6},
     clock::elapsed,
-    flow::{FLAG_TOLD, FlowEntry, FlowKey, FlowState, Shared, Side},
-    scan::{CutFlow, OLDEST_TICKS, ScanRequest, Table, live_index},
+    flow::{FLAG_TOLD, FlowEntry, FlowKey, FlowState, Side},
+    scan::{CutFlow, OLDEST_TICKS, ScanRequest, ScanTotals, Table, live_index},
     stats::{ColorStats, Writer},
 };
 
@@ -59,23 +59,33 @@ pub unsafe extern "C" fn collect6(element: *const MapElement<Ipv6>) -> i32 {
     visit(unsafe { &*element })
 }
 
+/// The kernel's read goes on.
+const GO_ON: i32 = 0;
+/// It ends, and the next one begins with this element. Without records it returns EAGAIN.
+const AGAIN: i32 = 1;
+
 #[inline(always)]
 fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
     let (key, value) = (element.key, element.value);
     if key.is_null() || value.is_null() {
-        return 0;
+        return GO_ON;
     }
     // SAFETY: the kernel sets both or none. Not copied here: copies need room on the stack, and most elements
     // are looked at once.
     let (key, entry) = unsafe { (&*key, &*value) };
     let (Some(request), Some(totals)) = (SCAN_REQUEST.get(0), SCAN_TOTALS.get_ptr_mut(0)) else {
-        return 0;
+        return GO_ON;
     };
     // SAFETY: one scan runs at a time, and an iterator's program runs on one CPU at a time.
     let totals = unsafe { &mut *totals };
+    // The kernel would go on to the millionth element, and meanwhile nothing else would run on its CPU without
+    // kernel preemption, and no grace period end, which a flip waits for.
+    if totals.ends_read(request.visits) {
+        return AGAIN;
+    }
     keep_age(value, entry, request.now);
     let is_silent = expiry::is_past(key, entry, entry.last_seen, request.now);
-    let expired = if is_silent {
+    let expired = if is_silent && totals.may_remove(request.visits) {
         expired_entries(key, entry, request)
     } else {
         0
@@ -84,30 +94,11 @@ fn visit<A: Tables>(element: &MapElement<A>) -> i32 {
     if is_removed {
         totals.entries += u64::from(expired);
         totals.expired_flows += 1;
-    } else if judge(element, value, key, entry, expired > 0, request) {
+    } else if judge(element, value, key, entry, expired > 0, request, totals) {
         totals.entries += 1;
     }
-    // The kernel would go on to the millionth element, and meanwhile nothing else would run on its CPU without
-    // kernel preemption, and no grace period end, which a flip waits for.
-    if totals.ends_read(is_removed, request.visits) {
-        tell_nothing(element);
-    }
-    0
-}
-
-/// Ends the kernel's read: it does at any record. Never inlined: the record needs a stack of its own.
-#[inline(never)]
-fn tell_nothing<A>(element: &MapElement<A>) {
-    let nothing = CutFlow::zeroed();
-    // SAFETY: the kernel hands the iterator a valid file; the record is a local variable. A full buffer ends
-    // the read too.
-    unsafe {
-        bpf_seq_write(
-            (*element.meta).seq,
-            (&raw const nothing).cast(),
-            CUT_FLOW_LEN,
-        )
-    };
+    totals.visit(is_removed);
+    GO_ON
 }
 
 /// How many entries the flow of a silent entry has, if it has expired: none of its directions was heard of for
@@ -160,12 +151,15 @@ fn judge<A: Tables>(
     entry: &FlowEntry<A>,
     is_expired: bool,
     request: &ScanRequest,
+    totals: &mut ScanTotals,
 ) -> bool {
-    let order = cut::order_of(entry.backend);
-    let is_cut = cut::is_cut(&order, entry, key.is_tcp(), request.now);
+    let is_cut = is_cut(key, entry, request.now);
     let is_new = is_cut && entry.flags & FLAG_TOLD == 0;
-    if is_new && request.remove_expired != 0 && !is_carried_out(element, key, entry) {
-        return false;
+    if is_new && request.remove_expired != 0 {
+        totals.record();
+        if !is_carried_out(element, key, request.now) {
+            return false;
+        }
     }
     let is_in_flight =
         !is_expired && !is_cut && is_live(entry) && is_first_sight(value, entry, request);
@@ -183,16 +177,28 @@ fn judge<A: Tables>(
     true
 }
 
+/// Whether the flow is over by an order for its backend, or was before.
+#[inline(always)]
+fn is_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>, now: u32) -> bool {
+    let order = cut::order_of(entry.backend);
+    cut::is_cut(&order, entry, key.is_tcp(), now)
+}
+
 /// Tells of a cut flow and marks it, which is the forward entry's part where there is one. `false`: the reader's
 /// buffer is full. Never inlined: rare, and it needs a stack of its own.
 #[inline(never)]
-fn is_carried_out<A: Tables>(
-    element: &MapElement<A>,
-    key: &FlowKey<A>,
-    entry: &FlowEntry<A>,
-) -> bool {
+fn is_carried_out<A: Tables>(element: &MapElement<A>, key: &FlowKey<A>, now: u32) -> bool {
     // Keys of lookups lie on the stack.
     let key = &{ *key };
+    let Some(own) = find(key) else {
+        return true;
+    };
+    // What is told and marked is what is judged here: packets may have put another flow in the place of the one
+    // that was visited. SAFETY: a map value, which the kernel keeps while the iterator's program runs.
+    let entry = &unsafe { *own.entry };
+    if entry.flags & FLAG_TOLD != 0 || !is_cut(key, entry, now) {
+        return true;
+    }
     let is_for_peer =
         entry.side() == Side::Reverse && peer_of(key, entry, &key.peer(entry)).is_some();
     if is_for_peer {
@@ -201,7 +207,14 @@ fn is_carried_out<A: Tables>(
     if !is_told(element, key, entry) {
         return false;
     }
-    mark_cut(key, entry);
+    if let Some(peer) = peer_of(key, entry, &key.peer(entry)) {
+        mark_cut(peer);
+    }
+    // SAFETY: as above.
+    let own = unsafe { &mut *own.entry };
+    if (own.backend, own.created) == (entry.backend, entry.created) {
+        mark_cut(own);
+    }
     true
 }
 
@@ -242,24 +255,12 @@ fn add(counter: Option<*mut u64>) {
     }
 }
 
-/// Marks a flow as cut, so that it stays so when the order is taken back, and as told.
+/// Marks an entry's flow as cut, so that it stays so when the order is taken back, and as told. The rest is the
+/// packets' to write.
 #[inline(always)]
-fn mark_cut<A: Tables>(key: &FlowKey<A>, entry: &FlowEntry<A>) {
-    let shared = Shared {
-        state: FlowState::Cut,
-        ..entry.shared()
-    };
-    if let Some(peer) = peer_of(key, entry, &key.peer(entry)) {
-        peer.set_shared(&shared);
-        peer.flags |= FLAG_TOLD;
-    }
-    if let Some(own) = find(key) {
-        // SAFETY: a map value, which the kernel keeps while the iterator's program runs.
-        unsafe {
-            (*own.entry).set_shared(&shared);
-            (*own.entry).flags |= FLAG_TOLD;
-        }
-    }
+fn mark_cut<A: Tables>(entry: &mut FlowEntry<A>) {
+    entry.state = FlowState::Cut as u8;
+    entry.flags |= FLAG_TOLD;
 }
 
 /// Bytes of a record.

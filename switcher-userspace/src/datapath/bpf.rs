@@ -183,18 +183,23 @@ fn batch_attr(map: BorrowedFd<'_>, count: usize) -> io::Result<bpf_attr> {
     Ok(attr)
 }
 
-/// Runs an iterator program over all elements of a map, and hands on the records that it writes, one of each
-/// read: the kernel ends a read when there is one.
+/// Records of an iterator that are read at once: as many as the kernel's buffer holds, with pages of 4 KiB and
+/// records of 80 bytes, and more than a scan lets it hold ([`ScanTotals::most_records`]).
+///
+/// [`ScanTotals::most_records`]: switcher_common::scan::ScanTotals::most_records
+pub(super) const RECORDS_AT_ONCE: usize = 1_024;
+
+/// Runs an iterator program over all elements of a map, and hands on the records of each read, which may be none.
 pub(super) fn iterate<R: Pod>(
     program: BorrowedFd<'_>,
     map: BorrowedFd<'_>,
-    on_record: impl FnMut(&R) -> io::Result<()>,
+    on_read: impl FnMut(&[R]) -> io::Result<()>,
 ) -> io::Result<()> {
     let link = iterator_link(program, map)?;
     let mut attr = zeroed_attr();
     attr.iter_create.link_fd = raw(link.as_fd());
     let iterator = owned(bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr)?)?;
-    run_to_end(std::fs::File::from(iterator), on_record)
+    run_to_end(std::fs::File::from(iterator), on_read)
 }
 
 fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -211,25 +216,27 @@ fn iterator_link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Own
     owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
-/// Each read runs the iterator on. The kernel answers EAGAIN after a million silent elements.
+/// Each read runs the iterator on, until it ends the read or the map ends. The kernel answers EAGAIN when there
+/// was nothing to tell.
 fn run_to_end<R: Pod>(
     mut iterator: std::fs::File,
-    mut on_record: impl FnMut(&R) -> io::Result<()>,
+    mut on_read: impl FnMut(&[R]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut record = R::zeroed();
+    let size = size_of::<R>();
+    let mut records = vec![R::zeroed(); RECORDS_AT_ONCE];
     loop {
-        match iterator.read(bytemuck::bytes_of_mut(&mut record)) {
+        let read = match iterator.read(bytemuck::cast_slice_mut(&mut records)) {
             Ok(0) => return Ok(()),
-            Ok(read) if read == size_of::<R>() => on_record(&record)?,
-            Ok(read) => {
-                let size = size_of::<R>();
-                return Err(io::Error::other(format!(
-                    "a record has {read} bytes, {size} were expected"
-                )));
-            }
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Ok(read) => read,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => 0,
             Err(error) => return Err(error),
+        };
+        if !read.is_multiple_of(size) {
+            return Err(io::Error::other(format!(
+                "a read of an iterator gave {read} bytes, records of {size} bytes were expected"
+            )));
         }
+        on_read(&records[..read / size])?;
     }
 }
 

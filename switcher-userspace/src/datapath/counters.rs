@@ -130,19 +130,26 @@ impl TableCounters {
 
     /// Entries that would be in a kind of table, both families together, if none had been evicted.
     pub(super) fn expected_entries(&self, table: Table) -> Result<u64, DataPathError> {
-        let (mut inserted, mut removed) = (0_u64, 0_u64);
-        for af in [Ipv4::AF, Ipv6::AF] {
-            for writer in [Writer::Program, Writer::Collector] {
-                let per_cpu = self
-                    .0
-                    .get(&TableStats::index(af, table, writer), 0)
-                    .attempt("reading the flow tables' counters")?;
-                for cpu in per_cpu.iter() {
-                    inserted += cpu.inserted;
-                    removed += cpu.removed;
-                }
+        let (v4, v6) = (
+            self.of_table(Ipv4::AF, table)?,
+            self.of_table(Ipv6::AF, table)?,
+        );
+        Ok((v4.inserted + v6.inserted).saturating_sub(v4.removed + v6.removed))
+    }
+
+    /// What came into the table of a kind and address family, and went out of it.
+    pub(super) fn of_table(&self, af: u8, table: Table) -> Result<TableStats, DataPathError> {
+        let mut sum = TableStats::default();
+        for writer in [Writer::Program, Writer::Collector] {
+            let per_cpu = self
+                .0
+                .get(&TableStats::index(af, table, writer), 0)
+                .attempt("reading the flow tables' counters")?;
+            for cpu in per_cpu.iter() {
+                sum.inserted += cpu.inserted;
+                sum.removed += cpu.removed;
             }
         }
-        Ok(inserted.saturating_sub(removed))
+        Ok(sum)
     }
 }

@@ -14,6 +14,7 @@ use aya::{
     maps::{Array, MapData},
 };
 use switcher_common::{
+    address::{Address as _, Ipv4, Ipv6},
     clock::ticks_from_ns,
     scan::{
         BackendFlows, CutFlow, SCAN_COUNTERS_PER_SERVICE, ScanRequest, ScanTotals, Table,
@@ -49,6 +50,8 @@ pub struct Scan {
     pub evicted_entries: u64,
     /// Flows that were removed because they were silent for too long.
     pub expired_flows: u64,
+    /// Reads of the tables' iterators, between which other tasks may run.
+    pub reads: u64,
     /// Flows that were cut, by service id and color.
     cut: HashMap<(u16, Color), CutCount>,
 }
@@ -109,10 +112,15 @@ pub struct Scanner {
 
 struct Pass {
     table: Table,
+    /// Its address family.
+    af: u8,
     program: OwnedFd,
     map: MapData,
     /// [`ScanRequest::visits`] that have proved right.
     visits: u16,
+    /// How many entries had come into the table in all before the newest walk through it, if that found none: as
+    /// long as it is so many, there are none.
+    empty_at: Option<u64>,
 }
 
 /// How long a read of the iterator may take. The kernel does nothing else meanwhile on that CPU, if it is not
@@ -120,33 +128,47 @@ struct Pass {
 const READ: Duration = Duration::from_micros(500);
 /// Time after which a grace period may need the CPU to change to another task; of the kernel's timer.
 const TURN: Duration = Duration::from_millis(4);
-/// Elements of a read.
+/// Visits of a read.
 const FEWEST_VISITS: u16 = 1;
 const MOST_VISITS: u16 = 4_096;
+/// Bytes of the kernel's buffer for what an iterator writes, with its smallest pages.
+const ITERATOR_BUFFER: usize = 8 * 4_096;
+const _: () = {
+    let most = ScanTotals::most_records(MOST_VISITS);
+    assert!(most <= bpf::RECORDS_AT_ONCE && most * size_of::<CutFlow>() <= ITERATOR_BUFFER);
+};
 
 impl Pass {
+    /// Whether the table is empty, into which `inserted` entries have come in all. Empty ones are not walked
+    /// through: a read goes on to the next entry, past two million buckets if there is none.
+    fn is_still_empty(&self, inserted: u64) -> bool {
+        match self.empty_at {
+            Some(before) => inserted == before || cfg!(mutant = "once-empty-always-empty"),
+            None => false,
+        }
+    }
+
     fn run(
         &mut self,
         request: ScanRequest,
         requests: &mut Array<MapData, ScanRequest>,
         totals: &mut Array<MapData, ScanTotals>,
         on_cut: &mut impl FnMut(&CutFlow),
-    ) -> Result<ScanTotals, DataPathError> {
+    ) -> Result<(ScanTotals, u64), DataPathError> {
         let mut request = ScanRequest {
             visits: self.visits,
             ..request
         };
         requests
             .set(0, request, 0)
-            .and_then(|()| totals.set(0, ScanTotals::default(), 0))
+            .and_then(|()| totals.set(0, ScanTotals::beginning(), 0))
             .attempt("preparing a scan of the flow tables")?;
         let (mut read_at, mut turned_at) = (Instant::now(), Instant::now());
-        let on_record = |flow: &CutFlow| {
-            if flow.af != 0 {
-                on_cut(flow);
-                return Ok(());
-            }
+        let mut reads = 0;
+        let on_read = |flows: &[CutFlow]| {
+            reads += 1;
             let visits = next_visits(request.visits, read_at.elapsed());
+            flows.iter().for_each(&mut *on_cut);
             if visits != request.visits {
                 request.visits = visits;
                 requests.set(0, request, 0).map_err(io::Error::other)?;
@@ -158,14 +180,15 @@ impl Pass {
             read_at = Instant::now();
             Ok(())
         };
-        let scanned = bpf::iterate(self.program.as_fd(), self.map.fd().as_fd(), on_record);
+        let scanned = bpf::iterate(self.program.as_fd(), self.map.fd().as_fd(), on_read);
         scanned.attempt("scanning a flow table")?;
         self.visits = request.visits;
-        totals.get(&0, 0).attempt("reading the scan's totals")
+        let totals = totals.get(&0, 0).attempt("reading the scan's totals")?;
+        Ok((totals, reads))
     }
 }
 
-/// How many elements the next read visits, when one of `visits` has `taken` so long. Where elements are few, the
+/// How many visits the next read should have, when one of `visits` has `taken` so long. Where elements are few, the
 /// kernel is busy with the empty places between them.
 fn next_visits(visits: u16, taken: Duration) -> u16 {
     let next = if taken > READ {
@@ -180,16 +203,18 @@ fn next_visits(visits: u16, taken: Duration) -> u16 {
 
 impl Scanner {
     pub(super) fn open(ebpf: &mut Ebpf, pins: &PinDir) -> Result<Self, DataPathError> {
-        let mut pass = |table, program, map| -> Result<Pass, DataPathError> {
+        let mut pass = |table, af, program, map| -> Result<Pass, DataPathError> {
             let program = iter_mut(ebpf, program)?;
             Ok(Pass {
                 table,
+                af,
                 program: program
                     .fd()
                     .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?))
                     .attempt("opening the iterator program")?,
                 map: pins.open_data(map)?,
                 visits: FEWEST_VISITS,
+                empty_at: None,
             })
         };
         let request: Array<MapData, ScanRequest> = pins.open("SCAN_REQUEST")?;
@@ -202,10 +227,10 @@ impl Scanner {
         Ok(Self {
             number: NonZero::new(last.wrapping_add(1)).unwrap_or(NonZero::<u8>::MIN),
             passes: [
-                pass(Table::Unanswered, "collect4", "UNANSWERED4")?,
-                pass(Table::Unanswered, "collect6", "UNANSWERED6")?,
-                pass(Table::Established, "collect4", "ESTABLISHED4")?,
-                pass(Table::Established, "collect6", "ESTABLISHED6")?,
+                pass(Table::Unanswered, Ipv4::AF, "collect4", "UNANSWERED4")?,
+                pass(Table::Unanswered, Ipv6::AF, "collect6", "UNANSWERED6")?,
+                pass(Table::Established, Ipv4::AF, "collect4", "ESTABLISHED4")?,
+                pass(Table::Established, Ipv6::AF, "collect6", "ESTABLISHED6")?,
             ],
             request,
             tables: TableCounters::open(pins)?,
@@ -236,7 +261,7 @@ impl Scanner {
         // Read first: an entry that comes meanwhile is then present without being expected.
         let expected = self.tables.expected_entries(Table::Unanswered)?;
         let mut entries = [0; 2];
-        let mut expired_flows = 0;
+        let (mut expired_flows, mut reads) = (0, 0);
         let mut cut: HashMap<(u16, Color), CutCount> = HashMap::new();
         let mut on_cut = |flow: &CutFlow| {
             let key = (flow.service, Color::from_bit(flow.color));
@@ -250,6 +275,12 @@ impl Scanner {
             on_cut(flow);
         };
         for pass in &mut self.passes {
+            // Of this moment: what is established meanwhile comes here before it leaves a table that was walked
+            // through.
+            let inserted = self.tables.of_table(pass.af, pass.table)?.inserted;
+            if pass.is_still_empty(inserted) {
+                continue;
+            }
             let request = ScanRequest {
                 remove_expired: u8::from(remove_expired),
                 table: pass.table as u8,
@@ -257,7 +288,10 @@ impl Scanner {
                 number: u32::from(number),
                 ..ScanRequest::default()
             };
-            let totals = pass.run(request, &mut self.request, &mut self.totals, &mut on_cut)?;
+            let (totals, of_pass) =
+                pass.run(request, &mut self.request, &mut self.totals, &mut on_cut)?;
+            reads += of_pass;
+            pass.empty_at = (totals.entries == 0).then_some(inserted);
             entries[pass.table as usize] += totals.entries;
             expired_flows += u64::from(totals.expired_flows);
         }
@@ -274,6 +308,7 @@ impl Scanner {
             unanswered_entries,
             evicted_entries: self.evicted_entries,
             expired_flows,
+            reads,
             cut,
         })
     }

@@ -142,16 +142,17 @@ fn flows_that_are_silent_for_too_long_leave_with_both_directions_and_others_stay
         );
         let scan = rig.scanner.scan(2, true, |_| {})?;
         told("removing", &scan)?;
+        // Where hardly anything stays, some are left to the next scan.
+        let again = rig.scanner.scan(2, true, |_| {})?;
         ensure!(
-            scan.expired_flows == expires,
-            "{expires} expected: {scan:?}"
+            scan.expired_flows + again.expired_flows == expires,
+            "{expires} expected: {scan:?}, {again:?}"
         );
+        ensure!(again.expired_flows < expires / 50, "{again:?}");
         ensure!(
             rig.flows.entries() as u64 == 2 * stays,
             "both directions are gone"
         );
-        let again = rig.scanner.scan(2, true, |_| {})?;
-        ensure!(again.expired_flows == 0, "{again:?}");
         ensure!(
             again.in_flight(1)
                 == PerColor {

@@ -5,11 +5,13 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use aya::Pod;
-use aya::maps::MapData;
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use switcher_common::address::{Address, WideAddress};
 use switcher_common::clock::{ticks_from_ms, ticks_from_ns};
 use switcher_common::flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
+use switcher_common::scan::Table;
 use switcher_common::service::{Color, Protocol};
+use switcher_common::stats::{TableStats, Writer};
 use switcher_tests::bpf::update_batch;
 use switcher_tests::lab::Family;
 
@@ -67,8 +69,7 @@ impl Crowd {
             Family::V4 => format!("{table}4"),
             Family::V6 => format!("{table}6"),
         };
-        let map = MapData::from_pin(rig.config.agent.pin_dir.join("maps").join(&name))
-            .with_context(|| format!("opening the pinned map {name}"))?;
+        let map = pinned(rig, &name)?;
         let written = match family {
             Family::V4 => {
                 let (keys, entries) = self.entries::<switcher_common::address::Ipv4>()?;
@@ -79,7 +80,28 @@ impl Crowd {
                 update_batch(map.fd().as_fd(), &keys, &entries)
             }
         };
-        written.with_context(|| format!("filling {name}"))
+        written.with_context(|| format!("filling {name}"))?;
+        self.count(rig, family, table)
+    }
+
+    /// Counts the entries as inserted, which the program does with its own.
+    fn count(&self, rig: &Rig, family: Family, table: &str) -> Result<()> {
+        let table = match table {
+            "ESTABLISHED" => Table::Established,
+            _ => Table::Unanswered,
+        };
+        let af = match family {
+            Family::V4 => switcher_common::address::Ipv4::AF,
+            Family::V6 => switcher_common::address::Ipv6::AF,
+        };
+        let index = TableStats::index(af, table, Writer::Program);
+        let map = Map::PerCpuArray(pinned(rig, "TABLE_STATS")?);
+        let mut counters = PerCpuArray::<MapData, TableStats>::try_from(map)?;
+        let mut cpus = counters.get(&index, 0)?.to_vec();
+        let first = cpus.first_mut().context("there is a CPU")?;
+        first.inserted += 2 * u64::from(self.flows);
+        let cpus = PerCpuValues::try_from(cpus)?;
+        Ok(counters.set(index, cpus, 0)?)
     }
 
     fn entries<A: Address>(&self) -> Result<Entries<A>>
@@ -126,6 +148,12 @@ impl Crowd {
         }
         Ok((keys, entries))
     }
+}
+
+/// A map of the data path.
+pub(crate) fn pinned(rig: &Rig, name: &str) -> Result<MapData> {
+    MapData::from_pin(rig.config.agent.pin_dir.join("maps").join(name))
+        .with_context(|| format!("opening the pinned map {name}"))
 }
 
 /// An address of `A`'s family with the number `low`.

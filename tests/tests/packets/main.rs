@@ -19,6 +19,7 @@ mod broken;
 mod chance;
 mod closing;
 mod collect;
+mod collect_reads;
 mod collect_traffic;
 mod cut;
 mod echo;

@@ -347,6 +347,7 @@ impl Core {
         tracing::debug!(
             took = ?(scanned.scan.ended_at - scanned.scan.began_at),
             expired_flows = scanned.scan.expired_flows,
+            reads = scanned.scan.reads,
             "scanned"
         );
         let seen = Observed {

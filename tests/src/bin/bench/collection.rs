@@ -90,9 +90,12 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
         bench.complete()?;
         bench.node.age_v4(HALF as usize, LONG_SILENT_MS)?;
         let scan = bench.beside(&mut scanner, true, &mut expiries)?;
+        // A scan may leave a few to the next one.
+        let rest = scanner.scan(1, true, |_| {})?;
+        let expired = scan.expired_flows + rest.expired_flows;
         ensure!(
-            scan.expired_flows == u64::from(HALF),
-            "of {HALF} silent flows others expired: {scan:?}"
+            expired == u64::from(HALF) && rest.expired_flows < expired / 100,
+            "of {HALF} silent flows others expired: {scan:?}, then {rest:?}"
         );
         bench.node.forget(Family::V4, HALF as usize);
         bench.is_complete = false;

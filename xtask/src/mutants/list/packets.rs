@@ -74,6 +74,27 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "switching::g9_a_packet_in_mid_stream_without_a_pin_goes_to_the_base_color",
     },
     Mutant {
+        name: "read-ends-beside-removal",
+        promise: "G10",
+        without: "a read of a scan ends in a bucket from which an element was removed",
+        target: "packets",
+        test: "collect_reads::g10_a_scan_misses_no_flow_beside_those_that_it_removes_and_those_that_it_cuts",
+    },
+    Mutant {
+        name: "endless-read",
+        promise: "G3",
+        without: "a scan reads a whole table at once, however long grace periods wait",
+        target: "packets",
+        test: "collect_reads::a_scans_reads_are_short_whatever_becomes_of_the_entries",
+    },
+    Mutant {
+        name: "once-empty-always-empty",
+        promise: "G10",
+        without: "a scan leaves out a table that was empty once",
+        target: "packets",
+        test: "collect_reads::tables_that_were_found_empty_are_walked_through_again_when_something_has_come_in",
+    },
+    Mutant {
         name: "old-order-stays",
         promise: "G10",
         without: "an order to cut that is taken back stays where other services have orders",
