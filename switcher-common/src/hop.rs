@@ -12,9 +12,9 @@ use crate::{address::Address, clock::ticks_from_ms, shared};
 /// For how long a hop serves where no agent watches, in ticks, and for how long an agent's word that it does
 /// counts: 1 s.
 pub const LIFETIME: u32 = ticks_from_ms(1_000);
-/// How far the program's clock, which is coarse, may be behind the agent's, in ticks: a step of the kernel's timer, 10 ms
-/// at most.
-const CLOCK_LAG: u32 = 16;
+/// How far the program's clock, which is coarse, may be behind the agent's, in ticks: two periods of the kernel's timer,
+/// of 10 ms at most.
+const CLOCK_LAG: u32 = 20;
 /// For how long a hop serves while an agent watches: 10 s. A million flows at one packet a second each ask for every
 /// tenth one.
 pub const WATCHED_LIFETIME: u32 = ticks_from_ms(10_000);
