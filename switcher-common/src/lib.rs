@@ -24,7 +24,32 @@ pub mod trace;
 
 /// Version of everything that is shared through pinned maps. Raise it with any change of a key, a
 /// value, a map's meaning or a map's name; an agent refuses pins of another version.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
+
+/// Slots of the map of programs. Packets of either side of an upgrade may meet the one of both builds: what
+/// the fast path leaves to the stages is as it came, and both builds have the same maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ProgramSlot {
+    /// What the dispatchers jump to.
+    Fast = 0,
+    /// What the fast path jumps to with whatever it is not sure of.
+    Stages = 1,
+}
+
+impl ProgramSlot {
+    /// All of them, by number.
+    pub const ALL: [Self; 2] = [Self::Fast, Self::Stages];
+
+    /// The program's name.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Fast => "switcher",
+            Self::Stages => "stages",
+        }
+    }
+}
 
 /// Declares that a struct may cross the kernel boundary, and proves its size.
 ///

@@ -1,5 +1,5 @@
-//! The XDP program. A packet's way through it is [`process`]: ours? → flow → (miss) select and
-//! record → rewrite → forward; every way ends in a [`Reason`], which is counted and gives the verdict.
+//! The XDP programs. Most packets end in [`switcher`], the fast path. All others' way is [`process`]: ours? → flow
+//! → (miss) select and record → rewrite → forward. Every way ends in a [`Reason`], which is counted and gives the verdict.
 #![no_std]
 #![no_main]
 #![expect(
@@ -53,25 +53,33 @@ use outlined::{
     REPEATED, UNREACHABLE,
 };
 use switcher_common::{
+    ProgramSlot,
     address::{Ipv4, Ipv6},
     packet::{self, Ethernet, Family, Link},
     reason::{Reason, Verdict},
     trace::Known,
 };
 
-/// What each link carries: a jump to the program that slot 0 holds, so that one store enables or
+/// What each link carries: a jump to the program that the first slot holds, so that one store enables or
 /// upgrades all interfaces at once. An empty slot passes.
 #[xdp]
 pub fn dispatch(ctx: XdpContext) -> u32 {
-    // SAFETY: does not return on success, and nothing here needs dropping.
-    unsafe { PROGRAMS.tail_call(&ctx, 0) };
-    xdp_action::XDP_PASS
+    jump(&ctx, ProgramSlot::Fast)
 }
 
-/// The program in slot 0. Inlined: kernels before 6.9 count 32 bytes of stack for each function.
+/// The program in the first slot: the fast path. What it leaves to the stages is as it came.
+#[xdp]
+pub fn switcher(ctx: XdpContext) -> u32 {
+    match fast(&ctx) {
+        Some(reason) => verdict(&ctx, reason),
+        None => jump(&ctx, ProgramSlot::Stages),
+    }
+}
+
+/// The program in the second slot. Inlined: kernels before 6.9 count 32 bytes of stack for each function.
 #[xdp]
 #[inline(always)]
-pub fn switcher(ctx: XdpContext) -> u32 {
+pub fn stages(ctx: XdpContext) -> u32 {
     let reason = match packet::link(&XdpFrame::new(&ctx)) {
         Ok(Link {
             family: Family::V4,
@@ -85,7 +93,21 @@ pub fn switcher(ctx: XdpContext) -> u32 {
         }) => traced::<Ipv6>(&ctx, ip_offset),
         Err(reason) => reason,
     };
-    count::verdict(&ctx, reason);
+    verdict(&ctx, reason)
+}
+
+/// Goes on in another program, if there is one.
+#[inline(always)]
+fn jump(ctx: &XdpContext, slot: ProgramSlot) -> u32 {
+    // SAFETY: does not return on success, and nothing here needs dropping.
+    unsafe { PROGRAMS.tail_call(ctx, slot as u32) };
+    xdp_action::XDP_PASS
+}
+
+/// Counts the reason, and gives the verdict.
+#[inline(always)]
+fn verdict(ctx: &XdpContext, reason: Reason) -> u32 {
+    count::verdict(ctx, reason);
     if cfg!(mutant = "foreign-dropped") && reason as u32 == Reason::NotOurs as u32 {
         return xdp_action::XDP_DROP;
     }
@@ -97,15 +119,26 @@ pub fn switcher(ctx: XdpContext) -> u32 {
     }
 }
 
+/// What becomes of a packet on the fast path: not of one with tags, nor while somebody reads traces.
+#[inline(always)]
+fn fast(ctx: &XdpContext) -> Option<Reason> {
+    if trace::is_on() {
+        return None;
+    }
+    let mut frame = XdpFrame::new(ctx);
+    match packet::link(&frame) {
+        Ok(link) if link.ip_offset != size_of::<Ethernet>() => None,
+        Ok(link) => match link.family {
+            Family::V4 => fast::packet::<Ipv4>(&mut frame),
+            Family::V6 => fast::packet::<Ipv6>(&mut frame),
+        },
+        Err(reason) => Some(reason),
+    }
+}
+
 #[inline(always)]
 fn traced<A: Tables>(ctx: &XdpContext, ip_offset: usize) -> Reason {
     let is_traced = trace::is_on();
-    if !is_traced && ip_offset == size_of::<Ethernet>() {
-        let code = A::fast(ctx.ctx);
-        if code != GO_ON {
-            return Reason::from_code(code);
-        }
-    }
     let (known, reason) = process::<A>(ctx, ip_offset);
     if is_traced {
         A::trace(ctx.ctx, argument(ip_offset), known as u32, reason as u32);

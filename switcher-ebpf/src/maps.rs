@@ -8,6 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use switcher_common::{
+    ProgramSlot,
     address::{Ipv4, Ipv6},
     cut::CutOrder,
     filter::FILTER_WORDS,
@@ -28,9 +29,9 @@ use crate::{outlined::Outlined, work::HasWork};
 
 const INNER: usize = BPF_F_INNER_MAP as usize;
 
-/// Slot 0: the program that the dispatchers jump to.
+/// The programs that the dispatchers and the first of them jump to, by [`switcher_common::ProgramSlot`].
 #[btf_map]
-pub(crate) static PROGRAMS: ProgramArray<1> = ProgramArray::new();
+pub(crate) static PROGRAMS: ProgramArray<{ ProgramSlot::ALL.len() }> = ProgramArray::new();
 
 /// Slot 0: the switch state of all services, by service id. Replacing it is the flip.
 #[btf_map]

@@ -61,8 +61,6 @@ macro_rules! outlined {
 }
 
 outlined! {
-    /// The fast path, for a packet without tags: the verdict, or [`GO_ON`] to the other stages.
-    fast, fast4, fast6, (ctx: *mut xdp_md);
     /// Reads the packet whose IP header is at `ip_offset`: [`GO_ON`], [`EXTENSIONS`],
     /// [`LATER_FRAGMENT`], [`MESSAGE`], or why it ends here.
     read, read4, read6, (ctx: *mut xdp_md, ip_offset: u32);
@@ -149,19 +147,13 @@ mod body {
         REPEATED, Reason, Tables, UNREACHABLE, XdpContext, XdpFrame, code, with_work, xdp_md,
     };
     use crate::{
-        chance, cut, fast as fast_path,
+        chance, cut,
         flow::{self, Found},
         forward, fragment, hop, icmp, own_error,
         read::{self as reading, Read},
         reply::{self, Pinned},
         report, select as selection, trace as tracing, unfinished,
     };
-
-    #[inline(always)]
-    pub(super) fn fast<A: Tables + Network>(ctx: *mut xdp_md) -> u32 {
-        let ctx = XdpContext::new(ctx);
-        fast_path::packet::<A>(&mut XdpFrame::new(&ctx)).map_or(GO_ON, |reason| reason as u32)
-    }
 
     #[inline(always)]
     pub(super) fn read<A: Tables + Network>(ctx: *mut xdp_md, ip_offset: u32) -> u32 {

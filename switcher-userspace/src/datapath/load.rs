@@ -7,7 +7,9 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type;
 use bytemuck::{Pod, Zeroable};
-use switcher_common::{LAYOUT_VERSION, scan::SCAN_COUNTERS_PER_SERVICE, service::Name};
+use switcher_common::{
+    LAYOUT_VERSION, ProgramSlot, scan::SCAN_COUNTERS_PER_SERVICE, service::Name,
+};
 
 use super::{
     bpf, double,
@@ -295,7 +297,8 @@ fn create_array(
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DataPathError> {
-    for name in ["dispatch", "switcher"] {
+    let behind = ProgramSlot::ALL.map(ProgramSlot::program);
+    for name in ["dispatch"].into_iter().chain(behind) {
         xdp_mut(ebpf, name)?
             .load()
             .attempt(format!("loading the program {name} into the kernel"))?;

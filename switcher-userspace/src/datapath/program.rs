@@ -7,6 +7,8 @@ use aya::{
     maps::{MapData, ProgramArray},
 };
 
+use switcher_common::ProgramSlot;
+
 use super::{
     bpf,
     error::{Attempt as _, DataPathError},
@@ -14,8 +16,8 @@ use super::{
     pins::PinDir,
 };
 
-/// What the verifier and the kernel say of the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the verifier and the kernel say of the programs that packets meet, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramFacts {
     /// Instructions that the verifier went through; its limit is 1 000 000.
     pub verified_instructions: u32,
@@ -63,22 +65,28 @@ pub struct TestRun {
 }
 
 pub(super) fn enable(ebpf: &mut Ebpf, pins: &PinDir) -> Result<(), DataPathError> {
-    let attempt = "putting the program into the dispatchers' slot";
     let mut slots: ProgramArray<MapData> = pins.open("PROGRAMS")?;
-    let program = xdp_mut(ebpf, "switcher")?;
-    slots
-        .set(0, program.fd().attempt(attempt)?, 0)
-        .attempt(attempt)
+    // The one that is jumped to from outside comes last.
+    for slot in ProgramSlot::ALL.into_iter().rev() {
+        let attempt = format!("putting the program {} into its slot", slot.program());
+        let program = xdp_mut(ebpf, slot.program())?;
+        slots
+            .set(slot as u32, program.fd().attempt(&attempt)?, 0)
+            .attempt(&attempt)?;
+    }
+    Ok(())
 }
 
 pub(super) fn facts(ebpf: &mut Ebpf) -> Result<ProgramFacts, DataPathError> {
-    let info = xdp_mut(ebpf, "switcher")?
-        .info()
-        .attempt("asking the kernel about the program")?;
-    Ok(ProgramFacts {
-        verified_instructions: info.verified_instruction_count().unwrap_or(0),
-        translated_bytes: info.size_translated().unwrap_or(0),
-    })
+    let mut facts = ProgramFacts::default();
+    for slot in ProgramSlot::ALL {
+        let info = xdp_mut(ebpf, slot.program())?
+            .info()
+            .attempt("asking the kernel about the program")?;
+        facts.verified_instructions += info.verified_instruction_count().unwrap_or(0);
+        facts.translated_bytes += info.size_translated().unwrap_or(0);
+    }
+    Ok(facts)
 }
 
 /// Runs frames through the program, with a handle of its own.
@@ -88,7 +96,7 @@ pub struct Runner {
 
 impl Runner {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, DataPathError> {
-        let program = xdp_mut(ebpf, "switcher")?;
+        let program = xdp_mut(ebpf, ProgramSlot::Fast.program())?;
         Ok(Self {
             program: program
                 .fd()
