@@ -99,7 +99,8 @@ ratios! {
     /// An established IPv4 TCP packet to the backend, by what parsing, the kernel's route, the new MAC addresses and a
     /// redirect cost.
     tcp4_established_vs_router_floor: Goal::AtMost(1.0),
-    /// The same by what parsing, one hit in an LRU, a constant translation and a transmission cost.
+    /// The same where it leaves by the interface that it came in by, by what parsing, one hit in an LRU, a constant
+    /// translation and a transmission cost; the dearer direction.
     tcp4_established_vs_lookup_floor: Goal::AtMost(1.5),
     /// An established IPv4 TCP packet to the client, by the router's floor.
     tcp4_reverse_vs_router_floor: Goal::AtMost(1.0),
@@ -183,7 +184,10 @@ impl Headline {
         self.not_ours_net_ns = worst([net("not_ours4", MILLION), net("not_ours6", MILLION)]);
         let ratios = &mut self.ratios;
         ratios.tcp4_established_vs_router_floor = by(forward, Program::RouterFloor);
-        ratios.tcp4_established_vs_lookup_floor = by(forward, Program::LookupFloorLru);
+        let one_arm =
+            ["tcp4_forward_one_arm", "tcp4_reverse_one_arm"].map(|name| packets.row(name, 1));
+        ratios.tcp4_established_vs_lookup_floor =
+            worst(one_arm.map(|row| by(row, Program::LookupFloorLru)));
         let reverse = packets.row("tcp4_reverse", 1);
         ratios.tcp4_reverse_vs_router_floor = by(reverse, Program::RouterFloor);
         ratios.tcp6_vs_tcp4 = quotient(net("tcp6_forward", 1), net("tcp4_forward", 1));
@@ -256,6 +260,13 @@ mod tests {
         }
     }
 
+    const fn one_arm(direction: Direction) -> Kind {
+        Kind {
+            family: Family::V4,
+            what: What::OneArm(Protocol::Tcp, direction),
+        }
+    }
+
     #[test]
     fn ratios_of_packet_cost_are_of_what_is_left_without_the_harness() {
         use Program::{LookupFloorHash, LookupFloorLru, RouterFloor, Switcher, TwoInserts};
@@ -272,6 +283,16 @@ mod tests {
                         (LookupFloorHash, 70.0),
                         (Switcher, 100.0),
                     ],
+                ),
+                row(
+                    one_arm(Direction::Forward),
+                    1,
+                    &[(LookupFloorLru, 80.0), (Switcher, 90.0)],
+                ),
+                row(
+                    one_arm(Direction::Reverse),
+                    1,
+                    &[(LookupFloorLru, 80.0), (Switcher, 100.0)],
                 ),
                 row(
                     tcp(Family::V4, Direction::Reverse),

@@ -265,6 +265,8 @@ pub(crate) struct Kind {
 /// What a kind of packets is, but for the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
+    /// As [`Self::Established`], where clients and backends are on one network: it leaves as it came in.
+    OneArm(Protocol, Direction),
     /// Of an established flow.
     Established(Protocol, Direction),
     /// A datagram that begins a flow.
@@ -286,6 +288,17 @@ pub(crate) enum Direction {
     Reverse,
 }
 
+impl Direction {
+    pub(crate) const ALL: [Self; 2] = [Self::Forward, Self::Reverse];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Reverse => "reverse",
+        }
+    }
+}
+
 impl Kind {
     pub(crate) fn name(self) -> String {
         let family = match self.family {
@@ -294,11 +307,10 @@ impl Kind {
         };
         match self.what {
             What::Established(protocol, direction) => {
-                let direction = match direction {
-                    Direction::Forward => "forward",
-                    Direction::Reverse => "reverse",
-                };
-                format!("{}{family}_{direction}", protocol.name())
+                format!("{}{family}_{}", protocol.name(), direction.name())
+            }
+            What::OneArm(protocol, direction) => {
+                format!("{}{family}_{}_one_arm", protocol.name(), direction.name())
             }
             What::NewUdp => format!("udp{family}_new"),
             What::Syn => format!("tcp{family}_syn"),

@@ -197,6 +197,7 @@ impl Extent {
         let is_last = self.sizes.last() == Some(&flows);
         if protocol == Protocol::Tcp && (is_first || (is_last && self.all_kinds)) {
             what.extend([What::NewUdp, What::Syn, What::NotOurs, What::IcmpError]);
+            what.extend(Direction::ALL.map(|direction| What::OneArm(protocol, direction)));
         } else if !is_first && !self.all_kinds {
             if family == Family::V6 {
                 what.clear();
@@ -217,7 +218,7 @@ fn row(
     hops: &HopWatch,
 ) -> Result<Row> {
     let most = match kind.what {
-        What::Established(..) | What::IcmpError => flows,
+        What::Established(..) | What::OneArm(..) | What::IcmpError => flows,
         _ => extent.fresh,
     };
     let frames = node.frames(kind, most, random)?;
@@ -239,7 +240,7 @@ fn row(
     }
     let before = tally(node, kind)?;
     let going_on = match kind.what {
-        What::Established(..) => u32::try_from(frames.len())?,
+        What::Established(..) | What::OneArm(..) => u32::try_from(frames.len())?,
         _ => 0,
     };
     let mut passes = 0;
@@ -304,6 +305,7 @@ fn programs(kind: Kind) -> Vec<Program> {
             Program::LookupFloorLru,
             Program::LookupFloorHash,
         ]),
+        What::OneArm(..) => programs.extend([Program::LookupFloorLru, Program::LookupFloorHash]),
         What::NewUdp | What::Syn => programs.push(Program::TwoInserts),
         What::NotOurs | What::IcmpError => {}
     }
@@ -318,6 +320,7 @@ fn tally(node: &Node<'_>, kind: Kind) -> Result<Vec<(&'static str, u64)>> {
     };
     match kind.what {
         What::Established(..) => Ok(vec![reason(Reason::Redirected)?]),
+        What::OneArm(..) => Ok(vec![reason(Reason::Transmitted)?]),
         What::NewUdp | What::Syn => Ok(vec![
             reason(Reason::Redirected)?,
             ("new flows", node.new_flows()?),
@@ -351,7 +354,8 @@ const fn expected(program: Program, kind: Kind) -> Action {
         (Program::Pass | Program::TwoInserts, _) | (Program::Switcher, What::NotOurs) => {
             Action::Pass
         }
-        (Program::LookupFloorLru | Program::LookupFloorHash, _) => Action::Tx,
+        (Program::LookupFloorLru | Program::LookupFloorHash, _)
+        | (Program::Switcher, What::OneArm(..)) => Action::Tx,
         (Program::RouterFloor | Program::Switcher, _) => Action::Redirect,
     }
 }

@@ -151,9 +151,12 @@ impl<'lab> Node<'lab> {
 
     /// How frames of a kind come in.
     pub(crate) const fn ingress(&self, kind: Kind) -> Ingress {
-        let from_backends = matches!(kind.what, What::Established(_, Direction::Reverse));
+        let by_backends = matches!(
+            kind.what,
+            What::Established(_, Direction::Reverse) | What::OneArm(_, Direction::Forward)
+        );
         Ingress {
-            interface: self.interfaces[from_backends as usize],
+            interface: self.interfaces[by_backends as usize],
             frame_len: kind.frame_len(),
         }
     }
@@ -319,7 +322,7 @@ impl<'lab> Node<'lab> {
         random.shuffle(&mut flows);
         flows.truncate(most);
         match kind.what {
-            What::Established(protocol, direction) => {
+            What::Established(protocol, direction) | What::OneArm(protocol, direction) => {
                 ensure!(protocol == self.protocol, "the flows are of {protocol:?}");
                 self.of_flows(family, direction, &flows)
             }
@@ -407,11 +410,14 @@ impl<'lab> Node<'lab> {
                 .find(|it| it.client == client)
         };
         match kind.what {
-            What::Established(_, Direction::Forward) => Some(Ends {
-                from: sent.from,
-                to: flow(sent.from)?.backend,
-            }),
-            What::Established(protocol, Direction::Reverse) => Some(Ends {
+            What::Established(_, Direction::Forward) | What::OneArm(_, Direction::Forward) => {
+                Some(Ends {
+                    from: sent.from,
+                    to: flow(sent.from)?.backend,
+                })
+            }
+            What::Established(protocol, Direction::Reverse)
+            | What::OneArm(protocol, Direction::Reverse) => Some(Ends {
                 from: vip(protocol),
                 to: sent.to,
             }),
