@@ -3,6 +3,19 @@
 //! A *tick* is 2^20 ns of `CLOCK_MONOTONIC` (1.048576 ms): a shift instead of a division in the
 //! program. Ticks are 32 bits and wrap after 52 days, so they are compared by [`elapsed`] only.
 
+use bytemuck::{Pod, Zeroable};
+
+/// `CLOCK_MONOTONIC` as a CPU has read it for the packets of one period of the kernel's timer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Reading {
+    /// The period's number.
+    pub jiffies: u64,
+    /// Nanoseconds, exact when they were read.
+    pub ns: u64,
+}
+crate::shared!(Reading, 16);
+
 /// Nanoseconds per tick, as a power of two.
 pub const TICK_SHIFT: u32 = 20;
 

@@ -12,9 +12,9 @@ use crate::{address::Address, clock::ticks_from_ms, shared};
 /// For how long a hop serves where no agent watches, in ticks, and for how long an agent's word that it does
 /// counts: 1 s.
 pub const LIFETIME: u32 = ticks_from_ms(1_000);
-/// How far the program's clock, which is coarse, may be behind the agent's, in ticks: two periods of the kernel's timer,
-/// of 10 ms at most.
-const CLOCK_LAG: u32 = 20;
+/// How far the program's clock may be behind the agent's, and a CPU's behind another's, in ticks: a period of the
+/// kernel's timer, 10 ms at most.
+const CLOCK_LAG: u32 = 16;
 /// For how long a hop serves while an agent watches: 10 s. A million flows at one packet a second each ask for every
 /// tenth one.
 pub const WATCHED_LIFETIME: u32 = ticks_from_ms(10_000);
@@ -150,8 +150,11 @@ impl NextHop {
     ) -> Option<Way> {
         let (epoch, lifetime) = (watch.epoch, watch.lifetime(now));
         let is_forever = cfg!(mutant = "hop-for-good");
-        let age = u32::from((now as u16).wrapping_sub(self.looked_at));
-        let is_young = age < lifetime && now.wrapping_sub(last_seen) < lifetime;
+        // Another CPU may have written either, and be ahead.
+        let ahead = now.wrapping_add(CLOCK_LAG);
+        let age = u32::from((ahead as u16).wrapping_sub(self.looked_at));
+        let oldest = lifetime + CLOCK_LAG;
+        let is_young = age < oldest && ahead.wrapping_sub(last_seen) < oldest;
         let fits = question.ip_len <= self.mtu || cfg!(mutant = "hop-any-length");
         let is_of_class = (self.class ^ question.tos) & DSCP == 0;
         let is_of_epoch = self.epoch == epoch as u8 || is_forever;
@@ -182,30 +185,25 @@ impl NextHop {
         };
         let asked = u64::from(ingress) | u64::from(epoch) << 32;
         let asked = asked.rotate_left(8) ^ u64::from(question.protocol);
-        let words = [
-            first,
-            second,
-            asked,
-            question.src.digest(),
-            question.dst.digest(),
-        ];
-        let (mut sum, mut at) = (0_u64, 0);
-        while at < words.len() {
-            sum = sum.wrapping_add(words[at].wrapping_mul(FACTORS[at]));
-            at += 1;
-        }
-        // The high bits: all others have worked on them.
-        (sum >> 48) as u16
+        let [words, src, dst] = FACTORS;
+        let sum = (first.wrapping_mul(words[0]))
+            .wrapping_add(second.wrapping_mul(words[1]))
+            .wrapping_add(asked.wrapping_mul(words[2]))
+            .wrapping_add(question.src.product([src[0], src[1]]))
+            .wrapping_add(question.dst.product([dst[0], dst[1]]));
+        // Folded, and multiplied once more: what differs in the high bits of a word alone works on few bits of a sum.
+        let folded = (sum ^ (sum >> 32)).wrapping_mul(words[0]);
+        (folded >> 48) as u16
     }
 }
 
 /// Odd numbers without a pattern: multiples of 2^64 divided by the golden ratio, each mixed.
-const FACTORS: [u64; 5] = {
-    let mut factors = [0; 5];
+const FACTORS: [[u64; 3]; 3] = {
+    let mut factors = [[0; 3]; 3];
     let mut at = 0;
-    while at < factors.len() {
+    while at < 9 {
         let seed = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(at as u64 + 1);
-        factors[at] = crate::select::mix(seed) | 1;
+        factors[at / 3][at % 3] = crate::select::mix(seed) | 1;
         at += 1;
     }
     factors
@@ -305,7 +303,10 @@ mod tests {
             (0x1_0000, false),
             (0x1_0000 + LIFETIME - 1, false),
             (u32::MAX / 2, false),
-            (u32::MAX, false),
+            // Ahead, as another CPU's clock may be.
+            (u32::MAX, true),
+            (CLOCK_LAG.wrapping_neg(), true),
+            (CLOCK_LAG.wrapping_neg() - 1, false),
         ];
         for looked_at in [NOW, 0xfffe, u32::MAX - 3, u32::MAX / 2] {
             let answer = NextHop {

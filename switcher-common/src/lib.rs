@@ -26,8 +26,9 @@ pub mod trace;
 /// value, a map's meaning or a map's name; an agent refuses pins of another version.
 pub const LAYOUT_VERSION: u32 = 9;
 
-/// Slots of the map of programs. Packets of either side of an upgrade may meet the one of both builds: what
-/// the fast path leaves to the stages is as it came, and both builds have the same maps.
+/// Slots of the map of programs. They are stored one after the other, so packets may meet the fast path of one
+/// build and the stages of another, until an agent starts again if one dies in between. So builds of one
+/// [`LAYOUT_VERSION`] agree on the maps' meaning in halves too; what the fast path leaves to the stages is as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ProgramSlot {

@@ -20,12 +20,13 @@ const LOG_INTERVAL_TICKS: u32 = 954;
 /// Counts what happened beside a verdict.
 #[inline(always)]
 pub(crate) fn note(reason: Reason) {
-    add(reason);
+    only(reason);
     trace::note(reason);
 }
 
+/// Counts a verdict.
 #[inline(always)]
-fn add(reason: Reason) {
+pub(crate) fn only(reason: Reason) {
     if let Some(count) = VERDICTS.get_ptr_mut(reason as u32) {
         // SAFETY: per-CPU value; the program is not preempted by itself on its CPU.
         unsafe { *count += 1 };
@@ -35,7 +36,7 @@ fn add(reason: Reason) {
 /// Counts a verdict, and logs the ones that an operator must hear of.
 #[inline(always)]
 pub(crate) fn verdict(ctx: &XdpContext, reason: Reason) {
-    add(reason);
+    only(reason);
     match reason {
         Reason::Inconsistent => {
             log_rarely(ctx, reason, "maps contradict each other, packet dropped");

@@ -70,10 +70,15 @@ pub fn dispatch(ctx: XdpContext) -> u32 {
 /// The program in the first slot: the fast path. What it leaves to the stages is as it came.
 #[xdp]
 pub fn switcher(ctx: XdpContext) -> u32 {
-    match fast(&ctx) {
-        Some(reason) => verdict(&ctx, reason),
-        None => jump(&ctx, ProgramSlot::Stages),
+    // Without log lines, so that it calls no function: where the kernel has no JIT, a program calls or jumps.
+    if let Some(reason) = fast(&ctx) {
+        count::only(reason);
+        return action(reason);
     }
+    let action = jump(&ctx, ProgramSlot::Stages);
+    // The agent fills this slot first: somebody else has emptied it.
+    count::only(Reason::Inconsistent);
+    action
 }
 
 /// The program in the second slot. Inlined: kernels before 6.9 count 32 bytes of stack for each function.
@@ -93,7 +98,8 @@ pub fn stages(ctx: XdpContext) -> u32 {
         }) => traced::<Ipv6>(&ctx, ip_offset),
         Err(reason) => reason,
     };
-    verdict(&ctx, reason)
+    count::verdict(&ctx, reason);
+    action(reason)
 }
 
 /// Goes on in another program, if there is one.
@@ -104,10 +110,8 @@ fn jump(ctx: &XdpContext, slot: ProgramSlot) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Counts the reason, and gives the verdict.
 #[inline(always)]
-fn verdict(ctx: &XdpContext, reason: Reason) -> u32 {
-    count::verdict(ctx, reason);
+fn action(reason: Reason) -> u32 {
     if cfg!(mutant = "foreign-dropped") && reason as u32 == Reason::NotOurs as u32 {
         return xdp_action::XDP_DROP;
     }

@@ -30,7 +30,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 const LOG_LEVEL_WARN: u8 = 2;
 
 /// Maps of the program that are pinned; `.rodata` is not, it belongs to one load.
-const PROGRAM_MAPS: [&str; 44] = [
+const PROGRAM_MAPS: [&str; 45] = [
     "PROGRAMS",
     "SWITCH",
     "CONFIG",
@@ -45,6 +45,7 @@ const PROGRAM_MAPS: [&str; 44] = [
     "RESETS",
     "FILTER",
     "INTERFACES",
+    "COARSE_CLOCK",
     "HOP_WATCH",
     "HOP_SOURCES",
     "NODE_ADDRESSES",

@@ -36,7 +36,7 @@ use std::{
 };
 
 use aya::Ebpf;
-use switcher_common::{interface::InterfaceRecord, service::ServiceSwitch};
+use switcher_common::{ProgramSlot, interface::InterfaceRecord, service::ServiceSwitch};
 
 pub(crate) use clock::monotonic_ns;
 pub use counters::{ColorTraffic, Counters};
@@ -313,9 +313,15 @@ impl DataPath {
         self.tables.set_orders(orders)
     }
 
-    /// Puts this version's program into the slot that all dispatchers jump to: one store.
+    /// Puts this version's programs into their slots, last the one that all dispatchers jump to.
     pub fn enable(&mut self) -> Result<(), DataPathError> {
         program::enable(&mut self.ebpf, &self.pins)
+    }
+
+    /// For runners of a program that is not to be enabled: puts only the stages into their slot, which the fast path
+    /// leaves packets to.
+    pub fn enable_stages(&mut self) -> Result<(), DataPathError> {
+        program::fill(&mut self.ebpf, &self.pins, ProgramSlot::Stages)
     }
 
     /// Attaches to all configured interfaces. When one fails, those that this call attached are

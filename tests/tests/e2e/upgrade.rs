@@ -8,7 +8,7 @@ use aya::{
     maps::{Array, Map, MapData},
     programs::loaded_programs,
 };
-use switcher_common::{LAYOUT_VERSION, service::Color};
+use switcher_common::{LAYOUT_VERSION, ProgramSlot, service::Color};
 use switcher_tests::{
     bpf::{LinkIds, pinned_link},
     lab::Lab,
@@ -24,10 +24,10 @@ use crate::{bad_pins::set_layout, mixed::Mixed, refusal::Refused};
 struct Pinned {
     maps: BTreeMap<String, u32>,
     links: BTreeMap<String, LinkIds>,
-    /// Behind the dispatchers.
-    program: u32,
-    /// Digest of its instructions.
-    tag: u64,
+    /// Behind the dispatchers, by slot.
+    programs: Vec<u32>,
+    /// Digests of their instructions.
+    tags: Vec<u64>,
 }
 
 impl Pinned {
@@ -47,14 +47,26 @@ impl Pinned {
         // Read as a number, the slot of programs tells an id.
         let slots = MapData::from_pin(pins.join("maps/PROGRAMS"))?;
         let slots: Array<MapData, u32> = Map::Array(slots).try_into()?;
-        let program = slots.get(&0, 0).context("no program is enabled")?;
-        let mut loaded = loaded_programs().filter_map(Result::ok);
-        let info = loaded.find(|it| it.id() == program);
+        let (mut programs, mut tags) = (Vec::new(), Vec::new());
+        for slot in ProgramSlot::ALL {
+            let name = slot.program();
+            let id = slots.get(&(slot as u32), 0);
+            let id = id.with_context(|| format!("{name} is not enabled"))?;
+            let mut loaded = loaded_programs().filter_map(Result::ok);
+            let info = loaded.find(|it| it.id() == id);
+            let info = info.with_context(|| format!("{name}, {id}, is not loaded"))?;
+            ensure!(
+                info.name_as_str() == Some(name),
+                "{info:?} is in the slot of {name}"
+            );
+            programs.push(id);
+            tags.push(info.tag());
+        }
         Ok(Self {
             maps,
             links,
-            program,
-            tag: info.context("the program is not loaded")?.tag(),
+            programs,
+            tags,
         })
     }
 
@@ -126,12 +138,13 @@ fn g4_another_build_replaces_the_program_behind_the_same_links_and_nothing_is_lo
         mixed.goes_on()?;
         let after = Pinned::of(&lab)?;
         after.kept_all_of(&first)?;
+        let mut replaced = after.programs.iter().zip(&before.programs);
         ensure!(
-            after.program != before.program && after.tag != before.tag,
+            replaced.all(|(after, before)| after != before) && after.tags != before.tags,
             "upgrade {upgrade}: the same program: {after:?}, it was {before:?}"
         );
         let is_first_build = upgrade % 2 == 1;
-        ensure!((after.tag == first.tag) == is_first_build, "{after:?}");
+        ensure!((after.tags == first.tags) == is_first_build, "{after:?}");
         let web = node.service("web")?;
         ensure!(web["active"] == "green" && web["generation"] == 1, "{web}");
         other = node.install(other);

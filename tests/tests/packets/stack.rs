@@ -7,7 +7,7 @@ use std::{
     iter,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya_obj::{
     Object,
     generated::{
@@ -15,6 +15,7 @@ use aya_obj::{
         BPF_PSEUDO_CALL, BPF_PSEUDO_FUNC, BPF_ST, BPF_STX, BPF_X, bpf_insn,
     },
 };
+use switcher_common::ProgramSlot;
 use switcher_userspace::datapath::OBJECT;
 
 /// `MAX_BPF_STACK`.
@@ -171,6 +172,19 @@ fn the_stack_of_every_chain_of_calls_fits_on_kernels_that_round_frames_to_32_byt
     assert!(found, "no calls or no frames seen: {}", describe(deepest));
     // Past the capture of the test runner, so that a CI log shows it.
     writeln!(std::io::stdout().lock(), "stack: {}", describe(deepest))?;
+    Ok(())
+}
+
+#[test]
+fn programs_that_jump_to_others_call_no_function() -> Result<()> {
+    // Kernels without a JIT refuse what does both, and so do those for arm64 before 6.0 (`allow_tail_call_in_subprogs`).
+    for slot in [ProgramSlot::Fast.program(), "dispatch"] {
+        let graph = graphs()?
+            .into_iter()
+            .find(|graph| graph.get(&0).is_some_and(|entry| entry.name == slot));
+        let graph = graph.with_context(|| format!("no program {slot}"))?;
+        assert_eq!(graph.len(), 1, "{slot} calls functions");
+    }
     Ok(())
 }
 

@@ -102,6 +102,8 @@ ratios! {
     /// The same where it leaves by the interface that it came in by, by what parsing, one hit in an LRU, a constant
     /// translation and a transmission cost; the dearer direction.
     tcp4_established_vs_lookup_floor: Goal::AtMost(1.5),
+    /// An established IPv4 TCP packet to the backend that leaves by another interface, by the same.
+    tcp4_redirected_vs_lookup_floor: Goal::AtMost(1.5),
     /// An established IPv4 TCP packet to the client, by the router's floor.
     tcp4_reverse_vs_router_floor: Goal::AtMost(1.0),
     /// An established TCP packet of IPv6, by one of IPv4.
@@ -184,6 +186,7 @@ impl Headline {
         self.not_ours_net_ns = worst([net("not_ours4", MILLION), net("not_ours6", MILLION)]);
         let ratios = &mut self.ratios;
         ratios.tcp4_established_vs_router_floor = by(forward, Program::RouterFloor);
+        ratios.tcp4_redirected_vs_lookup_floor = by(forward, Program::LookupFloorLru);
         let one_arm =
             ["tcp4_forward_one_arm", "tcp4_reverse_one_arm"].map(|name| packets.row(name, 1));
         ratios.tcp4_established_vs_lookup_floor =
@@ -279,7 +282,7 @@ mod tests {
                     1,
                     &[
                         (RouterFloor, 200.0),
-                        (LookupFloorLru, 80.0),
+                        (LookupFloorLru, 100.0),
                         (LookupFloorHash, 70.0),
                         (Switcher, 100.0),
                     ],
@@ -335,6 +338,7 @@ mod tests {
             ratios: Ratios {
                 tcp4_established_vs_router_floor: Some(0.5),
                 tcp4_established_vs_lookup_floor: Some(1.25),
+                tcp4_redirected_vs_lookup_floor: Some(1.0),
                 tcp4_reverse_vs_router_floor: Some(1.5),
                 tcp6_vs_tcp4: Some(1.2),
                 new_flow_vs_inserts: Some(1.3),

@@ -214,6 +214,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "receipt::g10_the_first_fresh_flow_after_each_flip_is_noted_and_no_other_one",
     },
     Mutant {
+        name: "clock-stands",
+        promise: "G2",
+        without: "the program reads its clock once and never again",
+        target: "packets",
+        test: "replies::g2_a_flow_whose_backend_alone_sends_is_not_idle_also_when_its_replies_are_not_believed",
+    },
+    Mutant {
         name: "hop-for-good",
         promise: "next hop",
         without: "a kept next hop serves whatever its age, and whatever the agent has seen",
