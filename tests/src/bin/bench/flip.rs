@@ -32,9 +32,10 @@ use crate::{
 
 /// The flow tables' size.
 const FLOWS: u32 = 1_048_576;
+/// Of those without any.
+const FEW_FLOWS: u32 = 65_536;
 /// Limits that ten thousand listeners fit in.
-const LIMITS: [(&str, u32); 6] = [
-    ("flows", FLOWS),
+const LIMITS: [(&str, u32); 5] = [
     ("services", 128),
     ("listeners", 10_240),
     ("backends", 81_920),
@@ -101,6 +102,13 @@ struct Size {
     flows: u32,
 }
 
+impl Size {
+    /// Flows that there is room for: large tables take seconds to make.
+    const fn room(self) -> u32 {
+        if self.flows > 0 { FLOWS } else { FEW_FLOWS }
+    }
+}
+
 const SIZES: [Size; 4] = [
     Size {
         services: 1,
@@ -132,6 +140,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Flips> {
     for size in SIZES {
         let (row, bytes) = of_size(size, flips).with_context(|| format!("{size:?}"))?;
         rows.push(row);
+        // Of the last one, which has flows.
         bytes_per_flow = Some(bytes);
     }
     let fewest = rows.iter().min_by_key(|row| row.listeners);
@@ -154,7 +163,7 @@ fn of_size(size: Size, flips: Counts) -> Result<(Row, f64)> {
         listeners: size.listeners,
         ..Many::LISTENERS
     };
-    let mut agent = Node::configured(&lab, &configuration(&lab, many)?)?;
+    let mut agent = Node::configured(&lab, &configuration(&lab, many, size.room())?)?;
     agent.start_agent()?;
     if size.flows > 0 {
         lab.node().run(|| {
@@ -184,17 +193,19 @@ fn of_size(size: Size, flips: Counts) -> Result<(Row, f64)> {
         cli_ms: Spread::of(&by_cli?).context("no command was timed")?,
         agent_rss_bytes: resident_bytes(agent_id)?,
     };
-    let bytes_per_flow = lab.node().run(|| bytes_per_flow(&lab, agent_id))?;
+    let bytes_per_flow = lab
+        .node()
+        .run(|| bytes_per_flow(&lab, agent_id, size.room()))?;
     Ok((row, bytes_per_flow))
 }
 
 /// The measured service, and those that are flipped.
-fn configuration(lab: &Lab, many: Many) -> Result<String> {
+fn configuration(lab: &Lab, many: Many, flows: u32) -> Result<String> {
     let dir = lab.dir().display();
     let limits = LIMITS.map(|(name, limit)| format!("{name} = {limit}\n"));
     Ok(format!(
         "[agent]\ninterfaces = [\"c1\", \"b\"]\nmode = \"native\"\nsocket = \"{dir}/switcher.sock\"\n\
-         pin_dir = \"{}\"\nstate_dir = \"{dir}/state\"\n[agent.limits]\n{}{}{}",
+         pin_dir = \"{}\"\nstate_dir = \"{dir}/state\"\n[agent.limits]\nflows = {flows}\n{}{}{}",
         pin_dir(lab).display(),
         limits.concat(),
         node::service(lab)?,
@@ -296,7 +307,7 @@ fn resident_bytes(process: u32) -> Result<u64> {
 }
 
 /// What the table of established IPv4 flows and its ring weigh, by the flows that fit in.
-fn bytes_per_flow(lab: &Lab, agent: u32) -> Result<f64> {
+fn bytes_per_flow(lab: &Lab, agent: u32, flows: u32) -> Result<f64> {
     let usage = usage(agent)?;
     let mut bytes = 0;
     for name in ["ESTABLISHED4", "RING4"] {
@@ -306,7 +317,7 @@ fn bytes_per_flow(lab: &Lab, agent: u32) -> Result<f64> {
         bytes += weight.with_context(|| format!("the agent has not opened {name}"))?;
     }
     ensure!(bytes > 0, "the kernel does not say what maps weigh");
-    Ok(to_f64(bytes) / f64::from(FLOWS))
+    Ok(to_f64(bytes) / f64::from(flows))
 }
 
 fn ms(duration: Duration) -> f64 {
