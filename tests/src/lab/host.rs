@@ -124,6 +124,17 @@ impl Host {
         })
     }
 
+    /// Has the host's own thread, on which its tasks run, stay on one CPU from now on. What it sends is received there too,
+    /// as the links hand frames over within a CPU.
+    pub fn stay_on(&self, cpu: usize) -> Result<()> {
+        self.block_on(async move {
+            let mut cpus = rustix::thread::CpuSet::new();
+            cpus.set(cpu);
+            rustix::thread::sched_setaffinity(None, &cpus)
+        })
+        .with_context(|| format!("keeping host {} on CPU {cpu}", self.name))
+    }
+
     /// The runtime of the host, for code that takes a tokio handle.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
