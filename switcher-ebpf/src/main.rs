@@ -60,8 +60,8 @@ use switcher_common::{
     trace::Known,
 };
 
-/// What each link carries: a jump to the program that the first slot holds, so that one store enables or
-/// upgrades all interfaces at once. An empty slot passes.
+/// What each link carries: a jump to the program that the first slot holds, so that one store enables all
+/// interfaces at once, and none is attached anew for an upgrade. An empty slot passes.
 #[xdp]
 pub fn dispatch(ctx: XdpContext) -> u32 {
     jump(&ctx, ProgramSlot::Fast)

@@ -219,21 +219,21 @@ fn g4_without_an_agent_a_table_full_of_idle_flows_takes_new_ones() -> Result<()>
         before.len()
     );
     // They are silent from now on; these take their places.
-    let some = ROOM / 2;
+    let half = ROOM / 2;
     let loads = [
-        lasting(&lab, Family::V4, some)?,
-        lasting(&lab, Family::V6, some)?,
+        lasting(&lab, Family::V4, half)?,
+        lasting(&lab, Family::V6, half)?,
     ];
     let streams = wait_for(|| {
         let all = pins.held()?;
         let of_streams = all.keys().filter(|it| it.protocol == Protocol::Tcp as u8);
         let count = of_streams.count();
-        Ok((count == 2 * 2 * some, count))
+        Ok((count == 2 * 2 * half, count))
     })?;
     ensure!(
-        streams == 2 * 2 * some,
+        streams == 2 * 2 * half,
         "{streams} entries of connections in the established table, expected {}",
-        2 * 2 * some
+        2 * 2 * half
     );
     end(loads)
 }
