@@ -406,10 +406,41 @@ pub struct EndpointRecord {
     pub backend: u32,
     /// The listener's port in network byte order.
     pub port_be: u16,
-    /// 1: some listener uses the endpoint. 0: none does.
-    pub present: u16,
+    /// [`ENDPOINT_PRESENT`], [`ENDPOINT_EXCLUSIVE`]; [`ENDPOINT_FORMER`].
+    pub flags: u16,
 }
 shared!(EndpointRecord, 24);
+
+/// Some listener uses the endpoint.
+pub const ENDPOINT_PRESENT: u16 = 1;
+/// No flow can have replies from there but those of the record's backend: no other one is at that endpoint, nor
+/// was while its flows last.
+pub const ENDPOINT_EXCLUSIVE: u16 = 2;
+/// No listener uses the endpoint any more. The one that did may have flows whose replies are still to come.
+pub const ENDPOINT_FORMER: u16 = 4;
+
+impl EndpointRecord {
+    /// Whether some listener uses the endpoint.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_present(&self) -> bool {
+        self.flags & ENDPOINT_PRESENT != 0
+    }
+
+    /// Whether all replies from the endpoint are of flows of `backend`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_exclusive_to(&self, backend: u32) -> bool {
+        self.flags & ENDPOINT_EXCLUSIVE != 0 && self.backend == backend
+    }
+
+    /// Whether its listener is the one at this address and port.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of(&self, vip: WideAddress, port_be: u16) -> bool {
+        self.vip == vip && self.port_be == port_be
+    }
+}
 
 /// The two editions of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -426,10 +457,31 @@ impl EndpointEditions {
             Edition::First => &self.0[0],
             Edition::Second => &self.0[1],
         };
-        (record.present != 0).then_some(record)
+        record.is_present().then_some(record)
     }
 
-    /// With another record in `edition`; `None`: no listener uses the endpoint.
+    /// What is known of the endpoint, also where no listener uses it any more.
+    #[must_use]
+    pub fn any(&self, edition: Edition) -> Option<&EndpointRecord> {
+        let record = &self.0[edition as usize];
+        (record.flags != 0).then_some(record)
+    }
+
+    /// The listeners that alone use the endpoint, or did: a flow may have begun then. One at most, unless that
+    /// has changed.
+    #[inline(always)]
+    #[must_use]
+    pub fn owners(&self) -> [Option<&EndpointRecord>; 2] {
+        let [first, second] = &self.0;
+        let is_sole =
+            |record: &EndpointRecord| record.flags != 0 && record.backend != SHARED_ENDPOINT;
+        let is_same = is_sole(first) && first.is_of(second.vip, second.port_be);
+        let first = is_sole(first).then_some(first);
+        let second = (is_sole(second) && !is_same).then_some(second);
+        [first, second]
+    }
+
+    /// With another record in `edition`; `None`: nothing is known of the endpoint.
     #[must_use]
     pub fn with(mut self, edition: Edition, record: Option<EndpointRecord>) -> Self {
         self.0[edition as usize] = record.unwrap_or_default();

@@ -22,7 +22,7 @@ use switcher_common::{
 use crate::{
     count, cut,
     flow::{
-        self,
+        self, alone,
         table::{find, insert, make_way, mark_used, peer_of, remove},
     },
     maps::{BACKENDS, HEARD, MAGLEV, SWITCH, Tables},
@@ -201,7 +201,7 @@ fn listener_of<A: Tables>(
 /// Whether the backend that was found takes the flow: it does not refuse just now, is not ejected, no order
 /// cuts what it answers, and its replies can be told from those of every live flow.
 #[inline(always)]
-pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
+pub(crate) fn is_open_to_chance<A: Tables>(work: &mut Work<A>) -> bool {
     let is_refusing = HEARD
         .get(work.other.backend)
         .is_some_and(|heard| heard.is_refusing(work.now));
@@ -214,7 +214,7 @@ pub(crate) fn is_open_to_chance<A: Tables>(work: &Work<A>) -> bool {
     if is_refusing || is_cut || order.ejects() {
         return false;
     }
-    let Some(hit) = find(&work.other_peer_key) else {
+    let Some(hit) = alone::find_or_pair(&work.other_peer_key, &mut work.peer) else {
         return true;
     };
     let client = match work.entry.side() {

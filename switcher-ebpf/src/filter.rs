@@ -10,8 +10,9 @@ pub(crate) fn may_be_ours<A: Address>(ip: &IpPacket<A>) -> bool {
     is_set(&ip.dst) || is_set(&ip.src)
 }
 
+/// Whether `address` may be a VIP or a backend's. `false` is certain.
 #[inline(always)]
-fn is_set<A: Address>(address: &A) -> bool {
+pub(crate) fn is_set<A: Address>(address: &A) -> bool {
     let (word, mask) = position(address);
     FILTER.get(word).is_some_and(|bits| bits & mask != 0)
 }

@@ -10,7 +10,7 @@ use switcher_common::{
 
 use crate::{
     count,
-    flow::table::find,
+    flow::alone,
     forward,
     frame::XdpFrame,
     interface::can_answer,
@@ -75,7 +75,7 @@ fn find_flow<A: Tables>(work: &mut Work<A>, quote: &Quote<A>) -> bool {
     if cfg!(mutant = "errors-untranslated") {
         return false;
     }
-    let Some(hit) = find(&quote.tuple) else {
+    let Some(hit) = alone::find_or_pair(&quote.tuple, &mut work.peer) else {
         return false;
     };
     // SAFETY: as in `flow::track`.

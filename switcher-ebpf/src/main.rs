@@ -209,7 +209,7 @@ fn datagram<A: Tables>(ctx: &XdpContext) -> (Known, Reason) {
     if code == AGAIN {
         code = match follow_flow::<A>(ctx) {
             // The LRU has just evicted what was just made; its copy is still there.
-            NO_FLOW => GO_ON,
+            NO_FLOW | AGAIN => GO_ON,
             code => code,
         };
     }

@@ -70,8 +70,10 @@ outlined! {
     /// Finds the flow of a later fragment: [`GO_ON`], or why it ends here.
     follow, follow4, follow6, ();
     /// Finds the packet's flow and judges what the packet means for it: [`GO_ON`], [`CARRY_OUT`],
-    /// [`NO_FLOW`], or why it ends here.
+    /// [`AGAIN`], [`NO_FLOW`], or why it ends here.
     track, track4, track6, ();
+    /// 1 if the reply's entry was an older flow's, and the one of its own flow is there now.
+    is_older, is_older4, is_older6, ();
     /// 1 if the other direction's entry is there; how far it has come is then in [`Work`].
     look_at_peer, look_at_peer4, look_at_peer6, ();
     /// 1 if the client's packets have a flow with another backend than the one whose reply this is.
@@ -111,7 +113,7 @@ outlined! {
     /// Looks at the next slot of the ring of established flows: 1 while the flow is still to be placed
     /// in one.
     sweep_step, sweep_step4, sweep_step6, (to_place: u32);
-    /// 1 if the replies of the flow can be told from those of every live flow.
+    /// Whether the replies of the flow can be told from those of every live flow: a `Claim` as its number.
     claim_reply_tuple, claim_reply_tuple4, claim_reply_tuple6, ();
     /// Moves the flow out of it.
     demote, demote4, demote6, ();
@@ -223,6 +225,7 @@ mod body {
     fn code_of_flow(found: Result<Found, Reason>) -> u32 {
         match found {
             Ok(Found::Flow) => GO_ON,
+            Ok(Found::Again) => AGAIN,
             Ok(Found::Moving) => CARRY_OUT,
             Ok(Found::ToPromote) => PROMOTE,
             Ok(Found::Repeated) => REPEATED,
@@ -238,6 +241,11 @@ mod body {
             report::count_reset(work);
             GO_ON
         })
+    }
+
+    #[inline(always)]
+    pub(super) fn is_older<A: Tables>() -> u32 {
+        with_work::<A>(|work| u32::from(flow::alone::is_older(work)))
     }
 
     #[inline(always)]
@@ -341,7 +349,7 @@ mod body {
 
     #[inline(always)]
     pub(super) fn claim_reply_tuple<A: Tables>() -> u32 {
-        with_work::<A>(|work| u32::from(flow::table::claim_reply_tuple(work)))
+        with_work::<A>(|work| flow::table::claim_reply_tuple(work) as u32)
     }
 
     #[inline(always)]

@@ -7,7 +7,12 @@ use switcher_common::{
 };
 
 use crate::{
-    clock, filter, flow::table::find, fragment, frame::XdpFrame, maps::Tables, work::Work,
+    clock, filter,
+    flow::{alone, table::find},
+    fragment,
+    frame::XdpFrame,
+    maps::Tables,
+    work::Work,
 };
 
 /// What is known of a packet after this stage.
@@ -92,7 +97,7 @@ fn refused<A: Tables + Network>(
 ) -> Reason {
     if let Some(key) = packet::ports(frame, &work.ip) {
         work.key = key;
-        if find(&work.key).is_some() {
+        if find(&work.key).is_some() || alone::pair(&work.key, &mut work.peer) {
             return reason;
         }
     }

@@ -10,20 +10,23 @@ use aya_ebpf::{
 use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
-    flow::{FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
+    flow::{FLAG_UNPINNED, FlowEntry, FlowState, Progress, Side},
     hop::Question,
     packet,
     reason::Reason,
-    service::{EndpointRecord, ListenerKey, SHARED_ENDPOINT},
+    service::SHARED_ENDPOINT,
 };
 
 use crate::{
     count,
     cut::order_of,
-    flow::table::{find, insert, record},
+    flow::{
+        alone,
+        table::{find, record},
+    },
     frame::XdpFrame,
     interface,
-    maps::{BACKENDS, ENDPOINTS, Tables},
+    maps::{BACKENDS, Tables},
     route::lookup,
     select::edition,
     work::Work,
@@ -77,17 +80,25 @@ fn is_to_this_node<A: Address>(ctx: &XdpContext, work: &mut Work<A>) -> bool {
 pub(crate) enum Pinned {
     /// There is a new flow, or the packet begins none.
     Afresh,
-    /// The entry of a known flow is there again: what the packet means for that flow is not judged.
+    /// The entry of a known flow has been made: what the packet means for that flow is not judged.
     Mended,
 }
 
 /// Makes the flow of a backend's packet again, of which neither table knows.
 #[inline(always)]
 pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<Pinned, Reason> {
-    let endpoint = endpoint(&work.key).ok_or(Reason::NotOurs)?;
+    let editions = alone::endpoint(&work.key).ok_or(Reason::NotOurs)?;
     // A SYN is no reply: the backend begins a connection of its own.
-    let begins = work.key.is_tcp() && work.segment.is_initial_syn();
-    if begins || is_to_this_node(ctx, work) {
+    if work.key.is_tcp() && work.segment.is_initial_syn() {
+        return Err(Reason::NotOurs);
+    }
+    if alone::pair(&work.key, &mut work.peer) {
+        work.entry = work.peer;
+        return Ok(Pinned::Mended);
+    }
+    let edition = edition().ok_or(Reason::NotOurs)?;
+    let endpoint = editions.get(edition).ok_or(Reason::NotOurs)?;
+    if is_to_this_node(ctx, work) {
         return Err(Reason::NotOurs);
     }
     if endpoint.backend == SHARED_ENDPOINT || !comes_by_its_route(ctx, work) {
@@ -122,46 +133,19 @@ pub(crate) fn repin<A: Tables>(ctx: &XdpContext, work: &mut Work<A>) -> Result<P
         return Err(Reason::Paused);
     }
     work.set_peer_key();
-    record_or_mend(work)
-}
-
-/// Records the flow; where the client's direction is still known, only this one is made again.
-#[inline(always)]
-fn record_or_mend<A: Tables>(work: &mut Work<A>) -> Result<Pinned, Reason> {
-    let Some(hit) = find(&work.peer_key) else {
-        // The answer to a SYN whose flow is gone would begin a connection on whatever color its
-        // backend has. The client's next SYN chooses afresh.
-        if work.key.is_tcp() && work.segment.is_syn_ack() {
-            return Err(Reason::UnexpectedReply);
-        }
-        if !work.segment.is_rst() {
-            record(work)?;
-            count::new_flow(&work.entry, true);
-        }
-        count::note(Reason::ReplyRepinned);
-        return Ok(Pinned::Afresh);
-    };
-    // SAFETY: as in `track`.
-    let owner = unsafe { &*hit.entry };
-    if !work.entry.is_peer_of(&work.key, owner) {
+    // The client's packets go elsewhere.
+    if find(&work.peer_key).is_some() {
         return Err(Reason::ReplyTupleTaken);
     }
-    work.entry = owner.made_peer(&work.peer_key);
-    if insert(hit.table, &work.key, &work.entry).is_ok() {
-        count::note(Reason::DirectionRestored);
+    // The answer to a SYN whose flow is gone would begin a connection on whatever color its
+    // backend has. The client's next SYN chooses afresh.
+    if work.key.is_tcp() && work.segment.is_syn_ack() {
+        return Err(Reason::UnexpectedReply);
     }
-    Ok(Pinned::Mended)
-}
-
-#[inline(always)]
-fn endpoint<A: Address>(packet: &FlowKey<A>) -> Option<EndpointRecord> {
-    let key = ListenerKey {
-        vip: packet.src.wide(),
-        port_be: packet.src_port_be,
-        protocol: packet.protocol,
-        af: A::AF,
-    };
-    // SAFETY: the edition that counts is not written.
-    let editions = unsafe { ENDPOINTS.get(&key) }?;
-    editions.get(edition()?).copied()
+    if !work.segment.is_rst() {
+        record(work)?;
+        count::new_flow(&work.entry, true);
+    }
+    count::note(Reason::ReplyRepinned);
+    Ok(Pinned::Afresh)
 }

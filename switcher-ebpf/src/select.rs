@@ -4,7 +4,9 @@ use bytemuck::Zeroable as _;
 use switcher_common::{
     address::Address,
     cut::CutOrder,
-    flow::{FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side},
+    flow::{
+        FLAG_ALONE, FLAG_PREVIEW, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Progress, Side,
+    },
     reason::Reason,
     select::{BACKEND_TRIES, FLOW_HASH_SEED, color, flow_hash, slot},
     service::{Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, Standing, VipMarks},
@@ -13,7 +15,8 @@ use switcher_common::{
 use crate::{
     count,
     cut::order_of,
-    flow::table::record,
+    filter,
+    flow::table::{Claim, record},
     maps::{BACKENDS, CONFIG, LISTENERS, MAGLEV, NODE_ADDRESSES, SWITCH, Tables},
     work::Work,
 };
@@ -94,7 +97,8 @@ pub(crate) fn takes_fresh_flows<A: Address>(entry: &FlowEntry<A>) -> bool {
 /// not come in here.
 #[inline(always)]
 pub(crate) fn is_martian<A: Address>(address: &A) -> bool {
-    address.is_martian() || is_vip(address) || is_of_node(address)
+    // The filter spares most clients a lookup.
+    address.is_martian() || (filter::is_set(address) && is_vip(address)) || is_of_node(address)
 }
 
 /// Whether the node itself has `address`.
@@ -178,14 +182,18 @@ fn assign_backend<A: Tables>(
             id = first;
         }
         let backend = BACKENDS.get(id).ok_or(Reason::Inconsistent)?;
-        work.entry.backend = id;
+        work.set_backend(id);
         work.entry.rewrite_addr = A::narrow(&backend.address);
         work.entry.rewrite_port_be = backend.port_be;
         work.set_peer_key();
         let order = order_of(id);
         let is_out = order.ejects() && !is_last_resort;
         if !is_out && work.entry.rewrite_addr != work.key.src {
-            if A::claim_reply_tuple() != 0 {
+            let claim = A::claim_reply_tuple();
+            if claim != Claim::Taken as u32 {
+                if claim == Claim::Exclusive as u32 {
+                    work.entry.flags |= FLAG_ALONE;
+                }
                 return Ok(order);
             }
             reason = Reason::ReplyTupleTaken;

@@ -166,6 +166,13 @@ impl<A: Address> Work<A> {
         }
     }
 
+    /// Gives the entry that is to be recorded another backend. Volatile, as below.
+    #[inline(always)]
+    pub(crate) fn set_backend(&mut self, id: u32) {
+        // SAFETY: a field.
+        unsafe { (&raw mut self.entry.backend).write_volatile(id) };
+    }
+
     /// Derives the other direction's key from the entry.
     #[inline(always)]
     pub(crate) fn set_peer_key(&mut self) {

@@ -53,7 +53,7 @@ pub struct FlowEntry<A> {
     pub state: u8,
     /// A [`Color`] as its number.
     pub color: u8,
-    /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`], [`FLAG_TOLD`], [`FLAG_LEFT`], [`FLAG_REFUSED`].
+    /// [`FLAG_PREVIEW`], [`FLAG_UNPINNED`], [`FLAG_TOLD`], [`FLAG_LEFT`], [`FLAG_REFUSED`], [`FLAG_ALONE`].
     pub flags: u8,
     /// [`ScanRequest::number`](crate::scan::ScanRequest::number) of the scan that has counted the
     /// flow among the unanswered; only the scan writes it.
@@ -88,6 +88,8 @@ pub const FLAG_TOLD: u8 = 4;
 pub const FLAG_LEFT: u8 = 8;
 /// Of a reverse entry: the backend has refused the SYN, and the client was not told.
 pub const FLAG_REFUSED: u8 = 16;
+/// Of a forward entry: it was recorded alone, and the reverse one is made when a packet asks for it.
+pub const FLAG_ALONE: u8 = 32;
 
 /// Second chances of a flow: so many backends are tried beside the first one.
 pub const SECOND_CHANCES: u8 = 2;
@@ -320,6 +322,33 @@ impl<A: Address> FlowEntry<A> {
         self.flags & FLAG_LEFT != 0
     }
 
+    /// Whether no entry for the replies need have been made yet: without one, nothing was lost.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_be_alone(&self) -> bool {
+        use FlowState::{Answered, Closing, Established};
+        let is_answered = matches!(self.state(), Answered | Established | Closing);
+        self.flags & FLAG_ALONE != 0 && !is_answered
+    }
+
+    /// Whether `replies`, which lies where the other entry of this flow belongs, is left of an older flow of the
+    /// same client and VIP: who begins alone does not look.
+    #[inline(always)]
+    #[must_use]
+    pub const fn succeeds(&self, replies: &Self) -> bool {
+        let is_same = self.created == replies.created && self.syn_seq == replies.syn_seq;
+        self.may_be_alone() && !is_same && !cfg!(mutant = "alone-with-leftovers")
+    }
+
+    /// Whether this entry sends packets of its client to the endpoint.
+    #[inline(always)]
+    #[must_use]
+    pub fn leads_to(&self, address: &A, port_be: u16) -> bool {
+        matches!(self.side(), Side::Forward)
+            && self.rewrite_addr == *address
+            && self.rewrite_port_be == port_be
+    }
+
     /// Moves the client's direction, which this is, to the backend of `to`, of which only the translation, the
     /// backend and the color count: half-open as it was when it began.
     #[inline(always)]
@@ -393,6 +422,7 @@ impl<A: Address> FlowEntry<A> {
             rewrite_addr,
             rewrite_port_be,
             side: side as u8,
+            flags: self.flags & !FLAG_ALONE,
             next_seq: 0,
             acked: 0,
             fin_end: 0,

@@ -3,6 +3,7 @@
 //! Entries are copied before they are judged: an element of the LRU may be given to another flow at
 //! any time. What a copy leads to is checked again where it counts ([`table::peer_of`]).
 
+pub(crate) mod alone;
 mod settle;
 pub(crate) mod table;
 
@@ -29,6 +30,8 @@ pub(crate) enum Found {
     Flow,
     /// A flow for which the packet may mean something: [`carry_out`] does that.
     Moving,
+    /// An older flow's entry, whose place this packet's flow has taken: it is to be found once more.
+    Again,
     /// A flow that is to move to the established table.
     ToPromote,
     /// A half-open flow whose SYN is sent again.
@@ -56,6 +59,11 @@ pub(crate) fn track<A: Tables>(work: &mut Work<A>) -> Result<Found, Reason> {
     // single fields at the same time, each of which is valid on its own.
     unsafe { work.take_entry(hit.entry) };
     work.set_peer_key();
+    let is_young_reply =
+        matches!(hit.table, Table::Unanswered) && work.entry.side() == Side::Reverse;
+    if is_young_reply && A::is_older() != 0 {
+        return Ok(Found::Again);
+    }
     let order = cut::order_of(work.entry.backend);
     if order.holds(work.entry.is_preview(), false, work.now) {
         return Err(Reason::Paused);

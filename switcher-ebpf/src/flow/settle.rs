@@ -12,7 +12,7 @@ use switcher_common::{
     stats::Writer,
 };
 
-use super::table::{EEXIST, Hit, find, forget, insert, is_there, remove};
+use super::table::{EEXIST, Hit, find, forget, insert, is_there, remove, remove_both};
 use crate::{count, expiry, maps::Tables, work::Work};
 
 /// Flows that the hand passes when one is established: more than one, or it could not keep up.
@@ -58,17 +58,29 @@ pub(crate) fn demote<A: Tables>(work: &mut Work<A>) {
     });
 }
 
-/// Makes the entry for the replies again when the LRU has forgotten it.
+/// Makes the entry for the replies if it was not made yet, or the LRU has forgotten it.
 #[inline(always)]
 pub(crate) fn mend<A: Tables>(work: &mut Work<A>) {
     if let Some(hit) = find(&work.peer_key) {
-        is_own_peer(work, &hit);
-        return;
+        if !is_left_over(work, &hit) {
+            is_own_peer(work, &hit);
+            return;
+        }
+        remove_both(&work.peer_key, Writer::Program);
     }
     work.peer = work.entry.made_peer(&work.key);
-    if insert(Table::Unanswered, &work.peer_key, &work.peer).is_ok() {
+    let is_made = insert(Table::Unanswered, &work.peer_key, &work.peer).is_ok();
+    if is_made && !work.entry.may_be_alone() {
         count::note(Reason::DirectionRestored);
     }
+}
+
+/// Whether an older flow's entry lies in the place of the replies'.
+#[inline(always)]
+fn is_left_over<A: Tables>(work: &Work<A>, hit: &Hit<A>) -> bool {
+    // SAFETY: as in `track`.
+    let replies = unsafe { &*hit.entry };
+    replies.is_of_vip(&work.key) && work.entry.succeeds(replies)
 }
 
 /// The other direction's entry. It is made from the own one: the LRU may have evicted it. `false`:

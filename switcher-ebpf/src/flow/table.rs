@@ -8,6 +8,7 @@ use switcher_common::{
     stats::{TableStats, Writer},
 };
 
+use super::alone;
 use crate::{
     maps::{TABLE_STATS, Tables},
     rate,
@@ -123,7 +124,7 @@ pub(crate) fn make_way<A: Tables>(reply_key: &FlowKey<A>, owner: &FlowEntry<A>, 
 }
 
 #[inline(always)]
-fn remove_both<A: Tables>(key: &FlowKey<A>, writer: Writer) {
+pub(crate) fn remove_both<A: Tables>(key: &FlowKey<A>, writer: Writer) {
     remove(Table::Established, key, writer);
     remove(Table::Unanswered, key, writer);
 }
@@ -140,7 +141,7 @@ pub(crate) fn record<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
         Err(EEXIST) => return take_winner(work),
         Err(_) => return Err(Reason::FlowInsertFailed),
     }
-    if cfg!(mutant = "fault-no-reverse") {
+    if work.entry.may_be_alone() || cfg!(mutant = "fault-no-reverse") {
         return Ok(());
     }
     work.peer = work.entry.made_peer(&work.key);
@@ -169,18 +170,33 @@ fn take_winner<A: Tables>(work: &mut Work<A>) -> Result<(), Reason> {
     Ok(())
 }
 
+/// What may become of the replies of a flow that is to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Claim {
+    /// They could not be told from those of another live flow.
+    Taken = 0,
+    /// They are found by an entry of theirs.
+    Free = 1,
+    /// They tell whose they are, and need none yet.
+    Exclusive = 2,
+}
+
 /// Whether the replies of the flow of `work` can be told from those of every live flow. What gives
 /// way is taken away.
 #[inline(always)]
-pub(crate) fn claim_reply_tuple<A: Tables>(work: &Work<A>) -> bool {
-    let Some(hit) = find(&work.peer_key) else {
-        return true;
+pub(crate) fn claim_reply_tuple<A: Tables>(work: &mut Work<A>) -> Claim {
+    if alone::is_exclusive(&work.peer_key, work.entry.backend) {
+        return Claim::Exclusive;
+    }
+    let Some(hit) = alone::find_or_pair(&work.peer_key, &mut work.peer) else {
+        return Claim::Free;
     };
     // SAFETY: as in `track`.
     let owner = unsafe { &*hit.entry };
     if !owner.gives_way_to(&work.key) {
-        return false;
+        return Claim::Taken;
     }
     forget(&work.peer_key, owner, Writer::Program);
-    true
+    Claim::Free
 }

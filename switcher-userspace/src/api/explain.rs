@@ -112,7 +112,7 @@ pub struct ExplainedFlow {
     pub unpinned: bool,
     /// It is cut, by its state or by an order that has come due: no packet of it is sent on.
     pub cut: bool,
-    /// The entries of both directions are there.
+    /// The entries of both directions are there. The one of the replies may come with the first of them.
     pub both_directions: bool,
     /// Time since it began.
     pub age_ms: u64,

@@ -70,6 +70,17 @@ pub struct Busy {
     pub(super) live: HashMap<u32, u32>,
 }
 
+impl Busy {
+    /// What either says.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        self.backends.extend(other.backends);
+        self.services.extend(other.services);
+        self.live.extend(other.live);
+        self
+    }
+}
+
 /// Slots of one table, to be written before the image becomes visible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slots {
@@ -100,10 +111,11 @@ impl Image {
         let services = (0..).zip(&self.names);
         let named = services.filter(|(_, name)| name.text().is_some());
         let backends = (0..).zip(&self.backends);
-        let present = backends.filter(|(_, backend)| backend.present != 0);
+        // Also those that are configured no more: their flows may go on.
+        let known = backends.filter(|(_, backend)| **backend != BackendRecord::default());
         Busy {
             services: named.map(|(id, _)| id).collect(),
-            backends: present.map(|(id, _)| id).collect(),
+            backends: known.map(|(id, _)| id).collect(),
             ..Busy::default()
         }
     }

@@ -279,8 +279,13 @@ impl DataPath {
         &mut self,
         wanted: &Wanted<'_>,
     ) -> Result<Option<Replaced>, DataPathError> {
-        let busy = self.tables.image().busy();
-        self.apply_counted(wanted, &busy, |_, _| Ok(()))
+        self.apply_counted(wanted, &self.known(), |_, _| Ok(()))
+    }
+
+    /// Everything that is in the maps, as if flows referred to it.
+    #[must_use]
+    pub fn known(&self) -> Busy {
+        self.tables.image().busy()
     }
 
     /// The highest id that a service may have.

@@ -170,7 +170,7 @@ fn plant(f: &mut fmt::Formatter<'_>, table: Table, at: &Tuple, it: &Entry) -> fm
     write!(f, " {} {} {} {}", it.seen, it.born, it.backend, it.service)?;
     let flags = [it.preview, it.unpinned].map(u8::from);
     write!(f, " {} {flags:?} {}", it.color, it.fin)?;
-    let flags = [it.left, it.refused].map(u8::from);
+    let flags = [it.left, it.refused, it.alone].map(u8::from);
     write!(f, " {} {} {flags:?}", it.chances, it.tried)
 }
 
@@ -296,11 +296,11 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         .iter()
         .map(|it| Ok(it.trim_matches(['[', ',', ']']).parse()?))
         .collect::<Result<Vec<u32>>>()?;
-    // Older reproductions are of a time without second chances.
-    if numbers.len() == 12 {
-        numbers.resize(16, 0);
+    // Older reproductions are of a time without second chances, or without flows that begin alone.
+    if matches!(numbers.len(), 12 | 16) {
+        numbers.resize(17, 0);
     }
-    let numbers: [u32; 16] = numbers.try_into().ok().context("not 16 numbers")?;
+    let numbers: [u32; 17] = numbers.try_into().ok().context("not 17 numbers")?;
     let [
         syn,
         answer,
@@ -318,6 +318,7 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         tried,
         left,
         refused,
+        alone,
     ] = numbers;
     let entry = Entry {
         to,
@@ -343,6 +344,7 @@ fn read_plant(words: &[&str]) -> Result<Step> {
         tried: tried.try_into()?,
         left: left != 0,
         refused: refused != 0,
+        alone: alone != 0,
     };
     Ok(Step::Plant(table, read_tuple(src, dst, protocol)?, entry))
 }
@@ -374,6 +376,7 @@ mod tests {
             tried: 77,
             left: true,
             refused: false,
+            alone: true,
         };
         let steps = [
             Step::Packet {

@@ -25,6 +25,7 @@ fn g2_a_late_answer_of_the_old_color_does_not_move_a_flow_that_was_selected_afre
         for kind in Kind::UDP {
             rig.flip(Color::Blue)?;
             let talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
+            rig.flows.complete(&talk.first())?;
             rig.flows.forget(&talk.first())?;
             rig.flip(Color::Green)?;
             Talk::begin(rig, kind, 4000, Color::Green)?;

@@ -8,12 +8,17 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::clock::elapsed;
-use switcher_common::flow::{FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side};
+use switcher_common::flow::{
+    FLAG_ALONE, FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey, FlowState, Side,
+};
 use switcher_common::hop::{self, HopWatch, NextHop, Way};
 use switcher_common::scan::Table;
 use switcher_common::service::Color;
 
 use crate::packet::Packet;
+
+/// `BPF_NOEXIST`: only where there is nothing.
+const NO_EXIST: u64 = 1;
 
 /// What a flow's two entries say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +91,19 @@ impl Flows {
     /// How many entries all tables have together; a flow has two.
     pub(crate) fn entries(&self) -> usize {
         self.v4.entries() + self.v6.entries()
+    }
+
+    /// How many flows have the client's entry alone.
+    pub(crate) fn alone(&self) -> Result<usize> {
+        Ok(self.v4.alone()? + self.v6.alone()?)
+    }
+
+    /// Makes the entry for the replies to a client's packet whose flow began alone, as the first reply would.
+    pub(crate) fn complete(&mut self, packet: &Packet) -> Result<()> {
+        match packet.to {
+            SocketAddr::V4(_) => self.v4.complete(&key(packet)),
+            SocketAddr::V6(_) => self.v6.complete(&key(packet)),
+        }
     }
 
     /// Whether the entry of a packet's own direction is there.
@@ -228,6 +246,16 @@ where
         self.established.keys().count() + self.unanswered.keys().count()
     }
 
+    fn alone(&self) -> Result<usize> {
+        let mut alone = 0;
+        for element in &self.unanswered {
+            let (key, entry) = element.context("reading a flow table")?;
+            let is_alone = entry.may_be_alone() && self.find(&key.peer(&entry))?.is_none();
+            alone += usize::from(is_alone);
+        }
+        Ok(alone)
+    }
+
     fn oldest(&self, now: u32) -> Result<u32> {
         let both = self.established.iter().chain(self.unanswered.iter());
         let mut ages = both.map(|element| Ok(elapsed(now, element?.1.created)));
@@ -318,6 +346,15 @@ where
         Ok(self.unanswered.insert(key, entry, 0)?)
     }
 
+    fn complete(&mut self, key: &FlowKey<A>) -> Result<()> {
+        let (table, entry) = self.find(key)?.context("there is no such flow")?;
+        ensure!(entry.may_be_alone(), "it has not begun alone");
+        let peer = key.peer(&entry);
+        Ok(self
+            .map(table)
+            .insert(peer, entry.made_peer(key), NO_EXIST)?)
+    }
+
     fn lose(&mut self, key: &FlowKey<A>) -> Result<()> {
         let (table, _) = self.find(key)?.context("there is no such flow to lose")?;
         self.map(table).remove(key)?;
@@ -325,8 +362,18 @@ where
     }
 
     fn lose_peer(&mut self, key: &FlowKey<A>) -> Result<()> {
-        let (table, entry) = self.find(key)?.context("there is no such flow to lose")?;
-        self.map(table).remove(&key.peer(&entry))?;
+        let (table, mut entry) = self.find(key)?.context("there is no such flow to lose")?;
+        let peer = key.peer(&entry);
+        if entry.may_be_alone() {
+            // As one that began with both.
+            entry.flags &= !FLAG_ALONE;
+            self.map(table).insert(key, entry, 0)?;
+            return match self.find(&peer)? {
+                Some((table, _)) => Ok(self.map(table).remove(&peer)?),
+                None => Ok(()),
+            };
+        }
+        self.map(table).remove(&peer)?;
         Ok(())
     }
 
@@ -346,9 +393,14 @@ where
             "the client's 5-tuple leads to an entry for replies"
         );
         let peer = key.peer(&forward);
-        let (reverse_table, reverse) = self
-            .find(&peer)?
-            .context("it has no entry for its replies")?;
+        // What began alone has an entry for its replies when somebody asks for it.
+        let alone = (forward.may_be_alone()).then(|| (table, forward.made_peer(key)));
+        let began = |entry: &FlowEntry<A>| (entry.created, entry.syn_seq);
+        let is_older =
+            |reverse: &FlowEntry<A>| alone.is_some() && began(reverse) != began(&forward);
+        let found = self.find(&peer)?.filter(|(_, reverse)| !is_older(reverse));
+        let found = found.or(alone);
+        let (reverse_table, reverse) = found.context("it has no entry for its replies")?;
         ensure!(
             table == reverse_table,
             "its entries lie in two tables: {table:?}, {reverse_table:?}"
@@ -394,8 +446,12 @@ fn common<A: Address>(entry: &FlowEntry<A>) -> impl PartialEq + use<A> {
             entry.backend,
         ],
         (entry.service, entry.left, entry.chances),
-        // Of a refusal only the entry for replies says.
-        [entry.state, entry.color, entry.flags & !FLAG_REFUSED],
+        // Of a refusal only the entry for replies says, and of a beginning alone only the other one.
+        [
+            entry.state,
+            entry.color,
+            entry.flags & !FLAG_REFUSED & !FLAG_ALONE,
+        ],
     )
 }
 

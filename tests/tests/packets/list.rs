@@ -103,12 +103,14 @@ fn a_flow_is_listed_by_the_direction_that_is_left_of_it() -> Result<()> {
         for kind in Kind::ALL {
             let packet = first(kind, rig.client(kind.family, 4_000), rig.vip(kind));
             rig.run(&packet.bytes()?)?;
+            rig.flows.complete(&packet)?;
             listed(rig, &lister, kind, &packet, (Side::Forward, whole))?;
             rig.flows.lose_reply(&packet)?;
             listed(rig, &lister, kind, &packet, (Side::Forward, None))?;
             rig.flows.forget(&packet)?;
             let other = first(kind, rig.client(kind.family, 4_001), rig.vip(kind));
             rig.run(&other.bytes()?)?;
+            rig.flows.complete(&other)?;
             rig.flows.forget(&other)?;
             listed(rig, &lister, kind, &other, (Side::Reverse, None))?;
         }

@@ -14,6 +14,7 @@ mod setup;
 
 mod talk;
 
+mod alone;
 mod apply;
 mod broken;
 mod chance;

@@ -335,6 +335,7 @@ fn g2_a_flow_whose_backend_alone_sends_is_not_idle_also_when_its_replies_are_not
         for kind in Kind::UDP {
             let talk = Talk::begin(rig, kind, 4000, Color::Blue)?;
             let answer = talk.answer();
+            rig.flows.complete(&talk.first())?;
             let before = rig.flows.last_seen(&answer)?;
             rig.ingress = Some(rig.interface("client2")?);
             let expected = rig.to_client(&answer, talk.vip)?;

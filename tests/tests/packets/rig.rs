@@ -362,10 +362,10 @@ impl<'a> Rig<'a> {
 
     /// An error unless the tables hold exactly `flows` flows.
     pub(crate) fn expect_flows(&self, what: &str, flows: usize) -> Result<()> {
-        let entries = self.flows.entries();
+        let (entries, alone) = (self.flows.entries(), self.flows.alone()?);
         ensure!(
-            entries == 2 * flows,
-            "{what}: the tables hold {entries} entries, expected {flows} flows of two"
+            entries + alone == 2 * flows,
+            "{what}: the tables hold {entries} entries, {alone} of them alone, expected {flows} flows"
         );
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use aya::maps::Array;
 use switcher_common::address::WideAddress;
-use switcher_common::flow::{FLAG_UNPINNED, FlowState, Side};
+use switcher_common::flow::{FLAG_ALONE, FLAG_UNPINNED, FlowState, Side};
 use switcher_common::reason::Reason;
 use switcher_common::service::Color::{self, Blue, Green};
 use switcher_common::service::Protocol;
@@ -185,7 +185,7 @@ fn a_packet_without_a_pin_is_told_as_such() -> Result<()> {
                 rig.backend(kind, Blue),
             );
             is_translated(&event, &stray, flow, Known::Fresh, &[Reason::Unpinned])?;
-            ensure!(event.flags == FLAG_UNPINNED, "{event:?}");
+            ensure!(event.flags == FLAG_UNPINNED | FLAG_ALONE, "{event:?}");
         }
         Ok(())
     })

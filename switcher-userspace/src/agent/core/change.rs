@@ -164,6 +164,8 @@ impl Core {
                 drained: &without_slots(&self.config, &next),
                 leaving: Leaving::AT_ONCE,
             };
+            // What was counted before an apply between says nothing of what that has taken away.
+            let busy = busy.with(self.path.known());
             self.path
                 .apply_counted(&wanted, &busy, |_, _| Ok(()))
                 .map_err(|error| data_path(&error))?;

@@ -11,8 +11,8 @@ use switcher_common::{
     scan::Table,
     select::{self, BACKEND_TRIES, FLOW_HASH_SEED, flow_hash},
     service::{
-        Color, Edition, ListenerKey, ListenerRecord, NO_LISTENER, SHARED_ENDPOINT, ServiceSwitch,
-        Standing, VipMarks,
+        Color, Edition, EndpointEditions, ListenerKey, ListenerRecord, NO_LISTENER,
+        SHARED_ENDPOINT, ServiceSwitch, Standing, VipMarks,
     },
 };
 
@@ -33,7 +33,7 @@ impl Explainer {
         FlowKey<A>: aya::Pod,
         FlowEntry<A>: aya::Pod,
     {
-        let walk = Walk {
+        let mut walk = Walk {
             maps: self,
             flows,
             key,
@@ -41,6 +41,7 @@ impl Explainer {
             hit: flows.find(key)?,
             now: ticks_from_ns(clock::monotonic_ns()),
         };
+        walk.hit = walk.instead_of_older(walk.hit)?;
         Ok(Explained {
             listener: walk.listener.map(|(_, _, found)| found),
             to_vip: self.is_vip(&key.dst)?,
@@ -267,17 +268,19 @@ where
 
     /// The way of a packet that is to no listener and of no flow.
     fn reply(&self, begins: bool) -> Result<Way, DataPathError> {
-        let source = ListenerKey {
-            vip: self.key.src.wide(),
-            port_be: self.key.src_port_be,
-            protocol: self.key.protocol,
-            af: A::AF,
+        let editions = self.endpoint(self.key)?;
+        let Some(editions) = editions.filter(|_| !(begins && self.key.is_tcp())) else {
+            return Ok(Way::Pass(Reason::NotOurs));
         };
-        let endpoint =
-            found(self.maps.endpoints.get(&source, 0)).attempt("looking an endpoint up")?;
+        if let Some(lacking) = self.lacking(&editions, self.key)? {
+            return if self.is_cut(&lacking)? {
+                self.cut(&lacking, begins)
+            } else {
+                Ok(self.forward(&lacking, Why::Pinned, None))
+            };
+        }
         let edition = self.maps.edition()?;
-        let endpoint = endpoint.and_then(|editions| editions.get(edition).copied());
-        let Some(endpoint) = endpoint.filter(|_| !(begins && self.key.is_tcp())) else {
+        let Some(endpoint) = editions.get(edition).copied() else {
             return Ok(Way::Pass(Reason::NotOurs));
         };
         if endpoint.backend == SHARED_ENDPOINT {
@@ -294,18 +297,74 @@ where
             ..FlowEntry::zeroed()
         };
         match self.flows.find(&self.key.peer(&entry))? {
-            Some((_, owner)) if !entry.is_peer_of(self.key, &owner) => {
-                Ok(dropped(Reason::ReplyTupleTaken))
-            }
-            _ => Ok(self.forward(&entry, Why::Repinned, None)),
+            Some(_) => Ok(dropped(Reason::ReplyTupleTaken)),
+            None => Ok(self.forward(&entry, Why::Repinned, None)),
         }
+    }
+
+    /// What the program would put in the place of an older flow's entry for replies.
+    fn instead_of_older(
+        &self,
+        hit: Option<(Table, FlowEntry<A>)>,
+    ) -> Result<Option<(Table, FlowEntry<A>)>, DataPathError> {
+        let Some((Table::Unanswered, entry)) = hit.filter(|(_, it)| it.side() == Side::Reverse)
+        else {
+            return Ok(hit);
+        };
+        let client_key = self.key.peer(&entry);
+        let client = self.flows.find(&client_key)?.filter(|(_, client)| {
+            client.leads_to(&self.key.src, self.key.src_port_be) && client.succeeds(&entry)
+        });
+        Ok(match client {
+            Some((table, client)) => Some((table, client.made_peer(&client_key))),
+            None => hit,
+        })
+    }
+
+    /// What is known of the endpoint that the packets of `reply` come from.
+    fn endpoint(&self, reply: &FlowKey<A>) -> Result<Option<EndpointEditions>, DataPathError> {
+        let source = ListenerKey {
+            vip: reply.src.wide(),
+            port_be: reply.src_port_be,
+            protocol: reply.protocol,
+            af: A::AF,
+        };
+        found(self.maps.endpoints.get(&source, 0)).attempt("looking an endpoint up")
+    }
+
+    /// The entry for the packets of `reply` that the program would make for a flow that lacks it.
+    fn lacking(
+        &self,
+        endpoint: &EndpointEditions,
+        reply: &FlowKey<A>,
+    ) -> Result<Option<FlowEntry<A>>, DataPathError> {
+        for owner in endpoint.owners().into_iter().flatten() {
+            let client = FlowKey {
+                dst: A::narrow(&owner.vip),
+                dst_port_be: owner.port_be,
+                ..reply.turned()
+            };
+            if let Some((_, entry)) = self.flows.find(&client)?
+                && entry.leads_to(&reply.src, reply.src_port_be)
+            {
+                return Ok(Some(entry.made_peer(&client)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the program would find the replies' tuple free, or make it so. By then it has
     /// forgotten the flow that the packet ends, if there is one.
     fn has_free_reply_tuple(&self, entry: &FlowEntry<A>) -> Result<bool, DataPathError> {
         let replies = self.key.peer(entry);
-        let Some((_, owner)) = self.flows.find(&replies)? else {
+        let owner = match self.flows.find(&replies)? {
+            Some((_, owner)) => Some(owner),
+            None => match self.endpoint(&replies)? {
+                Some(endpoint) => self.lacking(&endpoint, &replies)?,
+                None => None,
+            },
+        };
+        let Some(owner) = owner else {
             return Ok(true);
         };
         let is_forgotten = self.hit.as_ref().is_some_and(|(_, own)| {

@@ -59,7 +59,7 @@ impl Editions for VipMarks {
 impl Editions for EndpointEditions {
     type Value = EndpointRecord;
     fn value(&self, edition: Edition) -> Option<EndpointRecord> {
-        self.get(edition).copied()
+        self.any(edition).copied()
     }
     fn with_value(self, edition: Edition, value: Option<EndpointRecord>) -> Self {
         self.with(edition, value)
@@ -70,6 +70,13 @@ impl Editions for EndpointEditions {
 fn current(image: &Image) -> Edition {
     let record = image.records.get(NO_LISTENER as usize);
     record.map_or(Edition::First, ListenerRecord::edition)
+}
+
+/// What counts in `image` of endpoints.
+pub(super) fn endpoints(image: &Image) -> impl Iterator<Item = (&ListenerKey, &EndpointRecord)> {
+    let edition = current(image);
+    let endpoints = image.addresses.endpoints.iter();
+    endpoints.filter_map(move |(key, editions)| Some((key, editions.any(edition)?)))
 }
 
 /// Makes what is wanted the other edition, unless the one that counts says the same.

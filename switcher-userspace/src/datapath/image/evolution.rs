@@ -8,8 +8,9 @@ use std::{
 use switcher_common::{
     address::WideAddress,
     service::{
-        BackendRecord, Color, EndpointRecord, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS,
-        LISTENER_SECOND_CHANCE, ListenerKey, ListenerRecord, NO_LISTENER, Name, SHARED_ENDPOINT,
+        BackendRecord, Color, ENDPOINT_EXCLUSIVE, ENDPOINT_FORMER, ENDPOINT_PRESENT,
+        EndpointRecord, LISTENER_PRESENT, LISTENER_PREVIEW, LISTENER_RINGS, LISTENER_SECOND_CHANCE,
+        ListenerKey, ListenerRecord, NO_LISTENER, Name, Protocol, SHARED_ENDPOINT,
     },
 };
 
@@ -38,6 +39,8 @@ pub(super) struct Evolution<'a> {
     backend_ids: Ids,
     known_services: HashMap<&'a str, u32>,
     known_backends: HashMap<BackendKey, u32>,
+    /// Ids of backends that may have flows.
+    in_use: HashSet<u32>,
     addresses: WantedAddresses,
     /// Tables that are still to be placed.
     pending: Vec<(u32, Color, Vec<u32>)>,
@@ -72,6 +75,7 @@ impl<'a> Evolution<'a> {
             backend_ids: Ids::new(limits.backends, "backends"),
             known_services: HashMap::new(),
             known_backends: HashMap::new(),
+            in_use: HashSet::new(),
             addresses: WantedAddresses::default(),
             pending: Vec::new(),
         };
@@ -86,6 +90,7 @@ impl<'a> Evolution<'a> {
                 self.known_backends.insert(backend_key(backend), id);
             }
             if backend.present != 0 || busy.backends.contains(&id) {
+                self.in_use.insert(id);
                 self.backend_ids.take(id);
                 self.listener_ids.take(backend.listener);
                 self.service_ids.take(u32::from(backend.service));
@@ -106,6 +111,7 @@ impl<'a> Evolution<'a> {
         // An apply that was cut short may have left tables that nothing else tells of.
         for range in self.old.records.iter().flat_map(|record| record.tables) {
             for &id in self.old.slots(range).unwrap_or_default() {
+                self.in_use.insert(id);
                 self.backend_ids.take(id);
             }
         }
@@ -270,12 +276,65 @@ impl<'a> Evolution<'a> {
                 vip: key.vip,
                 backend: member.id,
                 port_be: key.port_be,
-                present: 1,
+                flags: ENDPOINT_PRESENT,
             };
             let known = self.addresses.endpoints.entry(endpoint).or_insert(record);
             let owner = self.new.backends.get(known.backend as usize);
             if owner.is_none_or(|owner| owner.listener != listener) {
                 known.backend = SHARED_ENDPOINT;
+            }
+        }
+    }
+
+    /// Marks endpoints whose replies are one backend's flows' alone: then a reply tells whose it is.
+    fn mark_exclusive(&mut self) {
+        let listeners = self.old.listeners.iter().chain(&self.new.listeners);
+        let protocols: HashMap<u32, u8> = listeners.map(|(key, id)| (*id, key.protocol)).collect();
+        let mut users: HashMap<ListenerKey, u32> = HashMap::new();
+        for backend in self.new.backends.iter().filter(|it| it.present != 0) {
+            for endpoint in endpoints_of(backend, &protocols) {
+                *users.entry(endpoint).or_default() += 1;
+            }
+        }
+        // Those that are configured no more, whose flows may go on.
+        let is_leaving = |id: &&u32| {
+            let new = self.new.backends.get(**id as usize);
+            new.is_some_and(|new| new.present == 0)
+        };
+        let leaving = self.in_use.iter().filter(is_leaving);
+        let leaving = leaving.filter_map(|id| self.old.backends.get(*id as usize));
+        let leaving: HashSet<ListenerKey> = leaving
+            .flat_map(|backend| endpoints_of(backend, &protocols))
+            .collect();
+        let known: HashMap<_, _> = editions::endpoints(self.old).collect();
+        for (key, record) in &mut self.addresses.endpoints {
+            let was_exclusive =
+                (known.get(key)).is_some_and(|old| old.is_exclusive_to(record.backend));
+            let is_only = users.get(key) == Some(&1) && (was_exclusive || !leaving.contains(key));
+            if is_only || cfg!(mutant = "exclusive-though-shared") {
+                record.flags |= ENDPOINT_EXCLUSIVE;
+            }
+        }
+    }
+
+    /// Keeps the endpoints that no listener uses any more while their backends may have flows: some of those may
+    /// be found by their endpoint only.
+    fn keep_former_endpoints(&mut self) {
+        for (key, record) in editions::endpoints(self.old) {
+            // The id may be another backend's by now.
+            let backend = self.old.backends.get(record.backend as usize);
+            let is_there = backend.is_some_and(|backend| {
+                (backend.address, backend.port_be) == (key.vip, key.port_be)
+            });
+            let may_have_flows = record.backend != SHARED_ENDPOINT
+                && is_there
+                && self.in_use.contains(&record.backend);
+            if may_have_flows && !cfg!(mutant = "endpoints-forgotten-at-once") {
+                let former = EndpointRecord {
+                    flags: ENDPOINT_FORMER,
+                    ..*record
+                };
+                self.addresses.endpoints.entry(*key).or_insert(former);
             }
         }
     }
@@ -348,6 +407,8 @@ impl<'a> Evolution<'a> {
             }
         }
         self.new.maglev = merged(&self.old.maglev, &slots);
+        self.mark_exclusive();
+        self.keep_former_endpoints();
         let edited = editions::edit(self.old, &self.addresses);
         *at(
             &mut self.new.records,
@@ -366,6 +427,20 @@ impl<'a> Evolution<'a> {
 /// What keeps its id from one image to the next: a backend of a service, color and listener. One whose listener
 /// goes over to another service is another: the flows before are the service's before.
 type BackendKey = (u16, u32, u8, WideAddress, u16);
+
+/// The endpoint of a backend; of one whose listener nobody knows any more, with either protocol.
+fn endpoints_of(backend: &BackendRecord, protocols: &HashMap<u32, u8>) -> Vec<ListenerKey> {
+    let known = protocols.get(&backend.listener);
+    let both = [Protocol::Tcp as u8, Protocol::Udp as u8];
+    let protocols = known.map_or(&both[..], std::slice::from_ref);
+    let endpoint = |&protocol: &u8| ListenerKey {
+        vip: backend.address,
+        port_be: backend.port_be,
+        protocol,
+        af: backend.address.af(),
+    };
+    protocols.iter().map(endpoint).collect()
+}
 
 const fn backend_key(record: &BackendRecord) -> BackendKey {
     (

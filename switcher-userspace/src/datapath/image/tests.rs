@@ -211,13 +211,16 @@ fn until_an_image_is_visible_the_old_rings_can_be_read() {
     }
 }
 
+fn last(address: WideAddress) -> u8 {
+    match address.to_ip() {
+        std::net::IpAddr::V4(address) => address.octets()[3],
+        std::net::IpAddr::V6(_) => 0,
+    }
+}
+
 /// VIPs and backends by last octet, as packets see them.
 fn seen(image: &Image) -> (Vec<u8>, Vec<u8>) {
     let edition = image.records[NO_LISTENER as usize].edition();
-    let last = |address: WideAddress| match address.to_ip() {
-        std::net::IpAddr::V4(address) => address.octets()[3],
-        std::net::IpAddr::V6(_) => 0,
-    };
     let vips = image.addresses.vips.iter();
     let vips = vips.filter(|(_, marks)| marks.is_vip(edition));
     let endpoints = image.addresses.endpoints.iter();
@@ -254,7 +257,15 @@ fn until_an_image_is_visible_the_old_addresses_are_seen() {
         let finished = apply(&between, &config);
         assert_eq!(seen(&finished), (vips.clone(), backends.clone()));
         assert_eq!(finished.addresses.vips.len(), vips.len());
-        assert_eq!(finished.addresses.endpoints.len(), backends.len());
+        // What one listener used before stays for flows that began alone, and nothing older.
+        let endpoints = finished.addresses.endpoints.keys();
+        let octets: BTreeSet<u8> = endpoints.map(|key| last(key.vip)).collect();
+        let kept: BTreeSet<u8> = before.1.iter().chain(&backends).copied().collect();
+        assert!(octets.is_subset(&kept), "{services:?}: {octets:?}");
+        assert!(
+            backends.iter().all(|it| octets.contains(it)),
+            "{services:?}"
+        );
         (image, before) = (finished, (vips, backends));
     }
 }
@@ -480,4 +491,48 @@ fn a_removed_listener_keeps_its_ids_and_its_service_s_name_until_it_is_ended() {
     assert_eq!(after.listeners.len(), 1);
     assert_eq!(after.services().len(), 1);
     assert!(next(&after, &others(7), &leaves).is_ok());
+}
+
+/// Backends by last octet whose endpoints are exclusive.
+fn exclusive(image: &Image) -> Vec<u8> {
+    let edition = image.records[NO_LISTENER as usize].edition();
+    let endpoints = image.addresses.endpoints.iter();
+    let exclusive = endpoints.filter(|(_, editions)| {
+        let record = editions.get(edition);
+        record.is_some_and(|record| record.is_exclusive_to(record.backend))
+    });
+    exclusive.map(|(key, _)| last(key.vip)).collect()
+}
+
+#[test]
+fn an_endpoint_is_exclusive_while_no_other_backend_there_can_have_flows() {
+    let web = ("web", 80, &[1, 2][..]);
+    let api = ("api", 81, &[2, 3][..]);
+    let alone = apply(&Image::default(), &config(&[web]));
+    assert_eq!(exclusive(&alone), [1, 2]);
+    let both = apply(&alone, &config(&[web, api]));
+    assert_eq!(exclusive(&both), [1, 3]);
+    // The removed one's flows may go on: it stays so, also for an apply that does not count them.
+    let busy = Busy {
+        backends: (0..)
+            .zip(&both.backends)
+            .filter(|(_, it)| last(it.address) == 2)
+            .map(|(id, _)| id)
+            .collect(),
+        ..Busy::default()
+    };
+    let next = |image: &Image, busy: &Busy| {
+        let evolved = evolve(image, &wanted(&config(&[web])), busy, &LIMITS);
+        evolved.expect("room for all").image
+    };
+    let without = next(&both, &Busy::default());
+    assert_eq!(exclusive(&without), [1], "it was there until now");
+    let without = next(&without, &busy);
+    assert_eq!(exclusive(&without), [1], "it has flows");
+    let without = next(&without, &without.busy());
+    assert_eq!(exclusive(&without), [1], "nobody has counted");
+    let without = next(&without, &Busy::default());
+    assert_eq!(exclusive(&without), [1, 2], "it has none");
+    let without = next(&without, &without.busy());
+    assert_eq!(exclusive(&without), [1, 2], "it is not taken back");
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use bytemuck::Zeroable as _;
 use switcher_common::address::{Address, Ipv4, Ipv6, WideAddress};
 use switcher_common::flow::{
-    FLAG_LEFT, FLAG_PREVIEW, FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey,
+    FLAG_ALONE, FLAG_LEFT, FLAG_PREVIEW, FLAG_REFUSED, FLAG_UNPINNED, FlowEntry, FlowKey,
 };
 use switcher_common::packet::{FragmentKey, FragmentPorts};
 
@@ -83,7 +83,8 @@ where
         flags: flag(entry.preview, FLAG_PREVIEW)
             | flag(entry.unpinned, FLAG_UNPINNED)
             | flag(entry.left, FLAG_LEFT)
-            | flag(entry.refused, FLAG_REFUSED),
+            | flag(entry.refused, FLAG_REFUSED)
+            | flag(entry.alone, FLAG_ALONE),
         chances: entry.chances,
         left: entry.tried,
         fin_end: entry.fin,
@@ -121,6 +122,7 @@ where
         tried: record.left,
         left: record.flags & FLAG_LEFT != 0,
         refused: record.flags & FLAG_REFUSED != 0,
+        alone: record.flags & FLAG_ALONE != 0,
     };
     // What has no word in the model must be as the program writes it; `counted` is the collector's, and a hop
     // changes nothing as long as routes stay as they are.

@@ -413,11 +413,20 @@ impl Kernel {
         }
         let endpoints: Vec<(ListenerKey, EndpointEditions)> = self.endpoints.read()?;
         for (key, editions) in endpoints {
+            let endpoint = of_family(key.vip, key.port_be, key.af);
+            let owners = editions.0.iter();
+            let owners = owners.filter(|it| it.flags != 0 && it.backend != SHARED_ENDPOINT);
+            let owners = owners.map(|it| of_family(it.vip, it.port_be, key.af));
+            config
+                .owners
+                .insert((endpoint, key.protocol), owners.collect());
             let Some(record) = editions.get(edition) else {
                 continue;
             };
-            let endpoint = of_family(key.vip, key.port_be, key.af);
             let vip = of_family(record.vip, record.port_be, key.af);
+            if record.is_exclusive_to(record.backend) {
+                config.exclusive.insert(record.backend);
+            }
             let owner = (record.backend != SHARED_ENDPOINT).then_some((vip, record.backend));
             config.endpoints.insert((endpoint, key.protocol), owner);
         }

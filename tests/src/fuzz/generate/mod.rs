@@ -497,6 +497,7 @@ impl Generator {
             tried: u16::try_from(ids[rng.usize(..ids.len())]).expect("the lab has fewer backends"),
             left: rng.u8(..4) == 0,
             refused: rng.u8(..4) == 0,
+            alone: rng.bool(),
         };
         let table = if rng.bool() {
             Table::Lru

@@ -69,10 +69,16 @@ impl Model {
     }
 
     /// An ICMP error says that the backend whose entry it is cannot be reached.
-    pub(super) fn is_withheld(&mut self, tuple: &Tuple, entry: &Entry, now: u32) -> bool {
+    pub(super) fn is_withheld(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        entry: &Entry,
+    ) -> bool {
+        let now = packet.now;
         let client = tuple.other(entry);
         let is_open = tuple.is_tcp() && entry.side == Side::Backend && may_go_on(entry);
-        if !is_open || entry.left || self.another(&client, entry, now).is_none() {
+        if !is_open || entry.left || self.another(packet, &client, entry).is_none() {
             return false;
         }
         let Some((table, _)) = self.tables.find(tuple) else {
@@ -97,7 +103,7 @@ impl Model {
         packet.note("syn_refused");
         self.heard.entry(entry.backend).or_default().refused = packet.now;
         let client = tuple.other(&entry);
-        let is_withheld = may_go_on(&after) && self.another(&client, &after, packet.now).is_some();
+        let is_withheld = may_go_on(&after) && self.another(packet, &client, &after).is_some();
         let own = Entry {
             seen: packet.now,
             refused: entry.refused || is_withheld,
@@ -136,7 +142,7 @@ impl Model {
         if !may_go_on(&own) {
             return Ok(Found::Entry(own));
         }
-        let Some(there) = self.another(tuple, &own, packet.now) else {
+        let Some(there) = self.another(packet, tuple, &own) else {
             return Ok(Found::Entry(own));
         };
         if !self.inserts.take(packet.now) {
@@ -190,8 +196,9 @@ impl Model {
     }
 
     /// The client's entry as it is with another backend.
-    fn another(&self, client: &Tuple, entry: &Entry, now: u32) -> Option<Entry> {
-        let listener = self.config.listeners.get(&(client.dst, client.protocol))?;
+    fn another(&mut self, packet: &mut Packet<'_>, client: &Tuple, entry: &Entry) -> Option<Entry> {
+        let key = (client.dst, client.protocol);
+        let listener = self.config.listeners.get(&key).copied()?;
         let is_its = listener.removed_until.is_none() && listener.service == entry.service;
         if !is_its || !listener.second_chance {
             return None;
@@ -201,10 +208,11 @@ impl Model {
         if fresh != entry.color {
             colors.push(fresh);
         }
-        let mut all = colors
+        let rings = colors
             .into_iter()
-            .flat_map(|color| self.ring(client, listener, color));
-        all.find_map(|(id, color)| {
+            .flat_map(|color| self.ring(client, &listener, color));
+        let all: Vec<(u32, u8)> = rings.collect();
+        all.into_iter().find_map(|(id, color)| {
             let there = Entry {
                 to: self.config.backends[&id].endpoint,
                 side: Side::Client,
@@ -215,7 +223,7 @@ impl Model {
                 tried: low(entry.backend),
                 ..*entry
             };
-            self.is_open(client, entry, &there, now).then_some(there)
+            self.is_open(packet, client, entry, &there).then_some(there)
         })
     }
 
@@ -232,7 +240,14 @@ impl Model {
         ids.take(LOOKS).map(|id| (id, color)).collect()
     }
 
-    fn is_open(&self, client: &Tuple, entry: &Entry, there: &Entry, now: u32) -> bool {
+    fn is_open(
+        &mut self,
+        packet: &mut Packet<'_>,
+        client: &Tuple,
+        entry: &Entry,
+        there: &Entry,
+    ) -> bool {
+        let now = packet.now;
         let id = there.backend;
         let was_tried = id == entry.backend || (entry.chances > 0 && low(id) == entry.tried);
         let heard = self.heard.get(&id).copied().unwrap_or_default();
@@ -242,7 +257,7 @@ impl Model {
         if self.due(client, there, now) != Action::None || self.is_ejected(id) {
             return false;
         }
-        match self.tables.find(&client.other(there)) {
+        match self.find_or_pair(packet, &client.other(there)) {
             None => true,
             Some((_, owner)) => {
                 owner.side == Side::Backend && (owner.to == client.dst || owner.state.is_over())

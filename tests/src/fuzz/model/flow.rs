@@ -26,6 +26,10 @@ impl Model {
         let Some((table, entry)) = self.tables.find(tuple) else {
             return self.without_flow(packet, tuple, segment);
         };
+        let is_young_reply = table == Table::Lru && entry.side == Side::Backend;
+        if is_young_reply && self.is_older(packet, tuple, &entry) {
+            return self.flow(packet, tuple, segment);
+        }
         self.check_hold(&entry, false, packet.now)?;
         if self.is_cut(tuple, &entry, packet.now) {
             return match self.packet_of_cut(packet, tuple, segment, (table, entry))? {
@@ -163,9 +167,16 @@ impl Model {
     /// Makes the entry for the replies again.
     fn mend(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, own: &Entry) {
         let at = tuple.other(own);
+        let is_left_over = |(_, it): (Table, Entry)| it.to == tuple.dst && own.succeeds(&it);
+        if self.tables.find(&at).is_some_and(is_left_over) {
+            self.tables.remove(Table::Established, &at);
+            self.tables.remove(Table::Lru, &at);
+        }
         if !self.place_is_taken(packet, tuple, own) && self.tables.find(&at).is_none() {
             self.tables.insert(Table::Lru, at, own.mirrored(tuple));
-            packet.note("direction_restored");
+            if !own.may_be_alone() {
+                packet.note("direction_restored");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
-//! Rules 3.5 to 3.7: packets of which the tables know no flow.
+//! Rules 3.5 to 3.7: packets of which the tables know no flow, and flows that lack an entry.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::flow::Found;
 use super::packet::Segment;
@@ -75,8 +75,9 @@ impl Model {
             tried: 0,
             left: false,
             refused: false,
+            alone: false,
         };
-        let entry = self.assign(tuple, entry, listener)?;
+        let entry = self.assign(packet, tuple, entry, listener)?;
         self.check_hold(&entry, begins, packet.now)?;
         if !begins {
             packet.note("unpinned");
@@ -100,6 +101,7 @@ impl Model {
     /// The slot's backend, or one further along its ring.
     fn assign(
         &mut self,
+        packet: &mut Packet<'_>,
         tuple: &Tuple,
         mut entry: Entry,
         listener: &Listener,
@@ -124,7 +126,8 @@ impl Model {
             entry.backend = id;
             entry.to = backend.endpoint;
             if (is_last || !self.is_ejected(id)) && entry.to.ip() != tuple.src.ip() {
-                if self.claim(tuple, &entry) {
+                entry.alone = self.config.exclusive.contains(&id);
+                if entry.alone || self.claim(packet, tuple, &entry) {
                     return Ok(entry);
                 }
                 reason = "reply_tuple_taken";
@@ -136,9 +139,9 @@ impl Model {
 
     /// Whether the flow's replies can be told from those of every other; what is in the way and over
     /// is forgotten.
-    fn claim(&mut self, tuple: &Tuple, entry: &Entry) -> bool {
+    fn claim(&mut self, packet: &mut Packet<'_>, tuple: &Tuple, entry: &Entry) -> bool {
         let at = tuple.other(entry);
-        let Some((_, owner)) = self.tables.find(&at) else {
+        let Some((_, owner)) = self.find_or_pair(packet, &at) else {
             return true;
         };
         let is_leftover = owner.to == tuple.dst || owner.state.is_over();
@@ -159,8 +162,10 @@ impl Model {
             return Err(drop("insert_rate_exceeded"));
         }
         self.tables.insert(Table::Lru, *tuple, *entry);
-        let at = tuple.other(entry);
-        self.tables.insert(Table::Lru, at, entry.mirrored(tuple));
+        if !entry.may_be_alone() {
+            let at = tuple.other(entry);
+            self.tables.insert(Table::Lru, at, entry.mirrored(tuple));
+        }
         let counters = packet.counters(entry);
         counters.new_flows += 1;
         counters.unpinned += u64::from(entry.unpinned);
@@ -175,10 +180,16 @@ impl Model {
         segment: &Segment,
     ) -> Result<Found, Ended> {
         let key = (tuple.src, tuple.protocol);
+        let begins = tuple.is_tcp() && segment.is_initial_syn();
+        if !begins && let Some(again) = self.pair(packet, tuple) {
+            return match self.tables.find(tuple) {
+                Some(_) => self.flow(packet, tuple, segment),
+                None => Ok(Found::Entry(again)),
+            };
+        }
         let Some(owner) = self.config.endpoints.get(&key).copied() else {
             return Err(pass("not_ours"));
         };
-        let begins = tuple.is_tcp() && segment.is_initial_syn();
         let (src, dst) = (tuple.src.ip(), tuple.dst.ip());
         let way = self.routes.look_up(packet.ingress, src, dst, 0);
         if begins || matches!(way, Route::NeedsStack | Route::ForwardingOff) {
@@ -212,28 +223,78 @@ impl Model {
             tried: 0,
             left: false,
             refused: false,
+            alone: false,
         };
         self.check_hold(&entry, false, packet.now)?;
-        let at = tuple.other(&entry);
-        let Some((table, client)) = self.tables.find(&at) else {
-            if segment.is_syn_ack() {
-                return Err(drop("unexpected_reply"));
-            }
-            if !segment.rst {
-                self.record(packet, tuple, &entry)?;
-            }
-            packet.note("reply_repinned");
-            return Ok(Found::Entry(entry));
-        };
-        if !entry.belongs_to(tuple, &client) {
+        if self.tables.find(&tuple.other(&entry)).is_some() {
             return Err(drop("reply_tuple_taken"));
         }
-        let again = client.mirrored(&at);
-        if self.tables.insert(table, *tuple, again) {
-            packet.note("direction_restored");
-            return self.flow(packet, tuple, segment);
+        if segment.is_syn_ack() {
+            return Err(drop("unexpected_reply"));
         }
-        Ok(Found::Entry(again))
+        if !segment.rst {
+            self.record(packet, tuple, &entry)?;
+        }
+        packet.note("reply_repinned");
+        Ok(Found::Entry(entry))
+    }
+
+    /// The VIPs and ports of those who alone use an endpoint, or did before the newest edition.
+    fn owners(&self, endpoint: SocketAddr, protocol: u8) -> Vec<SocketAddr> {
+        let owners = self.config.owners.get(&(endpoint, protocol));
+        owners.cloned().unwrap_or_default()
+    }
+
+    /// Makes the entry of the replies for a flow that has none.
+    pub(super) fn pair(&mut self, packet: &mut Packet<'_>, reply: &Tuple) -> Option<Entry> {
+        let clients = self.owners(reply.src, reply.protocol).into_iter();
+        let mut clients = clients.map(|vip| Tuple {
+            src: reply.dst,
+            dst: vip,
+            protocol: reply.protocol,
+        });
+        let (at, table, client) = clients.find_map(|at| {
+            let (table, client) = self.tables.find(&at)?;
+            let is_its = client.side == Side::Client && client.to == reply.src;
+            is_its.then_some((at, table, client))
+        })?;
+        let again = client.mirrored(&at);
+        if self.tables.insert(table, *reply, again) && !client.may_be_alone() {
+            packet.note("direction_restored");
+        }
+        Some(again)
+    }
+
+    /// The entry of a reply, which is made before if a flow lacks it.
+    pub(super) fn find_or_pair(
+        &mut self,
+        packet: &mut Packet<'_>,
+        reply: &Tuple,
+    ) -> Option<(Table, Entry)> {
+        let found = self.tables.find(reply);
+        if found.is_none() && self.pair(packet, reply).is_some() {
+            return self.tables.find(reply);
+        }
+        found
+    }
+
+    /// Takes the entry of a reply in the LRU away if it is an older flow's, and makes that of the one that has
+    /// begun alone since.
+    pub(super) fn is_older(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tuple: &Tuple,
+        entry: &Entry,
+    ) -> bool {
+        let client = self.tables.find(&tuple.other(entry));
+        let is_older = client.is_some_and(|(_, client)| {
+            let is_its = client.side == Side::Client && client.to == tuple.src;
+            is_its && client.succeeds(entry)
+        });
+        if is_older {
+            self.tables.remove(Table::Lru, tuple);
+        }
+        is_older && self.pair(packet, tuple).is_some()
     }
 }
 

@@ -47,12 +47,13 @@ impl Model {
             }
             (kind, _) if errors.contains(&kind) => {
                 let quote = quote(packet.frame, &ip, at).ok_or(unrelated)?;
-                let (_, entry) = self.tables.find(&quote.tuple).ok_or(unrelated)?;
+                let found = self.find_or_pair(packet, &quote.tuple);
+                let (_, entry) = found.ok_or(unrelated)?;
                 let is_too_big = match (ip.is_v4, message[0], message[1]) {
                     (true, kind, code) => (kind, code) == (3, 4),
                     (false, kind, _) => kind == 2,
                 };
-                if !is_too_big && self.is_withheld(&quote.tuple, &entry, packet.now) {
+                if !is_too_big && self.is_withheld(packet, &quote.tuple, &entry) {
                     return Err(drop("refusal_withheld"));
                 }
                 self.error(packet, at, &quote, &entry)

@@ -49,6 +49,10 @@ pub struct Config {
     /// Whose replies come from an endpoint, by its address, port and protocol number: the listener's
     /// VIP and port and the backend's id. `None`: not one listener's alone.
     pub endpoints: HashMap<(SocketAddr, u8), Option<(SocketAddr, u32)>>,
+    /// The VIPs and ports of those who alone use an endpoint, or did in the edition that does not count.
+    pub owners: HashMap<(SocketAddr, u8), Vec<SocketAddr>>,
+    /// Ids of backends from whose endpoints nobody else's replies come.
+    pub exclusive: HashSet<u32>,
     /// Backends by id.
     pub backends: HashMap<u32, Backend>,
     /// Backend ids: the slots of all tables.
@@ -266,9 +270,17 @@ impl Model {
     }
 
     /// The end of rule 2.6: whoever a broken packet is to, it is ours if it has a flow.
-    fn broken(&self, packet: &Packet<'_>, protocol: u8, at: usize, reason: &'static str) -> Ended {
+    fn broken(
+        &mut self,
+        packet: &mut Packet<'_>,
+        protocol: u8,
+        at: usize,
+        reason: &'static str,
+    ) -> Ended {
         let tuple = packet::ports(packet.frame, &packet.ip, protocol, at);
-        if tuple.is_some_and(|it| self.tables.find(&it).is_some()) {
+        if let Some(tuple) = tuple
+            && (self.tables.find(&tuple).is_some() || self.pair(packet, &tuple).is_some())
+        {
             return drop(reason);
         }
         self.if_ours(&packet.ip, reason)

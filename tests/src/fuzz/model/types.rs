@@ -101,7 +101,7 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four flags that say nothing about each other"
+    reason = "five flags that say nothing about each other"
 )]
 pub struct Entry {
     /// What the translated end becomes.
@@ -142,6 +142,8 @@ pub struct Entry {
     pub left: bool,
     /// The backend has refused, and the client was not told.
     pub refused: bool,
+    /// It was recorded without the other one.
+    pub alone: bool,
 }
 
 impl Entry {
@@ -156,11 +158,28 @@ impl Entry {
         Self {
             to,
             side,
+            alone: false,
             end: 0,
             acked: 0,
             fin: 0,
             ..*self
         }
+    }
+
+    /// Whether there need be no other entry yet.
+    #[must_use]
+    pub fn may_be_alone(&self) -> bool {
+        let is_answered = matches!(
+            self.state,
+            State::Answered | State::Established | State::Closing
+        );
+        self.alone && !is_answered
+    }
+
+    /// Whether `replies`, found where the other entry belongs, is an older flow's.
+    #[must_use]
+    pub fn succeeds(&self, replies: &Self) -> bool {
+        self.may_be_alone() && (self.born, self.syn) != (replies.born, replies.syn)
     }
 
     /// Whether a drain waits for the flow. A packet in mid-stream that nobody has answered is no flow yet.

@@ -180,6 +180,7 @@ fn a_dead_backends_late_answer_is_not_taken_and_the_flow_goes_elsewhere() -> Res
                 let_the_clock_move()?;
                 order(rig, attempt.backend)?;
                 let_the_clock_move()?;
+                rig.flows.complete(&attempt.syn())?;
                 let flow = rig.flows.content(&attempt.syn())?;
                 let syn_ack = attempt.syn_ack_of(attempt.backend);
                 rig.expect("a late SYN-ACK", &syn_ack, &answer(&syn_ack))?;
@@ -211,6 +212,7 @@ fn no_flow_goes_to_a_backend_whose_flows_are_cut() -> Result<()> {
             attempt.moves(rig)?;
             let other = attempt.backend;
             rig.flows.lose(&attempt.syn())?;
+            let_the_clock_move()?;
             let attempt = Attempt::begin(rig, kind, PORT, Color::Blue)?;
             ensure!(attempt.backend == first, "the slot's");
             let_the_clock_move()?;

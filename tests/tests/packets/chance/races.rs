@@ -9,6 +9,7 @@ use switcher_tests::skip_unless_lab;
 
 use super::late::answer;
 use super::{ANSWER, Attempt, PORT, SEQ, setup};
+use crate::cut::let_the_clock_move;
 use crate::directions::run_on_both;
 use crate::packet::{ACK, PSH, Packet};
 use crate::rig::{Expected, Rig, first};
@@ -21,6 +22,7 @@ fn a_flow_whose_answer_is_on_its_way_stays() -> Result<()> {
     Rig::with(&lab, &setup(&lab, [2, 2]), |rig| {
         for kind in Kind::TCP {
             let attempt = Attempt::begin(rig, kind, PORT, Color::Blue)?;
+            rig.flows.complete(&attempt.syn())?;
             let entries = rig.flows.entries();
             // Another CPU sends the SYN-ACK on, and has written one of the two entries.
             let syn_ack = attempt.syn_ack_of(attempt.backend);
@@ -109,6 +111,7 @@ fn an_answer_of_a_backend_that_the_clients_packets_do_not_go_to_is_dropped() -> 
             attempt.moves(rig)?;
             let second = attempt.backend;
             rig.flows.forget(&attempt.syn())?;
+            let_the_clock_move()?;
             let sent = attempt.syn().sent_to(first, rig.link("blue")?);
             rig.expect("afresh", &attempt.syn(), &Expected::redirected(sent))?;
             attempt.backend = first;

@@ -4,6 +4,34 @@ use super::{KNOWN_SEQUENCE, Mutant};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "alone-for-ever",
+        promise: "G7",
+        without: "no reply makes the entry that its flow lacks",
+        target: "packets",
+        test: "alone::g7_a_packet_that_nobody_answers_takes_one_entry_and_the_answer_makes_the_other",
+    },
+    Mutant {
+        name: "alone-with-leftovers",
+        promise: "G7",
+        without: "what is left of an older flow stays in the place of the next one's entry",
+        target: "packets",
+        test: "alone::what_the_lru_has_left_of_an_older_flow_does_not_hide_the_next_ones_answer",
+    },
+    Mutant {
+        name: "exclusive-though-shared",
+        promise: "G2",
+        without: "flows begin alone also where other flows may have the same replies",
+        target: "packets",
+        test: "alone::a_previews_replies_are_told_from_those_of_the_listener_that_shares_its_backends",
+    },
+    Mutant {
+        name: "endpoints-forgotten-at-once",
+        promise: "G2",
+        without: "an apply forgets whose replies come from the endpoints that it takes away",
+        target: "packets",
+        test: "alone::g2_a_flow_that_began_alone_is_answered_whatever_was_applied_since",
+    },
+    Mutant {
         name: "ejected-gets-flows",
         promise: "health",
         without: "flows begin at an ejected backend as long as it has slots",

@@ -128,7 +128,7 @@ impl Extent {
                 rounds: 11,
                 frames: FRAMES / 2,
                 protocols: &[Protocol::Tcp],
-                fresh: fresh / 2,
+                fresh,
                 limits: Limits::default(),
             }
         } else {
