@@ -11,7 +11,10 @@ use switcher_common::{
     rate::{Capped, budget},
     report::REPORTS_PER_SECOND,
     scan::IdleTicks,
-    service::{BackendRecord, EndpointEditions, ListenerKey, ListenerRecord, Name, VipMarks},
+    service::{
+        BackendRecord, EndpointEditions, EndpointRecord, ListenerKey, ListenerRecord, Name,
+        VipMarks,
+    },
 };
 
 use super::{
@@ -154,16 +157,21 @@ impl Tables {
             .write_new(&self.image.addresses.vips, &image.addresses.vips)?;
         self.vips
             .write_new(&self.image.addresses.vips, &retiring.vips)?;
+        // What no listener uses by either edition makes room for what is new: the map has none for both.
+        let (retiring, unused): (BTreeMap<_, _>, BTreeMap<_, _>) = (retiring.endpoints.into_iter())
+            .partition(|(_, editions)| editions.0.iter().any(EndpointRecord::is_present));
+        let unused: Vec<ListenerKey> = unused.into_keys().collect();
+        self.endpoints.remove(&unused)?;
         self.endpoints
             .write_new(&self.image.addresses.endpoints, &image.addresses.endpoints)?;
         self.endpoints
-            .write_new(&self.image.addresses.endpoints, &retiring.endpoints)?;
+            .write_new(&self.image.addresses.endpoints, &retiring)?;
         let replaced = if self.image.records == image.records {
             None
         } else {
             Some(self.config.replace(&image.records)?)
         };
-        if let Err(error) = self.remove_gone(&image) {
+        if let Err(error) = self.remove_gone(&image, retiring) {
             tracing::error!(%error, "what is configured no more stays in the maps until the agent is started again; packets do not see it");
         }
         self.hold(image);
@@ -171,14 +179,18 @@ impl Tables {
     }
 
     /// Removes what only the image before has.
-    fn remove_gone(&self, image: &Image) -> Result<(), DataPathError> {
+    fn remove_gone(
+        &self,
+        image: &Image,
+        retiring: BTreeMap<ListenerKey, EndpointEditions>,
+    ) -> Result<(), DataPathError> {
         let old = &self.image;
         self.listeners
             .remove_gone(&old.listeners, &image.listeners)?;
         self.vips
             .remove_gone(&old.addresses.vips, &image.addresses.vips)?;
-        self.endpoints
-            .remove_gone(&old.addresses.endpoints, &image.addresses.endpoints)
+        let retiring: Vec<ListenerKey> = retiring.into_keys().collect();
+        self.endpoints.remove(&retiring)
     }
 
     /// Writes tables that no listener leads to yet, many by one call.

@@ -256,3 +256,22 @@ fn what_the_lru_has_left_of_an_older_flow_does_not_hide_the_next_ones_answer() -
         rig.expect_flows("nothing else is there", Kind::TCP.len())
     })
 }
+
+#[test]
+fn endpoints_that_nobody_uses_any_more_take_no_room_from_those_of_the_next_apply() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    let mut setup = Setup::plain(&lab);
+    // Those that are configured, and as many that take their place.
+    setup.limits.backends = 16;
+    Rig::with(&lab, &setup.clone(), |rig| {
+        for port in 20_000..20_008 {
+            for listener in &mut setup.services[0] {
+                listener.backends.blue[0].0.set_port(port);
+                listener.backends.green[0].0.set_port(port);
+            }
+            apply(rig, &setup).with_context(|| format!("to port {port}"))?;
+        }
+        Ok(())
+    })
+}
