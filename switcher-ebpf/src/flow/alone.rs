@@ -1,7 +1,8 @@
 //! Flows that begin with the client's entry alone: where all replies from the backend's endpoint are its flows', a
 //! reply tells whose it is, and its entry is made when it comes. So a packet that nobody answers costs one
 //! insertion and takes one place in the LRU. Whoever misses the other entry makes it: a reply or an ICMP error
-//! about the flow ([`pair`]), or the client's next packet ([`super::mend`]).
+//! about the flow, or another flow that wants the same reply tuple ([`pair`]), or the client's next packet
+//! ([`super::mend`]).
 
 use switcher_common::{
     flow::{FlowEntry, FlowKey},

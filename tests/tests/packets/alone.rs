@@ -14,10 +14,10 @@ use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::{Leaving, RemovalTerms, Wanted};
 
 use crate::cut::let_the_clock_move;
-use crate::listeners::shared_backends;
+use crate::listeners::{shared_backends, with_previews};
 use crate::packet::Packet;
 use crate::rig::{Expected, Rig, first};
-use crate::setup::{Kind, Listener, Setup};
+use crate::setup::{Kind, Setup};
 use crate::talk::Talk;
 
 /// The backend's first packet arrives, and is counted as that and nothing else.
@@ -210,13 +210,7 @@ fn a_flow_that_began_alone_keeps_its_replies_when_another_listener_gets_its_back
 fn a_previews_replies_are_told_from_those_of_the_listener_that_shares_its_backends() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
-    let preview = Kind::ALL.map(|kind| Listener {
-        preview: true,
-        ..kind.listener(&lab, 1)
-    });
-    let mut setup = Setup::plain(&lab);
-    setup.services[0].extend(preview);
-    Rig::with(&lab, &setup, |rig| {
+    Rig::with(&lab, &with_previews(&lab), |rig| {
         for kind in Kind::ALL {
             rig.flip(Green)?;
             let shown = first(kind, rig.client(kind.family, 4000), kind.vip(&lab, 1));

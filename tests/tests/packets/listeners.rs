@@ -15,18 +15,22 @@ use crate::packet::{ACK, PSH, Packet, RST, SYN};
 use crate::rig::{Expected, Rig, first};
 use crate::setup::{Kind, Listener, Setup};
 
+/// One service with a listener of each kind on VIP 0; VIP 1 shows what that does not.
+pub(crate) fn with_previews(lab: &Lab) -> Setup {
+    let previews = Kind::ALL.map(|kind| Listener {
+        preview: true,
+        ..kind.listener(lab, 1)
+    });
+    let mut setup = Setup::plain(lab);
+    setup.services[0].extend(previews);
+    setup
+}
+
 #[test]
 fn a_preview_listener_selects_the_standby_and_its_flows_are_left_out_of_in_flight() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;
-    // VIP 1 shows what VIP 0 does not.
-    let preview = Kind::ALL.map(|kind| Listener {
-        preview: true,
-        ..kind.listener(&lab, 1)
-    });
-    let mut setup = Setup::plain(&lab);
-    setup.services[0].extend(preview);
-    Rig::with(&lab, &setup, |rig| {
+    Rig::with(&lab, &with_previews(&lab), |rig| {
         let mut port = 4000;
         for (flows, color) in (1..).zip([Blue, Green]) {
             rig.flip(color)?;
