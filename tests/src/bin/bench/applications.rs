@@ -16,7 +16,7 @@ use crate::{
     table::Table,
 };
 
-/// Everybody with the offloads that native XDP leaves, then those that need no XDP with the defaults.
+/// Everybody with the offloads that native XDP leaves, those of a ratio first; then those that need no XDP with the defaults.
 const CASES: [(Balancer, Offloads); 7] = [
     (Balancer::Switcher, Offloads::Native),
     (Balancer::Nftables, Offloads::Native),
@@ -26,6 +26,9 @@ const CASES: [(Balancer, Offloads); 7] = [
     (Balancer::Haproxy, Offloads::Default),
     (Balancer::None, Offloads::Default),
 ];
+
+/// So many of them are in a ratio.
+const COMPARED: usize = 3;
 
 /// All cases.
 #[derive(Debug, Serialize)]
@@ -175,10 +178,9 @@ impl Http {
 
 /// How much is measured.
 struct Effort {
+    cases: &'static [(Balancer, Offloads)],
     /// Of connections that stay, new ones, and bulk.
     rounds: [u32; 3],
-    /// The same for cases that no ratio needs.
-    other_rounds: u32,
     /// A run of wrk, which knows no parts of a second.
     seconds: u32,
     /// A run of bulk data.
@@ -186,15 +188,15 @@ struct Effort {
 }
 
 const QUICK: Effort = Effort {
+    cases: CASES.split_at(COMPARED).0,
     rounds: [3, 3, 5],
-    other_rounds: 1,
     seconds: 1,
     bulk_bytes: 150_000_000,
 };
 
 const FULL: Effort = Effort {
+    cases: &CASES,
     rounds: [7, 7, 7],
-    other_rounds: 7,
     seconds: 2,
     bulk_bytes: 1_000_000_000,
 };
@@ -204,19 +206,20 @@ pub(crate) fn measure(plan: &Plan) -> Result<Applications> {
     let _first = First::begin();
     let effort = if plan.quick { QUICK } else { FULL };
     let programs = Programs::find(plan, &["haproxy", "iperf3", "nft", "nginx", "wrk"])?;
-    let labs: Vec<Lab> = CASES
+    let labs: Vec<Lab> = effort
+        .cases
         .iter()
         .map(|&(_, offloads)| lab(offloads))
         .collect::<Result<_>>()?;
     let mut beds: Vec<(Bed<'_>, LabChild)> = Vec::new();
-    for (lab, (balancer, offloads)) in labs.iter().zip(CASES) {
+    for (lab, &(balancer, offloads)) in labs.iter().zip(effort.cases) {
         let mut server = http::start_server(lab, &programs)?;
         let bed = Bed::start(lab, balancer, &programs)
             .with_context(|| format!("starting {} with {offloads:?} offloads", balancer.name()))?;
         bed.wait_until_ready(&mut server)?;
         beds.push((bed, server));
     }
-    let mut all: Vec<Runs> = CASES.iter().map(|_| Runs::default()).collect();
+    let mut all: Vec<Runs> = beds.iter().map(|_| Runs::default()).collect();
     let (mut web_ports, mut bulk_ports) = (WEB_PORTS, BULK_PORTS);
     let most = effort.rounds.into_iter().max().unwrap_or(0);
     for round in 0..most {
@@ -224,38 +227,25 @@ pub(crate) fn measure(plan: &Plan) -> Result<Applications> {
             .into_iter()
             .zip(effort.rounds)
         {
+            if round >= rounds {
+                continue;
+            }
             let ports = match what {
                 What::Bulk => &mut bulk_ports,
                 _ => &mut web_ports,
             };
             let port = ports.next().context("no port is left for a run")?;
-            for (((bed, _), runs), case) in beds.iter().zip(&mut all).zip(CASES) {
-                let rounds = if is_compared(case, what) {
-                    rounds
-                } else {
-                    rounds.min(effort.other_rounds)
-                };
-                if round < rounds {
-                    runs.add(what, bed, &programs, port, &effort)
-                        .with_context(|| format!("through {}", bed.balancer.name()))?;
-                }
+            for ((bed, _), runs) in beds.iter().zip(&mut all) {
+                runs.add(what, bed, &programs, port, &effort)
+                    .with_context(|| format!("through {}", bed.balancer.name()))?;
             }
         }
     }
-    let cases = all.iter().zip(CASES).map(|(runs, case)| runs.case(case));
+    let cases = all.iter().zip(effort.cases);
+    let cases = cases.map(|(runs, &case)| runs.case(case));
     Ok(Applications {
         cases: cases.collect::<Result<_>>()?,
     })
-}
-
-/// Whether a ratio needs it.
-fn is_compared((balancer, offloads): (Balancer, Offloads), what: What) -> bool {
-    offloads == Offloads::Native
-        && match balancer {
-            Balancer::Switcher | Balancer::Nftables => true,
-            Balancer::Haproxy => !matches!(what, What::Bulk),
-            Balancer::None => false,
-        }
 }
 
 #[cfg(test)]

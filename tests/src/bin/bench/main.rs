@@ -16,6 +16,7 @@ mod bulk;
 mod collection;
 mod flip;
 mod http;
+mod leftovers;
 mod live;
 mod measurement;
 mod packets;
@@ -36,7 +37,9 @@ use std::{
 use clap::Parser as _;
 use switcher_tests::{lab::requirements, machine::Machine};
 
-use self::{measurement::Measured, plan::Plan, ratios::Headline, report::Report};
+use self::{
+    leftovers::Leftovers, measurement::Measured, plan::Plan, ratios::Headline, report::Report,
+};
 
 fn main() -> ExitCode {
     let plan = Plan::parse();
@@ -71,9 +74,11 @@ fn perform_nothing(plan: &Plan) -> Report {
 fn perform(plan: &Plan) -> Report {
     let began = Instant::now();
     let mut report = perform_nothing(plan);
+    let leftovers = Leftovers::none_yet();
     for it in measurement::ALL.iter().filter(|it| plan.wants(it.name)) {
         eprintln!("bench: {}: {}", it.name, it.what);
         let of_this = Instant::now();
+        leftovers.wait_until_gone();
         if let Err(error) = (it.make)(plan, &mut report.measured) {
             let problem = format!("{}: {error:#}", it.name);
             eprintln!("bench: {problem}");

@@ -1,6 +1,6 @@
 //! Packet cost: what a packet costs in the kernel, by `BPF_PROG_TEST_RUN`, beside floors in the same harness.
 //!
-//! The flows are established by the switcher's own program, packet by packet. Before a row is timed its first frames are
+//! The switcher's own program establishes some flows, packet by packet; all others are copies of them. Before a row is timed its first frames are
 //! checked, and afterwards that each of its frames was counted as what it is.
 
 mod frames;
@@ -113,7 +113,8 @@ impl Extent {
         let fresh = replay::MOST_FRAMES as usize;
         if plan.smoke {
             Self {
-                sizes: &[1, 100],
+                // More than are established packet by packet.
+                sizes: &[1, 400],
                 all_kinds: true,
                 rounds: 2,
                 frames: 500,
@@ -217,12 +218,19 @@ fn row(
     random: &mut fastrand::Rng,
     hops: &HopWatch,
 ) -> Result<Row> {
+    let timed = (extent.rounds + 1) * extent.frames as usize;
+    let flood = match kind.what {
+        What::NewUdp | What::Syn => node.flood(kind.family),
+        _ => None,
+    };
     let most = match kind.what {
         What::Established(..) | What::OneArm(..) | What::IcmpError => flows,
-        _ => extent.fresh,
+        _ => extent
+            .fresh
+            .min(timed + LOOKED_AT + flood.unwrap_or(0) as usize),
     };
     let frames = node.frames(kind, most, random)?;
-    // The last ones: flows that these begin are forgotten when it is their turn.
+    // The last ones: it is not their turn, or flows that they begin are forgotten until it is.
     look_at(
         node,
         kind,
@@ -231,11 +239,9 @@ fn row(
     node.replay.set_frames(&frames, kind.frame_len())?;
     let programs = programs(kind);
     let mut runs = vec![Vec::new(); programs.len()];
-    if matches!(kind.what, What::NewUdp | What::Syn) {
-        // As it is in a flood, and after some time without one: each new flow takes the place of an old one.
+    if let Some(flood) = flood {
         for program in [Program::TwoInserts, Program::Switcher] {
-            node.replay
-                .run(program, node.ingress(kind), node.unanswered())?;
+            node.replay.run(program, node.ingress(kind), flood)?;
         }
     }
     let before = tally(node, kind)?;
@@ -269,8 +275,7 @@ fn row(
             }
         }
     }
-    let timed = (extent.rounds as u64 + 1) * u64::from(extent.frames);
-    let all = timed + passes * u64::from(going_on);
+    let all = timed as u64 + passes * u64::from(going_on);
     let counted = tally(node, kind)?;
     for ((what, before), (_, after)) in before.into_iter().zip(counted) {
         ensure!(

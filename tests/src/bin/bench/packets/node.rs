@@ -35,7 +35,9 @@ use super::{
     target::Target,
 };
 
-/// Flows that are established at once: fewer than the unanswered table holds.
+/// Flows that clients and backends establish packet by packet. All others have copies of their entries.
+const BY_PACKETS: usize = 256;
+/// Flows that are copied or aged at once.
 const AT_ONCE: usize = 32_768;
 /// Clients below this number establish their flows.
 const FIRST_PASSING: u32 = 8_000_000;
@@ -75,6 +77,8 @@ pub(crate) struct Node<'lab> {
     floors_know: [usize; 2],
     /// Number of the next client whose flow is not established.
     passing: u32,
+    /// Families whose tables of new flows are full.
+    is_flooded: [bool; 2],
 }
 
 /// Clients and backends behind routers, so that there can be any number of clients.
@@ -144,6 +148,7 @@ impl<'lab> Node<'lab> {
             begun: [0; 2],
             floors_know: [0; 2],
             passing: FIRST_PASSING,
+            is_flooded: [false; 2],
         };
         node.replay.set_target(node.target()?)?;
         Ok(node)
@@ -161,13 +166,13 @@ impl<'lab> Node<'lab> {
         }
     }
 
-    /// Establishes flows until there are as many in `family`, by packets of clients and backends.
+    /// Establishes flows until there are as many in `family`.
     pub(crate) fn establish(&mut self, family: Family, flows: usize) -> Result<()> {
-        while self.flows(family).len() < flows {
-            let have = self.flows(family).len();
-            let more = (flows - have).min(AT_ONCE);
+        let have = self.flows(family).len();
+        let more = flows.min(BY_PACKETS).saturating_sub(have);
+        if more > 0 {
             let before = self.count(Reason::Promoted)?;
-            self.establish_some(family, more)
+            self.establish_by_packets(family, more)
                 .with_context(|| format!("establishing {more} flows beside {have}"))?;
             let promoted = self.count(Reason::Promoted)? - before;
             ensure!(
@@ -176,16 +181,55 @@ impl<'lab> Node<'lab> {
                 self.verdicts()
             );
         }
+        match family {
+            Family::V4 => self.copy::<Ipv4>(family, "ESTABLISHED4", flows),
+            Family::V6 => self.copy::<Ipv6>(family, "ESTABLISHED6", flows),
+        }
+    }
+
+    /// Copies the oldest flows' entries for other clients until there are so many flows.
+    fn copy<A: Address>(&mut self, family: Family, table: &str, flows: usize) -> Result<()>
+    where
+        FlowKey<A>: aya::Pod,
+        FlowEntry<A>: aya::Pod,
+    {
+        let missing = flows.saturating_sub(self.flows(family).len());
+        if missing == 0 {
+            return Ok(());
+        }
+        let raw = open(&self.pin_dir, table)?;
+        let originals = self.flows(family)[..BY_PACKETS].to_vec();
+        let entries = self.entries::<A>(table, &self.keys(family, &originals))?;
+        let clients = self.next_clients(family, missing)?;
+        for clients in clients.chunks(AT_ONCE) {
+            let originals = originals.iter().cycle();
+            let copies = clients.iter().zip(originals);
+            let copies: Vec<_> = copies
+                .map(|(&client, original)| Flow {
+                    client,
+                    ..*original
+                })
+                .collect();
+            let keys = self.keys::<A>(family, &copies);
+            let values: Vec<_> = entries.iter().copied().cycle().take(keys.len()).collect();
+            update_batch(raw.fd().as_fd(), &keys, &values).context("copying flows")?;
+            self.flows[family as usize].extend(copies);
+        }
         Ok(())
     }
 
-    fn establish_some(&mut self, family: Family, more: usize) -> Result<()> {
-        let vip = self.vip(family, self.protocol);
+    /// Clients that have no flow yet.
+    fn next_clients(&mut self, family: Family, count: usize) -> Result<Vec<SocketAddr>> {
         let host = self.client_host(family);
         let begun = &mut self.begun[family as usize];
         let first = *begun;
-        *begun += u32::try_from(more)?;
-        let clients: Vec<_> = (first..*begun).map(|index| client(host, index)).collect();
+        *begun += u32::try_from(count)?;
+        Ok((first..*begun).map(|index| client(host, index)).collect())
+    }
+
+    fn establish_by_packets(&mut self, family: Family, more: usize) -> Result<()> {
+        let vip = self.vip(family, self.protocol);
+        let clients = self.next_clients(family, more)?;
         let of_clients = |part| -> Result<Vec<Frame>> {
             let ends = clients.iter().map(|&from| Ends { from, to: vip });
             ends.map(|ends| packet(self.protocol, ends, part)).collect()
@@ -245,22 +289,33 @@ impl<'lab> Node<'lab> {
 
     /// Makes the oldest flows as if they had been silent for so much longer.
     pub(crate) fn age_v4(&self, flows: usize, by_ms: u64) -> Result<()> {
-        let data = open(&self.pin_dir, "ESTABLISHED4")?;
-        let raw = open(&self.pin_dir, "ESTABLISHED4")?;
-        let map: HashMap<_, FlowKey<Ipv4>, FlowEntry<Ipv4>> =
-            Map::from_map_data(data)?.try_into()?;
+        let table = "ESTABLISHED4";
+        let raw = open(&self.pin_dir, table)?;
         let flows = &self.flows(Family::V4)[..flows];
         for flows in flows.chunks(AT_ONCE) {
             let keys = self.keys::<Ipv4>(Family::V4, flows);
-            let aged = keys.iter().map(|key| {
-                let mut entry = map.get(key, 0).context("an established flow is gone")?;
+            let mut entries = self.entries(table, &keys)?;
+            for entry in &mut entries {
                 entry.last_seen = entry.last_seen.wrapping_sub(ticks_from_ms(by_ms));
-                Ok(entry)
-            });
-            let aged = aged.collect::<Result<Vec<_>>>()?;
-            update_batch(raw.fd().as_fd(), &keys, &aged).context("making flows look old")?;
+            }
+            update_batch(raw.fd().as_fd(), &keys, &entries).context("making flows look old")?;
         }
         Ok(())
+    }
+
+    /// The entries of `keys` in a flow table.
+    fn entries<A: Address>(&self, table: &str, keys: &[FlowKey<A>]) -> Result<Vec<FlowEntry<A>>>
+    where
+        FlowKey<A>: aya::Pod,
+        FlowEntry<A>: aya::Pod,
+    {
+        let map = Map::from_map_data(open(&self.pin_dir, table)?)?;
+        let map: HashMap<_, FlowKey<A>, FlowEntry<A>> = map.try_into()?;
+        let entries = keys.iter().map(|key| {
+            map.get(key, 0)
+                .with_context(|| format!("{table} has no entry of a flow; {}", self.verdicts()))
+        });
+        entries.collect()
     }
 
     /// Knows no more of the oldest flows, which are gone.
@@ -291,23 +346,17 @@ impl<'lab> Node<'lab> {
         FlowKey<A>: aya::Pod,
         FlowEntry<A>: aya::Pod,
     {
-        let map = Map::from_map_data(open(&self.pin_dir, table)?)?;
-        let map: HashMap<_, FlowKey<A>, FlowEntry<A>> = map.try_into()?;
-        let flow = |&client: &SocketAddr| {
-            let ends = Ends {
-                from: client,
-                to: vip,
-            };
-            let entry = map
-                .get(&key(self.protocol, ends), 0)
-                .with_context(|| format!("no flow of {client}; {}", self.verdicts()))?;
+        let ends = clients.iter().map(|&from| Ends { from, to: vip });
+        let keys: Vec<_> = ends.map(|ends| key(self.protocol, ends)).collect();
+        let entries = self.entries::<A>(table, &keys)?;
+        let flow = |(&client, entry): (&SocketAddr, &FlowEntry<A>)| {
             let port = u16::from_be(entry.rewrite_port_be);
-            Ok(Flow {
+            Flow {
                 client,
                 backend: SocketAddr::new(entry.rewrite_addr.wide().to_ip(), port),
-            })
+            }
         };
-        clients.iter().map(flow).collect()
+        Ok(clients.iter().zip(&entries).map(flow).collect())
     }
 
     /// Frames of a kind, as many as asked for or as there are flows, in random order.
@@ -426,9 +475,15 @@ impl<'lab> Node<'lab> {
         }
     }
 
-    /// Entries of the unanswered table: more than enough first packets to fill it with flows.
-    pub(crate) const fn unanswered(&self) -> u32 {
-        self.unanswered
+    /// First packets that make the tables of new flows full: from then on each new flow takes the place of an old one,
+    /// as in a flood, and after some time without one. `None`: they are.
+    pub(crate) const fn flood(&mut self, family: Family) -> Option<u32> {
+        let is_flooded = &mut self.is_flooded[family as usize];
+        if core::mem::replace(is_flooded, true) {
+            None
+        } else {
+            Some(self.unanswered)
+        }
     }
 
     /// How often the program has given `reason`.
