@@ -189,7 +189,12 @@ pub(crate) fn claim_reply_tuple<A: Tables>(work: &mut Work<A>) -> Claim {
     if alone::is_exclusive(&work.peer_key, work.entry.backend) {
         return Claim::Exclusive;
     }
-    let Some(hit) = alone::find_or_pair(&work.peer_key, &mut work.peer) else {
+    let hit = if cfg!(mutant = "claim-blind-to-alone") {
+        find(&work.peer_key)
+    } else {
+        alone::find_or_pair(&work.peer_key, &mut work.peer)
+    };
+    let Some(hit) = hit else {
         return Claim::Free;
     };
     // SAFETY: as in `track`.

@@ -165,7 +165,7 @@ fn run(
                     }
                 }
                 // Whoever asked hears that the agent failed: its answer is dropped.
-                Err(error) => tracing::error!(%error, "flows are not counted for a change"),
+                Err(error) => tracing::error!(%error, "flows are not counted for an apply"),
             }
         }
         let began_boot_ms = clock::boot_ms();

@@ -70,17 +70,6 @@ pub struct Busy {
     pub(super) live: HashMap<u32, u32>,
 }
 
-impl Busy {
-    /// What either says.
-    #[must_use]
-    pub fn with(mut self, other: Self) -> Self {
-        self.backends.extend(other.backends);
-        self.services.extend(other.services);
-        self.live.extend(other.live);
-        self
-    }
-}
-
 /// Slots of one table, to be written before the image becomes visible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slots {

@@ -279,13 +279,7 @@ impl DataPath {
         &mut self,
         wanted: &Wanted<'_>,
     ) -> Result<Option<Replaced>, DataPathError> {
-        self.apply_counted(wanted, &self.known(), |_, _| Ok(()))
-    }
-
-    /// Everything that is in the maps, as if flows referred to it.
-    #[must_use]
-    pub fn known(&self) -> Busy {
-        self.tables.image().busy()
+        self.apply_counted(wanted, &self.tables.image().busy(), |_, _| Ok(()))
     }
 
     /// The highest id that a service may have.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result, bail, ensure};
 use switcher_common::clock::ticks_from_ns;
 use switcher_common::cut::{Action, CutOrder};
+use switcher_common::flow::{FlowState, Side};
 use switcher_common::reason::Reason;
 use switcher_common::service::Color::{Blue, Green};
 use switcher_common::service::{PerColor, Protocol};
@@ -14,6 +15,7 @@ use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::{Explained, Explainer, FoundFlow, Question, Way, Why};
 
+use crate::cut::let_the_clock_move;
 use crate::flows::Flow;
 use crate::listeners::{open, shared_backends, weighted};
 use crate::numbers::Numbers;
@@ -350,6 +352,32 @@ fn a_backends_own_tuple_is_explained_as_the_reply_that_it_is() -> Result<()> {
             );
             rig.expect("the reply", &reply, &rig.to_client(&reply, talk.vip)?)?;
             rig.flip(Blue)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_left_of_an_older_flow_is_explained_as_the_one_that_took_its_place() -> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        let explainer = rig.path.explainer()?;
+        for kind in Kind::TCP {
+            let older = Talk::begin(rig, kind, 4000, Blue)?;
+            let answer = older.answer();
+            let returned = rig.to_client(&answer, older.vip)?;
+            rig.expect("its answer", &answer, &returned)?;
+            rig.flows.forget(&older.first())?;
+            let_the_clock_move()?;
+            let next = Packet {
+                seq: 70_000,
+                ..older.first()
+            };
+            rig.expect("the next one", &next, &rig.to_backend(&next, Blue)?)?;
+            let flow = ask(&explainer, &answer)?.flow.context("the reply's flow")?;
+            let found = (flow.side, flow.state);
+            assert_eq!(found, (Side::Reverse, FlowState::Unanswered), "{kind:?}");
         }
         Ok(())
     })

@@ -95,8 +95,8 @@ impl Core {
             self.keep(*asked, plan.difference);
         } else {
             let after = self.applies;
-            let counting = Counting::Apply { asked, after };
-            if let Err(Counting::Apply { asked, .. }) = self.collector.count_for(counting) {
+            let counting = Counting { asked, after };
+            if let Err(Counting { asked, .. }) = self.collector.count_for(counting) {
                 self.refuse(*asked, too_many_counts());
             }
         }

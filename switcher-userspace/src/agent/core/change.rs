@@ -8,9 +8,9 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    Core, Counting, Unanswered,
+    Core, Unanswered,
     encode::without_slots,
-    errors::{data_path, refused, too_many_counts},
+    errors::{data_path, refused},
     record::{Deed, told, what},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         types::{ApiError, ChangeReply, ErrorCode},
     },
     config::ServiceConfig,
-    datapath::{Busy, Leaving, Replaced, Wanted},
+    datapath::Replaced,
     failover,
     switching::{AtDeadline, Change, Conditions, DrainTerms, Order, Switchboard},
 };
@@ -43,28 +43,9 @@ enum Made {
 }
 
 impl Core {
-    /// Begins a change. One that changes which backends have slots waits for a count of those that flows
-    /// refer to.
-    pub(super) fn take_change(&mut self, asked: Box<Asked>) {
-        let terms = asked.request.terms();
-        let is_counted = matches!(
-            asked.request,
-            ChangeRequest::DrainBackend(_) | ChangeRequest::ResumeBackend(_)
-        );
-        if !is_counted || terms.dry_run {
-            return self.change(*asked, None);
-        }
-        if let Err(Counting::Change(asked)) = self.collector.count_for(Counting::Change(asked)) {
-            let _ = asked.reply.send(ChangeReply {
-                error: Some(too_many_counts()),
-                ..self.reply(&terms, false)
-            });
-        }
-    }
-
     /// Carries out a change, or says why not. An answer that tells of a change, or of one that the disk
     /// may not have yet, waits for the disk.
-    pub(super) fn change(&mut self, asked: Asked, busy: Option<Busy>) {
+    pub(super) fn change(&mut self, asked: Asked) {
         let terms = asked.request.terms();
         let deed = Deed {
             what: what(&asked.request),
@@ -78,7 +59,7 @@ impl Core {
             _ => Ok(None),
         };
         let answer = match &drilled {
-            Ok(_) => self.try_change(&asked.request, &terms, asked.peer, asked.arrived, busy),
+            Ok(_) => self.try_change(&asked.request, &terms, asked.peer, asked.arrived),
             Err(error) => Err(error.clone()),
         };
         let answer = answer.unwrap_or_else(|error| ChangeReply {
@@ -110,7 +91,6 @@ impl Core {
         terms: &Terms,
         peer: Peer,
         arrived: Instant,
-        busy: Option<Busy>,
     ) -> Result<ChangeReply, ApiError> {
         let order = self.order(request, terms)?;
         let gate = ConfiguredGate::new(&self.config, &self.board);
@@ -125,7 +105,7 @@ impl Core {
                 ..self.reply(terms, false)
             });
         }
-        let made = self.make(next, busy)?;
+        let made = self.make(next)?;
         let since = |instant: Instant| micros(instant - arrived);
         let (visible_us, barrier_us) = match made {
             Made::Visible(replaced) => (
@@ -154,20 +134,13 @@ impl Core {
     }
 
     /// Makes `next` true in the kernel, as far as packets see anything of it, and keeps it.
-    fn make(&mut self, next: Switchboard, busy: Option<Busy>) -> Result<Made, ApiError> {
+    fn make(&mut self, next: Switchboard) -> Result<Made, ApiError> {
         if next.generation != self.board.generation {
             return self.switch_to(next).map(Made::Visible);
         }
-        if let Some(busy) = busy {
-            let wanted = Wanted {
-                config: &self.config,
-                drained: &without_slots(&self.config, &next),
-                leaving: Leaving::AT_ONCE,
-            };
-            // What was counted before an apply between says nothing of what that has taken away.
-            let busy = busy.with(self.path.known());
-            self.path
-                .apply_counted(&wanted, &busy, |_, _| Ok(()))
+        let without = without_slots(&self.config, &next);
+        if without != without_slots(&self.config, &self.board) {
+            self.fill_tables(&without)
                 .map_err(|error| data_path(&error))?;
         }
         self.board = next;

@@ -192,7 +192,10 @@ impl Core {
     }
 
     /// Fills the tables with all but those that are `without` slots.
-    fn fill_tables(&mut self, without: &BTreeSet<DrainedBackend>) -> Result<(), DataPathError> {
+    pub(super) fn fill_tables(
+        &mut self,
+        without: &BTreeSet<DrainedBackend>,
+    ) -> Result<(), DataPathError> {
         if cfg!(mutant = "tables-never-follow") {
             return Ok(());
         }

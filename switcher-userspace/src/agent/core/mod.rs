@@ -70,7 +70,7 @@ pub(super) enum Command {
     Change(Box<Asked>),
     /// Another configuration.
     Apply(Box<AskedApply>),
-    /// The collector has counted what a change needs to know.
+    /// The collector has counted what an apply needs to know.
     Counted(Counted),
     /// The collector has finished a scan.
     Scanned(Scanned),
@@ -86,17 +86,12 @@ pub(super) enum Command {
     Stop,
 }
 
-/// A change that waits for a count of what flows refer to.
-pub(super) enum Counting {
-    /// Of the switch state.
-    Change(Box<Asked>),
-    /// Of the configuration.
-    Apply {
-        asked: Box<AskedApply>,
-        /// How many applies there were when the count was asked for: an older count does not know what
-        /// flows refer to of what the newest one removed.
-        after: u64,
-    },
+/// An apply that waits for a count of what flows refer to.
+pub(super) struct Counting {
+    asked: Box<AskedApply>,
+    /// How many applies there were when the count was asked for: an older count does not know what
+    /// flows refer to of what the newest one removed.
+    after: u64,
 }
 
 /// The agent's state and the means to make it true.
@@ -153,7 +148,7 @@ impl Core {
         while let Some(command) = self.next(commands, runtime) {
             match command {
                 Command::Change(asked) => {
-                    self.take_change(asked);
+                    self.change(*asked);
                     self.follow_policy();
                 }
                 Command::Apply(asked) => {
@@ -178,13 +173,11 @@ impl Core {
         self.writer.finish();
     }
 
-    fn take_counted(&mut self, counted: Counted) {
-        match counted.asked {
-            Counting::Change(asked) => self.change(*asked, Some(counted.busy)),
-            Counting::Apply { asked, after } if after == self.applies => {
-                self.apply(*asked, &counted.busy);
-            }
-            Counting::Apply { asked, .. } => self.take_apply(asked),
+    fn take_counted(&mut self, Counted { asked, busy }: Counted) {
+        if asked.after == self.applies {
+            self.apply(*asked.asked, &busy);
+        } else {
+            self.take_apply(asked.asked);
         }
     }
 

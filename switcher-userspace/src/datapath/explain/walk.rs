@@ -307,8 +307,9 @@ where
         &self,
         hit: Option<(Table, FlowEntry<A>)>,
     ) -> Result<Option<(Table, FlowEntry<A>)>, DataPathError> {
-        let Some((Table::Unanswered, entry)) = hit.filter(|(_, it)| it.side() == Side::Reverse)
-        else {
+        let young_reply =
+            hit.filter(|(_, it)| it.side() == Side::Reverse && !cfg!(mutant = "explain-leftovers"));
+        let Some((Table::Unanswered, entry)) = young_reply else {
             return Ok(hit);
         };
         let client_key = self.key.peer(&entry);

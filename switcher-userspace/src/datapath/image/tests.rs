@@ -525,6 +525,10 @@ fn an_endpoint_is_exclusive_while_no_other_backend_there_can_have_flows() {
         let evolved = evolve(image, &wanted(&config(&[web])), busy, &LIMITS);
         evolved.expect("room for all").image
     };
+    let evolved = evolve(&both, &wanted(&config(&[web])), &Busy::default(), &LIMITS);
+    let between = cut_short(&both, &evolved.expect("room for all"), 4);
+    let finished = next(&between, &Busy::default());
+    assert_eq!(exclusive(&finished), [1], "its flows began meanwhile");
     let without = next(&both, &Busy::default());
     assert_eq!(exclusive(&without), [1], "it was there until now");
     let without = next(&without, &busy);

@@ -25,6 +25,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "alone::a_previews_replies_are_told_from_those_of_the_listener_that_shares_its_backends",
     },
     Mutant {
+        name: "claim-blind-to-alone",
+        promise: "G2",
+        without: "a flow takes the replies of one that began alone",
+        target: "packets",
+        test: "alone::a_flow_that_began_alone_keeps_its_replies_when_another_listener_gets_its_backend",
+    },
+    Mutant {
+        name: "explain-leftovers",
+        promise: "explain",
+        without: "explain tells of an older flow's leftovers where the program puts the next one's entry",
+        target: "packets",
+        test: "explain::what_is_left_of_an_older_flow_is_explained_as_the_one_that_took_its_place",
+    },
+    Mutant {
         name: "endpoints-forgotten-at-once",
         promise: "G2",
         without: "an apply forgets whose replies come from the endpoints that it takes away",
