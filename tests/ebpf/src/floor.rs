@@ -81,6 +81,12 @@ macro_rules! maps {
 maps!(Ipv4, HASH4, LRU4, NEW4, |it: &Target| Ipv4(it.v4));
 maps!(Ipv6, HASH6, LRU6, NEW6, |it: &Target| Ipv6(it.v6));
 
+/// Looks an IPv4 flow up in the hash map.
+#[inline(always)]
+pub(crate) fn knows(key: &Tuple<Ipv4>) -> bool {
+    Ipv4::in_hash(key)
+}
+
 /// A hit counts when the entry was read.
 #[inline(always)]
 fn is_there<A: Address>(entry: Option<*const FlowEntry<A>>) -> bool {

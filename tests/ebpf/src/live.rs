@@ -1,5 +1,5 @@
 //! Live throughput: [`generate`] makes frames that the kernel sends into the node, [`sink`] counts what has come through it,
-//! [`router`] is a node that only routes, [`redirect`] one that knows where to. IPv4 alone.
+//! [`router`] is a node that only routes, [`redirect`] one that knows where to, [`lookup`] one that looks a flow up before. IPv4 alone.
 
 use aya_ebpf::{
     bindings::xdp_action,
@@ -11,8 +11,8 @@ use aya_ebpf::{
 use switcher_common::{address::Ipv4, checksum::Delta, service::Protocol};
 
 use crate::{
-    floor::route,
-    headers::{Ethernet, Family as _, HeaderV4, IP, KIND_V4, Ports, at},
+    floor::{knows, route},
+    headers::{Ethernet, Family as _, HeaderV4, IP, KIND_V4, Ports, at, tuple},
     job::{Arrived, Expected, FIRST_PORT, FRAME, Job, PORTS_PER_ADDRESS, SAMPLES, WayOut},
 };
 
@@ -176,6 +176,30 @@ static WAYS: Array<WayOut, 2> = Array::new();
 #[xdp]
 pub fn redirect(ctx: XdpContext) -> u32 {
     send_on(&ctx).unwrap_or(xdp_action::XDP_PASS)
+}
+
+/// Packets whose flow was in the map.
+#[btf_map]
+static KNOWN: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The same for who has flows: a lookup in a hash map before, and nothing that comes of it.
+#[xdp]
+pub fn lookup(ctx: XdpContext) -> u32 {
+    look_up(&ctx)
+        .and_then(|()| send_on(&ctx))
+        .unwrap_or(xdp_action::XDP_PASS)
+}
+
+#[inline(always)]
+fn look_up(ctx: &XdpContext) -> Option<()> {
+    if at::<Ethernet>(ctx, 0)?.kind_be != KIND_V4 {
+        return None;
+    }
+    let is_known = knows(&tuple::<Ipv4>(ctx)?);
+    let known = KNOWN.get_ptr_mut(0)?;
+    // SAFETY: of this processor alone.
+    unsafe { *known += u64::from(is_known) };
+    Some(())
 }
 
 #[inline(always)]

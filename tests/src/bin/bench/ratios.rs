@@ -118,6 +118,8 @@ ratios! {
     live_64k_vs_nftables: Goal::AtLeast(4.0),
     /// The same, by the bare XDP router.
     live_64k_vs_router_floor: Goal::AtLeast(0.8),
+    /// The same, by a bare XDP program that looks the flow up and knows where to.
+    live_64k_vs_lookup: Goal::AtLeast(0.8),
     /// New UDP flows per second, by nftables DNAT.
     new_flows_vs_nftables: Goal::AtLeast(2.0),
     /// HTTP requests per second, a connection for each, by nftables DNAT.
@@ -136,6 +138,7 @@ impl Ratios {
     fn of_live(&mut self, live: &Live) {
         self.live_64k_vs_nftables = live.ratio(live::Node::Nftables);
         self.live_64k_vs_router_floor = live.ratio(live::Node::Router);
+        self.live_64k_vs_lookup = live.ratio(live::Node::Lookup);
         self.new_flows_vs_nftables = live.new_flows_ratio(live::Node::Nftables);
     }
 

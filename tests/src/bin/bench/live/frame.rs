@@ -82,6 +82,14 @@ pub(super) struct Frame {
 /// The client of a job's frame, which the generator fills in.
 pub(super) const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 
+/// The client of a flow, as the generator makes it.
+pub(super) fn client(first: Ipv4Addr, flow: u32) -> SocketAddrV4 {
+    let address = Ipv4Addr::from_bits(first.to_bits() + flow / PORTS_PER_ADDRESS);
+    // As few as that fit 16 bits.
+    let port = u16::try_from(flow % PORTS_PER_ADDRESS).unwrap_or(u16::MAX);
+    SocketAddrV4::new(address, FIRST_PORT.saturating_add(port))
+}
+
 impl Frame {
     pub(super) fn bytes(&self) -> Result<[u8; FRAME]> {
         let (from, to) = if self.is_reverse {

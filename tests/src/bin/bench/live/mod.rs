@@ -197,8 +197,9 @@ impl<'lab> Measuring<'lab> {
                 }
             }
         };
-        if let What::Established(flows, _) = what {
-            // Flows that go on: each has had a packet a moment ago, though other nodes had their turns.
+        if let What::Established(flows @ 2.., _) = what {
+            // Flows that go on: each has had a packet a moment ago, though other nodes had their turns. Of one flow all but
+            // the first have.
             self.road.send(&Load {
                 frames: flows,
                 ..load
@@ -265,6 +266,9 @@ pub(crate) fn measure(plan: &Plan) -> Result<Live> {
 
 /// Makes the handshake of each flow, and an error unless each segment arrives.
 fn establish(road: &mut Road<'_>) -> Result<()> {
+    if road.node == Node::Lookup {
+        road.know(MOST_FLOWS)?;
+    }
     let handshake = [
         (Way::Forward, Says::Syn),
         (Way::Reverse, Says::SynAck),
@@ -285,6 +289,12 @@ fn establish(road: &mut Road<'_>) -> Result<()> {
             passed.frames
         );
     }
+    let of_known = 3 * u64::from(MOST_FLOWS);
+    ensure!(
+        road.node != Node::Lookup || road.found()? == of_known,
+        "{} of {of_known} frames were of known flows",
+        road.found()?
+    );
     Ok(())
 }
 

@@ -2,21 +2,31 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    os::fd::AsFd as _,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunAttrs, TestRunOptions, include_bytes_aligned,
-    maps::{Array, PerCpuArray},
+    maps::{Array, Map, PerCpuArray},
     programs::{Xdp, XdpMode},
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
-use switcher_tests::lab::{FAR_INTERFACE, Family, Host, Lab};
+use switcher_common::{
+    address::Ipv4,
+    flow::{FlowEntry, FlowKey},
+    service::Protocol,
+};
+use switcher_tests::{
+    bpf::update_batch,
+    lab::{FAR_INTERFACE, Family, Host, Lab},
+};
+use switcher_userspace::config::Limits;
 
 use super::{
-    frame::{Frame, NOBODY, Says, TTL},
+    frame::{Frame, NOBODY, Says, TTL, client},
     job::{Arrived, Expected, FRAME, Job, SAMPLES, WayOut},
 };
 use crate::{
@@ -45,6 +55,8 @@ pub(crate) enum Node {
     Switcher,
     /// An XDP program that knows where to, and nothing else: what the generator, the links and the sink leave for a node.
     Redirect,
+    /// The same that looks the flow up before, in a hash map of the switcher's size: what is left for one that has flows.
+    Lookup,
     /// An XDP program that routes, and nothing else.
     Router,
     /// Destination NAT with connection tracking.
@@ -54,9 +66,10 @@ pub(crate) enum Node {
 }
 
 impl Node {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Switcher,
         Self::Redirect,
+        Self::Lookup,
         Self::Router,
         Self::Nftables,
         Self::IpForward,
@@ -66,6 +79,7 @@ impl Node {
         match self {
             Self::Switcher => "switcher",
             Self::Redirect => "bare XDP redirect",
+            Self::Lookup => "bare XDP lookup",
             Self::Router => "bare XDP router",
             Self::Nftables => "nftables DNAT",
             Self::IpForward => "ip_forward",
@@ -76,7 +90,7 @@ impl Node {
         match self {
             Self::Switcher => Balancer::Switcher,
             Self::Nftables => Balancer::Nftables,
-            Self::Redirect | Self::Router | Self::IpForward => Balancer::None,
+            Self::Redirect | Self::Lookup | Self::Router | Self::IpForward => Balancer::None,
         }
     }
 }
@@ -129,10 +143,14 @@ pub(crate) struct Road<'lab> {
 impl<'lab> Road<'lab> {
     pub(crate) fn open(lab: &'lab Lab, node: Node, programs: &Programs) -> Result<Self> {
         let bed = Bed::start(lab, node.balancer(), programs)?;
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if node == Node::Lookup {
+            loader.map_max_entries("HASH4", 2 * Limits::default().flows);
+        }
+        let mut ebpf = loader
             .load(OBJECT)
             .context("loading the programs of the bench")?;
-        for name in ["generate", "sink", "redirect", "router", "pass"] {
+        for name in ["generate", "sink", "redirect", "lookup", "router", "pass"] {
             let program = xdp(&mut ebpf, name)?;
             program
                 .load()
@@ -147,6 +165,7 @@ impl<'lab> Road<'lab> {
             match node {
                 Node::Switcher => {}
                 Node::Redirect => attach(&mut ebpf, "redirect", lab.node(), interface)?,
+                Node::Lookup => attach(&mut ebpf, "lookup", lab.node(), interface)?,
                 Node::Router => attach(&mut ebpf, "router", lab.node(), interface)?,
                 // Frames that are redirected to it are taken only so.
                 // Frames that are redirected to an interface are taken where it has a program, or does GRO, which is slower.
@@ -187,6 +206,38 @@ impl<'lab> Road<'lab> {
             self.set_at("WAYS", at, way)?;
         }
         Ok(())
+    }
+
+    /// Lets the program that looks flows up know the first ones, in both directions.
+    pub(super) fn know(&self, flows: u32) -> Result<()> {
+        let server = endpoint(bed::server(self.lab), LIVE_SERVER_PORT)?;
+        let first_client = self.first_client();
+        let keys = (0..flows).flat_map(|flow| {
+            let client = client(first_client, flow);
+            [(client, server), (server, client)].map(|(from, to)| key(from, to))
+        });
+        let keys: Vec<FlowKey<Ipv4>> = keys.collect();
+        let entry = FlowEntry::<Ipv4> {
+            state: 1,
+            ..FlowEntry::default()
+        };
+        let map = self.ebpf.map("HASH4").context("no map HASH4")?;
+        let Map::HashMap(data) = map else {
+            bail!("HASH4 is {map:?}");
+        };
+        update_batch(data.fd().as_fd(), &keys, &vec![entry; keys.len()])
+            .context("filling the map HASH4")
+    }
+
+    /// How many packets it has found the flow of.
+    pub(super) fn found(&self) -> Result<u64> {
+        let counts = self.ebpf.map("KNOWN").context("no map KNOWN")?;
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(counts)?;
+        Ok(counts
+            .get(&0, 0)
+            .context("asking for lookups")?
+            .iter()
+            .sum())
     }
 
     /// Sends `load`; an error unless what arrives is what must.
@@ -341,6 +392,18 @@ impl<'lab> Road<'lab> {
         let map = self.ebpf.map_mut(name).with_context(what)?;
         let mut map: Array<_, T> = Array::try_from(map).with_context(what)?;
         map.set(at, value, 0).with_context(what)
+    }
+}
+
+fn key(from: SocketAddrV4, to: SocketAddrV4) -> FlowKey<Ipv4> {
+    let address = |it: &Ipv4Addr| Ipv4(u32::from_ne_bytes(it.octets()));
+    FlowKey {
+        src: address(from.ip()),
+        dst: address(to.ip()),
+        src_port_be: from.port().to_be(),
+        dst_port_be: to.port().to_be(),
+        protocol: Protocol::Tcp as u8,
+        reserved: [0; 3],
     }
 }
 
