@@ -26,9 +26,11 @@ mod ratios;
 mod report;
 mod session;
 mod spread;
+mod stolen;
 mod table;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
     process::ExitCode,
     time::Instant,
@@ -39,6 +41,7 @@ use switcher_tests::{lab::requirements, machine::Machine};
 
 use self::{
     leftovers::Leftovers, measurement::Measured, plan::Plan, ratios::Headline, report::Report,
+    stolen::Processors,
 };
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn perform_nothing(plan: &Plan) -> Report {
         measured: Measured::default(),
         problems: Vec::new(),
         machine: Machine::here(),
+        stolen: BTreeMap::new(),
         seconds: 0.0,
     }
 }
@@ -79,16 +83,21 @@ fn perform(plan: &Plan) -> Report {
         eprintln!("bench: {}: {}", it.name, it.what);
         let of_this = Instant::now();
         leftovers.wait_until_gone();
+        let processors = Processors::now();
         if let Err(error) = (it.make)(plan, &mut report.measured) {
             let problem = format!("{}: {error:#}", it.name);
             eprintln!("bench: {problem}");
             report.problems.push(problem);
         }
+        let stolen = Processors::now().zip(processors);
+        let stolen = stolen.map(|(now, before)| now.stolen_since(before));
         eprintln!(
-            "bench: {}: {:.0} s",
+            "bench: {}: {:.0} s{}",
             it.name,
-            of_this.elapsed().as_secs_f64()
+            of_this.elapsed().as_secs_f64(),
+            stolen.map_or_else(String::new, |it| format!(", {:.1} % stolen", it * 100.0))
         );
+        report.stolen.extend(stolen.map(|share| (it.name, share)));
     }
     report.ok = report.problems.is_empty();
     report.headline = Headline::of(&report.measured);

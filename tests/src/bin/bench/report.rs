@@ -1,6 +1,6 @@
 //! The result: one object, or tables for people.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Serialize;
 use switcher_tests::machine::Machine;
@@ -21,6 +21,9 @@ pub(crate) struct Report {
     /// What could not be measured, and why.
     pub(crate) problems: Vec<String>,
     pub(crate) machine: Machine,
+    /// By measurement: what part of the time that the processors had to do something others on the machine's host had
+    /// instead. Where it is more than a few percent, a figure says little.
+    pub(crate) stolen: BTreeMap<&'static str, f64>,
     /// How long it took, in seconds.
     pub(crate) seconds: f64,
 }
@@ -49,6 +52,13 @@ impl Report {
         }
         for problem in &self.problems {
             let _ = writeln!(text, "\nnot measured: {problem}");
+        }
+        for (name, share) in &self.stolen {
+            let _ = writeln!(
+                text,
+                "{name}: {:.1} % of the time was stolen",
+                share * 100.0
+            );
         }
         let _ = writeln!(text, "\n{:.0} s", self.seconds);
         text

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use serde::Serialize;
 use switcher_common::service::Protocol;
@@ -147,11 +147,12 @@ fn filled(bytes: &[u8]) -> Frame {
     frame
 }
 
-/// Client number `index` in the network of `host`, which is one behind a router.
-pub(crate) fn client(host: IpAddr, index: u32) -> SocketAddr {
+/// Client number `index` in the network of `host`, which is one behind a router; an error where there are no more.
+pub(crate) fn client(host: IpAddr, index: u32) -> Result<SocketAddr> {
     // Each address has all its ports in turn, so that both vary.
     const ADDRESSES: u32 = 240;
-    let port = 1_024 + index / ADDRESSES;
+    let port = u16::try_from(1_024 + index / ADDRESSES);
+    let port = port.with_context(|| format!("no client is left, {index} were used"))?;
     let last = 10 + index % ADDRESSES;
     let ip = match host {
         IpAddr::V4(host) => IpAddr::V4(Ipv4Addr::from_bits(host.to_bits() & !0xff | last)),
@@ -160,7 +161,7 @@ pub(crate) fn client(host: IpAddr, index: u32) -> SocketAddr {
             IpAddr::V6(Ipv6Addr::from_bits(net | u128::from(last)))
         }
     };
-    SocketAddr::new(ip, u16::try_from(port).unwrap_or(u16::MAX))
+    Ok(SocketAddr::new(ip, port))
 }
 
 /// Endpoints of nobody that the lab knows.
@@ -371,11 +372,13 @@ mod tests {
     fn a_million_clients_are_a_million_endpoints_of_one_network() {
         for host in ["10.1.0.2", "fd00:1::2"] {
             let host: IpAddr = host.parse().expect("an address");
-            let clients: std::collections::HashSet<_> =
-                (0..1_000_000).map(|index| client(host, index)).collect();
+            let clients: std::collections::HashSet<_> = (0..1_000_000)
+                .filter_map(|index| client(host, index).ok())
+                .collect();
             assert_eq!(clients.len(), 1_000_000);
         }
         let host = "10.1.0.2".parse().expect("an address");
-        assert_eq!(client(host, 241).to_string(), "10.1.0.11:1025");
+        let client = |index| client(host, index).expect("a client");
+        assert_eq!(client(241).to_string(), "10.1.0.11:1025");
     }
 }

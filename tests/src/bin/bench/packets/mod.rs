@@ -1,7 +1,7 @@
 //! Packet cost: what a packet costs in the kernel, by `BPF_PROG_TEST_RUN`, beside floors in the same harness.
 //!
-//! The switcher's own program establishes some flows, packet by packet; all others are copies of them. Before a row is timed its first frames are
-//! checked, and afterwards that each of its frames was counted as what it is.
+//! The switcher's own program establishes some flows, packet by packet; all others are copies of them. Before a row is timed
+//! some of its frames are checked, and afterwards that each of its frames was counted as what it is.
 
 mod frames;
 pub(crate) mod node;
@@ -188,6 +188,11 @@ fn of_protocol(
 }
 
 impl Extent {
+    /// Frames of a row that each of its programs gets, the first round too.
+    const fn timed(&self) -> u64 {
+        (self.rounds as u64 + 1) * self.frames as u64
+    }
+
     /// What is measured with so many flows of `protocol` in the family's table.
     fn kinds(&self, family: Family, protocol: Protocol, flows: usize) -> Vec<Kind> {
         let mut what = vec![
@@ -218,35 +223,12 @@ fn row(
     random: &mut fastrand::Rng,
     hops: &HopWatch,
 ) -> Result<Row> {
-    let timed = (extent.rounds + 1) * extent.frames as usize;
-    let flood = match kind.what {
-        What::NewUdp | What::Syn => node.flood(kind.family),
-        _ => None,
-    };
-    let most = match kind.what {
-        What::Established(..) | What::OneArm(..) | What::IcmpError => flows,
-        _ => extent
-            .fresh
-            .min(timed + LOOKED_AT + flood.unwrap_or(0) as usize),
-    };
-    let frames = node.frames(kind, most, random)?;
-    // The last ones: it is not their turn, or flows that they begin are forgotten until it is.
-    look_at(
-        node,
-        kind,
-        &frames[frames.len().saturating_sub(LOOKED_AT)..],
-    )?;
-    node.replay.set_frames(&frames, kind.frame_len())?;
+    let frames = prepare(node, extent, kind, flows, random)?;
     let programs = programs(kind);
     let mut runs = vec![Vec::new(); programs.len()];
-    if let Some(flood) = flood {
-        for program in [Program::TwoInserts, Program::Switcher] {
-            node.replay.run(program, node.ingress(kind), flood)?;
-        }
-    }
     let before = tally(node, kind)?;
     let going_on = match kind.what {
-        What::Established(..) | What::OneArm(..) => u32::try_from(frames.len())?,
+        What::Established(..) | What::OneArm(..) => frames,
         _ => 0,
     };
     let mut passes = 0;
@@ -275,7 +257,7 @@ fn row(
             }
         }
     }
-    let all = timed as u64 + passes * u64::from(going_on);
+    let all = extent.timed() + passes * u64::from(going_on);
     let counted = tally(node, kind)?;
     for ((what, before), (_, after)) in before.into_iter().zip(counted) {
         ensure!(
@@ -299,6 +281,41 @@ fn row(
         flows,
         costs: costs.collect(),
     })
+}
+
+/// Puts a row's frames into the harness, the last ones of which are looked at before; how many.
+fn prepare(
+    node: &mut Node<'_>,
+    extent: Extent,
+    kind: Kind,
+    flows: usize,
+    random: &mut fastrand::Rng,
+) -> Result<u32> {
+    let flood = match kind.what {
+        What::NewUdp | What::Syn => node.flood(kind.family).unwrap_or(0),
+        _ => 0,
+    };
+    let most = match kind.what {
+        What::Established(..) | What::OneArm(..) | What::IcmpError => flows,
+        _ => {
+            let used = extent.timed() + u64::from(flood);
+            extent.fresh.min(usize::try_from(used)? + LOOKED_AT)
+        }
+    };
+    let frames = node.frames(kind, most, random)?;
+    // The last ones: it is not their turn, or flows that they begin are forgotten until it is.
+    look_at(
+        node,
+        kind,
+        &frames[frames.len().saturating_sub(LOOKED_AT)..],
+    )?;
+    node.replay.set_frames(&frames, kind.frame_len())?;
+    if flood > 0 {
+        for program in [Program::TwoInserts, Program::Switcher] {
+            node.replay.run(program, node.ingress(kind), flood)?;
+        }
+    }
+    Ok(u32::try_from(frames.len())?)
 }
 
 /// What is compared; the harness itself first.

@@ -75,8 +75,8 @@ pub(crate) struct Node<'lab> {
     begun: [u32; 2],
     /// How many flows the floors know.
     floors_know: [usize; 2],
-    /// Number of the next client whose flow is not established.
-    passing: u32,
+    /// Number of the next client whose flow is not established, by family.
+    passing: [u32; 2],
     /// Families whose tables of new flows are full.
     is_flooded: [bool; 2],
 }
@@ -147,7 +147,7 @@ impl<'lab> Node<'lab> {
             flows: [Vec::new(), Vec::new()],
             begun: [0; 2],
             floors_know: [0; 2],
-            passing: FIRST_PASSING,
+            passing: [FIRST_PASSING; 2],
             is_flooded: [false; 2],
         };
         node.replay.set_target(node.target()?)?;
@@ -224,7 +224,7 @@ impl<'lab> Node<'lab> {
         let begun = &mut self.begun[family as usize];
         let first = *begun;
         *begun += u32::try_from(count)?;
-        Ok((first..*begun).map(|index| client(host, index)).collect())
+        (first..*begun).map(|index| client(host, index)).collect()
     }
 
     fn establish_by_packets(&mut self, family: Family, more: usize) -> Result<()> {
@@ -440,14 +440,14 @@ impl<'lab> Node<'lab> {
     fn fresh(&mut self, family: Family, protocol: Protocol, most: usize) -> Result<Vec<Frame>> {
         let host = self.client_host(family);
         let to = self.vip(family, protocol);
-        let first = self.passing;
-        self.passing += u32::try_from(most)?;
-        let ends = (first..self.passing).map(|index| Ends {
-            from: client(host, index),
-            to,
-        });
-        ends.map(|ends| packet(protocol, ends, Part::First))
-            .collect()
+        let passing = &mut self.passing[family as usize];
+        let first = *passing;
+        *passing += u32::try_from(most)?;
+        let frame = |index| {
+            let from = client(host, index)?;
+            packet(protocol, Ends { from, to }, Part::First)
+        };
+        (first..*passing).map(frame).collect()
     }
 
     /// What must come of the frame of `sent`, by kind.
