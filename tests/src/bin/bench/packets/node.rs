@@ -1,4 +1,6 @@
-//! The switcher's data path in a lab's node, and flows that its own program has established.
+//! The switcher's data path in a lab's node, and the flows that it has.
+
+mod establish;
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use switcher_common::{
-    address::{Address, Ipv4, Ipv6, WideAddress},
+    address::{Address, Ipv4, WideAddress},
     clock::ticks_from_ms,
     flow::{FlowEntry, FlowKey},
     reason::Reason,
@@ -28,15 +30,11 @@ use switcher_userspace::{
 };
 
 use super::{
-    frames::{
-        Direction, Ends, Frame, Kind, Part, What, client, foreign, frame_len, icmp_error, packet,
-    },
-    replay::{Ingress, Program, Replay, Sizes},
+    frames::{Direction, Ends, Frame, Kind, Part, What, client, foreign, icmp_error, packet},
+    replay::{Ingress, Replay, Sizes},
     target::Target,
 };
 
-/// Flows that clients and backends establish packet by packet. All others have copies of their entries.
-const BY_PACKETS: usize = 256;
 /// Flows that are copied or aged at once.
 const AT_ONCE: usize = 32_768;
 /// Clients below this number establish their flows.
@@ -166,98 +164,6 @@ impl<'lab> Node<'lab> {
         }
     }
 
-    /// Establishes flows until there are as many in `family`.
-    pub(crate) fn establish(&mut self, family: Family, flows: usize) -> Result<()> {
-        let have = self.flows(family).len();
-        let more = flows.min(BY_PACKETS).saturating_sub(have);
-        if more > 0 {
-            let before = self.count(Reason::Promoted)?;
-            self.establish_by_packets(family, more)
-                .with_context(|| format!("establishing {more} flows beside {have}"))?;
-            let promoted = self.count(Reason::Promoted)? - before;
-            ensure!(
-                promoted == more as u64,
-                "{promoted} of {more} flows were established; {}",
-                self.verdicts()
-            );
-        }
-        match family {
-            Family::V4 => self.copy::<Ipv4>(family, "ESTABLISHED4", flows),
-            Family::V6 => self.copy::<Ipv6>(family, "ESTABLISHED6", flows),
-        }
-    }
-
-    /// Copies the oldest flows' entries for other clients until there are so many flows.
-    fn copy<A: Address>(&mut self, family: Family, table: &str, flows: usize) -> Result<()>
-    where
-        FlowKey<A>: aya::Pod,
-        FlowEntry<A>: aya::Pod,
-    {
-        let missing = flows.saturating_sub(self.flows(family).len());
-        if missing == 0 {
-            return Ok(());
-        }
-        let raw = open(&self.pin_dir, table)?;
-        let originals = self.flows(family)[..BY_PACKETS].to_vec();
-        let entries = self.entries::<A>(table, &self.keys(family, &originals))?;
-        let clients = self.next_clients(family, missing)?;
-        for clients in clients.chunks(AT_ONCE) {
-            let originals = originals.iter().cycle();
-            let copies = clients.iter().zip(originals);
-            let copies: Vec<_> = copies
-                .map(|(&client, original)| Flow {
-                    client,
-                    ..*original
-                })
-                .collect();
-            let keys = self.keys::<A>(family, &copies);
-            let values: Vec<_> = entries.iter().copied().cycle().take(keys.len()).collect();
-            update_batch(raw.fd().as_fd(), &keys, &values).context("copying flows")?;
-            self.flows[family as usize].extend(copies);
-        }
-        Ok(())
-    }
-
-    /// Clients that have no flow yet.
-    fn next_clients(&mut self, family: Family, count: usize) -> Result<Vec<SocketAddr>> {
-        let host = self.client_host(family);
-        let begun = &mut self.begun[family as usize];
-        let first = *begun;
-        *begun += u32::try_from(count)?;
-        (first..*begun).map(|index| client(host, index)).collect()
-    }
-
-    fn establish_by_packets(&mut self, family: Family, more: usize) -> Result<()> {
-        let vip = self.vip(family, self.protocol);
-        let clients = self.next_clients(family, more)?;
-        let of_clients = |part| -> Result<Vec<Frame>> {
-            let ends = clients.iter().map(|&from| Ends { from, to: vip });
-            ends.map(|ends| packet(self.protocol, ends, part)).collect()
-        };
-        let first = of_clients(Part::First)?;
-        self.pass_through(family, 0, &first)?;
-        let flows = match family {
-            Family::V4 => self.pinned::<Ipv4>("UNANSWERED4", vip, &clients)?,
-            Family::V6 => self.pinned::<Ipv6>("UNANSWERED6", vip, &clients)?,
-        };
-        let answers = flows.iter().map(|flow| Ends {
-            from: flow.backend,
-            to: flow.client,
-        });
-        let protocol = self.protocol;
-        let answers = answers.map(|ends| packet(protocol, ends, Part::SynAck));
-        let answers = answers.collect::<Result<Vec<_>>>()?;
-        self.pass_through(family, 1, &answers)?;
-        if protocol == Protocol::Tcp {
-            let of_clients = clients.iter().map(|&from| Ends { from, to: vip });
-            let acks = of_clients.map(|ends| packet(protocol, ends, Part::Ack));
-            let acks = acks.collect::<Result<Vec<_>>>()?;
-            self.pass_through(family, 0, &acks)?;
-        }
-        self.flows[family as usize].extend(flows);
-        Ok(())
-    }
-
     /// Puts the flows into the lookup floors' tables too, those since the last time.
     pub(crate) fn tell_floors(&mut self, family: Family) -> Result<()> {
         let known = self.floors_know[family as usize];
@@ -321,42 +227,6 @@ impl<'lab> Node<'lab> {
     /// Knows no more of the oldest flows, which are gone.
     pub(crate) fn forget(&mut self, family: Family, flows: usize) {
         self.flows[family as usize].drain(..flows);
-    }
-
-    /// Runs each frame once through the switcher's program.
-    fn pass_through(&mut self, family: Family, interface: usize, frames: &[Frame]) -> Result<()> {
-        let ingress = Ingress {
-            interface: self.interfaces[interface],
-            frame_len: frame_len(family),
-        };
-        self.replay.set_frames(frames, ingress.frame_len)?;
-        let count = u32::try_from(frames.len())?;
-        self.replay.run(Program::Switcher, ingress, count)?;
-        Ok(())
-    }
-
-    /// The flows of `clients` that have just begun, with the backends that the program has chosen.
-    fn pinned<A: Address>(
-        &self,
-        table: &str,
-        vip: SocketAddr,
-        clients: &[SocketAddr],
-    ) -> Result<Vec<Flow>>
-    where
-        FlowKey<A>: aya::Pod,
-        FlowEntry<A>: aya::Pod,
-    {
-        let ends = clients.iter().map(|&from| Ends { from, to: vip });
-        let keys: Vec<_> = ends.map(|ends| key(self.protocol, ends)).collect();
-        let entries = self.entries::<A>(table, &keys)?;
-        let flow = |(&client, entry): (&SocketAddr, &FlowEntry<A>)| {
-            let port = u16::from_be(entry.rewrite_port_be);
-            Flow {
-                client,
-                backend: SocketAddr::new(entry.rewrite_addr.wide().to_ip(), port),
-            }
-        };
-        Ok(clients.iter().zip(&entries).map(flow).collect())
     }
 
     /// Frames of a kind, as many as asked for or as there are flows, in random order.
