@@ -224,6 +224,18 @@ fn a_previews_replies_are_told_from_those_of_the_listener_that_shares_its_backen
     })
 }
 
+/// Forgets the client's entry of `older`, and begins the next flow of its 5-tuple, with another SYN.
+pub(crate) fn begin_after(rig: &mut Rig, older: &Talk) -> Result<Packet> {
+    rig.flows.forget(&older.first())?;
+    let_the_clock_move()?;
+    let next = Packet {
+        seq: 70_000,
+        ..older.first()
+    };
+    rig.expect("the next one", &next, &rig.to_backend(&next, Blue)?)?;
+    Ok(next)
+}
+
 #[test]
 fn what_the_lru_has_left_of_an_older_flow_does_not_hide_the_next_ones_answer() -> Result<()> {
     skip_unless_lab!(Ok(()));
@@ -232,13 +244,7 @@ fn what_the_lru_has_left_of_an_older_flow_does_not_hide_the_next_ones_answer() -
         for kind in Kind::TCP {
             let older = Talk::begin(rig, kind, 4000, Blue)?;
             rig.flows.complete(&older.first())?;
-            rig.flows.forget(&older.first())?;
-            let_the_clock_move()?;
-            let again = Packet {
-                seq: 70_000,
-                ..older.first()
-            };
-            rig.expect("the next one", &again, &rig.to_backend(&again, Blue)?)?;
+            let again = begin_after(rig, &older)?;
             let answer = Packet {
                 ack: 70_001,
                 ..older.answer()

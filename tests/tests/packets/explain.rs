@@ -15,7 +15,7 @@ use switcher_tests::lab::{Family, Lab};
 use switcher_tests::skip_unless_lab;
 use switcher_userspace::datapath::{Explained, Explainer, FoundFlow, Question, Way, Why};
 
-use crate::cut::let_the_clock_move;
+use crate::alone::begin_after;
 use crate::flows::Flow;
 use crate::listeners::{open, shared_backends, weighted};
 use crate::numbers::Numbers;
@@ -368,13 +368,7 @@ fn what_is_left_of_an_older_flow_is_explained_as_the_one_that_took_its_place() -
             let answer = older.answer();
             let returned = rig.to_client(&answer, older.vip)?;
             rig.expect("its answer", &answer, &returned)?;
-            rig.flows.forget(&older.first())?;
-            let_the_clock_move()?;
-            let next = Packet {
-                seq: 70_000,
-                ..older.first()
-            };
-            rig.expect("the next one", &next, &rig.to_backend(&next, Blue)?)?;
+            begin_after(rig, &older)?;
             let flow = ask(&explainer, &answer)?.flow.context("the reply's flow")?;
             let found = (flow.side, flow.state);
             assert_eq!(found, (Side::Reverse, FlowState::Unanswered), "{kind:?}");

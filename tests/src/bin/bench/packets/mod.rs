@@ -292,7 +292,7 @@ fn prepare(
     random: &mut fastrand::Rng,
 ) -> Result<u32> {
     let flood = match kind.what {
-        What::NewUdp | What::Syn => node.flood(kind.family).unwrap_or(0),
+        What::NewUdp | What::Syn => node.flood(kind.family),
         _ => 0,
     };
     let most = match kind.what {

@@ -346,13 +346,13 @@ impl<'lab> Node<'lab> {
     }
 
     /// First packets that make the tables of new flows full: from then on each new flow takes the place of an old one,
-    /// as in a flood, and after some time without one. `None`: they are.
-    pub(crate) const fn flood(&mut self, family: Family) -> Option<u32> {
+    /// as in a flood, and after some time without one. 0: they are.
+    pub(crate) const fn flood(&mut self, family: Family) -> u32 {
         let is_flooded = &mut self.is_flooded[family as usize];
         if core::mem::replace(is_flooded, true) {
-            None
+            0
         } else {
-            Some(self.unanswered)
+            self.unanswered
         }
     }
 

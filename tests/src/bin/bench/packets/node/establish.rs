@@ -21,6 +21,7 @@ use super::{
 
 /// Flows that clients and backends establish packet by packet. All others have copies of their entries.
 const BY_PACKETS: usize = 256;
+
 impl Node<'_> {
     /// Establishes flows until there are as many in `family`.
     pub(crate) fn establish(&mut self, family: Family, flows: usize) -> Result<()> {
