@@ -20,6 +20,7 @@ mod job;
 mod live;
 mod replay;
 mod target;
+mod walk;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 

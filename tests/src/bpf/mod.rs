@@ -4,6 +4,7 @@
 mod batch;
 mod calls;
 mod held;
+mod iterate;
 mod link;
 mod raw;
 mod usage;
@@ -11,5 +12,6 @@ mod usage;
 pub use self::batch::update_batch;
 pub use self::calls::between_bpf_calls;
 pub use self::held::{Held, HeldRun, LetGo};
+pub use self::iterate::iterate;
 pub use self::link::{LinkIds, pinned_link};
 pub use self::usage::{Usage, usage};

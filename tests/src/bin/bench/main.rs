@@ -19,6 +19,7 @@ mod http;
 mod leftovers;
 mod live;
 mod measurement;
+mod object;
 mod packets;
 mod plan;
 mod programs;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunAttrs, TestRunOptions, include_bytes_aligned,
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunAttrs, TestRunOptions,
     maps::{Array, Map, PerCpuArray},
     programs::{Xdp, XdpMode},
 };
@@ -31,10 +31,9 @@ use super::{
 };
 use crate::{
     bed::{self, Balancer, Bed, LIVE_PORT, LIVE_SERVER_PORT},
+    object::OBJECT,
     programs::Programs,
 };
-
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/switcher-bench-ebpf"));
 
 /// Frames that the generator makes before the node gets them; the node's queue holds four times as many.
 const BATCH: u32 = 64;

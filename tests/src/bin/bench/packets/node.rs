@@ -356,6 +356,11 @@ impl<'lab> Node<'lab> {
         }
     }
 
+    /// A map of the data path.
+    pub(crate) fn table(&self, name: &str) -> Result<MapData> {
+        open(&self.pin_dir, name)
+    }
+
     /// How often the program has given `reason`.
     pub(crate) fn count(&self, reason: Reason) -> Result<u64> {
         let counts = self.verdicts.get(&(reason as u32), 0);

@@ -17,10 +17,7 @@ use switcher_tests::bpf::{pinned_link, update_batch};
 use switcher_userspace::datapath::Action;
 
 use super::{frames::Frame, target::Target};
-
-/// The object that `tests/build.rs` builds.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/switcher-bench-ebpf"));
+use crate::object::OBJECT;
 
 /// Frames that the harness can hold.
 pub(crate) const MOST_FRAMES: u32 = 1_000_000;

@@ -1,9 +1,12 @@
 //! Counting and expiring a million flows, and what packets pay meanwhile.
 
+mod packets;
+mod walk;
+
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,11 +14,10 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use switcher_common::{reason::Reason, service::Protocol};
 use switcher_tests::lab::{Family, Lab};
-use switcher_userspace::{
-    config::Limits,
-    datapath::{Scan, Scanner},
-};
+use switcher_userspace::config::Limits;
 
+pub(crate) use self::packets::Packets;
+use self::{packets::Timed, walk::Walk};
 use crate::{
     packets::{
         Direction, Kind, Program, What,
@@ -29,6 +31,8 @@ use crate::{
 
 const FLOWS: u32 = 1_000_000;
 const HALF: u32 = FLOWS / 2;
+/// Both directions'.
+const ENTRIES: u64 = 2 * FLOWS as u64;
 /// Twice the idle timeout of established flows.
 const LONG_SILENT_MS: u64 = 15_000_000;
 /// Packets that are timed while nothing is scanned.
@@ -39,7 +43,9 @@ const UNDISTURBED: usize = 200_000;
 pub(crate) struct Collection {
     /// Counting 1 000 000 flows, which have 2 000 000 entries.
     pub(crate) count_1m: Cost,
-    /// The same, and removing 500 000 of them which have been silent for too long.
+    /// The kernel's walk over the same entries for a program that only looks at each.
+    pub(crate) walk_1m: Cost,
+    /// A count, and removing 500 000 flows which have been silent for too long.
     pub(crate) expire_500k: Cost,
     /// What a packet costs while nothing is scanned.
     pub(crate) undisturbed: Packets,
@@ -58,13 +64,6 @@ pub(crate) struct Cost {
     pub(crate) cpu_ms: Spread,
 }
 
-/// What packets of established flows cost, the harness and its clock included.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Packets {
-    /// Nanoseconds, each packet timed by itself.
-    pub(crate) ns: Spread,
-}
-
 /// Measures it.
 pub(crate) fn measure(plan: &Plan) -> Result<Collection> {
     let lab = node::lab()?;
@@ -77,19 +76,22 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
     let mut path = node::load(lab, Limits::default())?;
     let mut scanner = path.scanner()?;
     let mut bench = Bench::new(lab)?;
-    let undisturbed = bench.packets(|run| run < UNDISTURBED)?;
-    let (mut counts, mut expiries) = (Runs::default(), Runs::default());
+    let mut walk = Walk::over(bench.node.table("ESTABLISHED4")?)?;
+    let mut undisturbed = Timed::default();
+    bench.time(&mut undisturbed, |run| run < UNDISTURBED)?;
+    let (mut counts, mut walks, mut expiries) = (Runs::default(), Runs::default(), Runs::default());
     for _ in 0..if plan.quick { 3 } else { 9 } {
-        let scan = bench.beside(&mut scanner, false, &mut counts)?;
+        let scan = bench.beside(&mut counts, || Ok(scanner.scan(1, false, |_| {})?))?;
         ensure!(
-            scan.established_entries == 2 * u64::from(FLOWS) && scan.expired_flows == 0,
+            scan.established_entries == ENTRIES && scan.expired_flows == 0,
             "a count found {scan:?}"
         );
+        bench.beside(&mut walks, || walk.through(ENTRIES))?;
     }
     for _ in 0..if plan.quick { 1 } else { 3 } {
         bench.complete()?;
         bench.node.age_v4(HALF as usize, LONG_SILENT_MS)?;
-        let scan = bench.beside(&mut scanner, true, &mut expiries)?;
+        let scan = bench.beside(&mut expiries, || Ok(scanner.scan(1, true, |_| {})?))?;
         // A scan may leave a few to the next one.
         let rest = scanner.scan(1, true, |_| {})?;
         let expired = scan.expired_flows + rest.expired_flows;
@@ -103,9 +105,10 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
     Ok(Collection {
         count_1m: counts.cost()?,
         expire_500k: expiries.cost()?,
-        undisturbed: Packets::of(&undisturbed)?,
-        while_counting: Packets::of(&counts.packets)?,
-        while_expiring: Packets::of(&expiries.packets)?,
+        walk_1m: walks.cost()?,
+        undisturbed: undisturbed.packets()?,
+        while_counting: counts.packets.packets()?,
+        while_expiring: expiries.packets.packets()?,
     })
 }
 
@@ -114,8 +117,7 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
 struct Runs {
     wall_ms: Vec<f64>,
     cpu_ms: Vec<f64>,
-    /// Nanoseconds of a packet.
-    packets: Vec<f64>,
+    packets: Timed,
 }
 
 impl Runs {
@@ -163,44 +165,49 @@ impl<'lab> Bench<'lab> {
         self.node.replay.set_frames(&frames, self.kind.frame_len())
     }
 
-    /// Runs packets one by one as long as `goes_on` says; nanoseconds of each.
-    fn packets(&mut self, mut goes_on: impl FnMut(usize) -> bool) -> Result<Vec<f64>> {
+    /// Runs packets one by one as long as `goes_on` says.
+    fn time(&mut self, timed: &mut Timed, goes_on: impl FnMut(usize) -> bool) -> Result<()> {
         let ingress = self.node.ingress(self.kind);
-        let before = self.node.count(Reason::Redirected)?;
-        let mut runs = Vec::new();
-        while goes_on(runs.len()) {
+        let sent_on_before = self.node.count(Reason::Redirected)?;
+        let timed_before = timed.len();
+        timed.time(goes_on, || {
             let run = self.node.replay.run(Program::Switcher, ingress, 1)?;
-            runs.push(run.ns);
-        }
-        let sent_on = self.node.count(Reason::Redirected)? - before;
-        let packets = runs.len() as u64;
+            Ok(run.ns)
+        })?;
+        let sent_on = self.node.count(Reason::Redirected)? - sent_on_before;
+        let packets = (timed.len() - timed_before) as u64;
         ensure!(
             sent_on == packets,
             "{sent_on} of {packets} packets were sent on"
         );
-        Ok(runs)
+        Ok(())
     }
 
     /// Scans on another CPU, and runs packets meanwhile.
-    fn beside(&mut self, scanner: &mut Scanner, expires: bool, runs: &mut Runs) -> Result<Scan> {
+    fn beside<T: Send>(
+        &mut self,
+        runs: &mut Runs,
+        scan: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             let scanning = scope.spawn(|| {
                 let result = stay_on(1).and_then(|()| {
-                    let began = cpu_time();
-                    let scan = scanner.scan(1, expires, |_| {})?;
-                    Ok((scan, cpu_time().saturating_sub(began)))
+                    let (began, began_at) = (cpu_time(), Instant::now());
+                    let scanned = scan()?;
+                    let wall = began_at.elapsed();
+                    Ok((scanned, wall, cpu_time().saturating_sub(began)))
                 });
                 is_over.store(true, Ordering::Relaxed);
                 result
             });
-            let packets = self.packets(|_| !is_over.load(Ordering::Relaxed));
+            let timed = self.time(&mut runs.packets, |_| !is_over.load(Ordering::Relaxed));
             let end = scanning.join();
-            let (scan, cpu) = end.map_err(|_| anyhow::anyhow!("the scan panicked"))??;
-            runs.packets.extend(packets?);
-            runs.wall_ms.push(ms(scan.ended_at - scan.began_at));
+            let (scanned, wall, cpu) = end.map_err(|_| anyhow::anyhow!("the scan panicked"))??;
+            timed?;
+            runs.wall_ms.push(ms(wall));
             runs.cpu_ms.push(ms(cpu));
-            Ok(scan)
+            Ok(scanned)
         })
     }
 }
@@ -218,14 +225,6 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-impl Packets {
-    fn of(ns: &[f64]) -> Result<Self> {
-        Ok(Self {
-            ns: Spread::of(ns).context("no packets")?,
-        })
-    }
-}
-
 impl Collection {
     /// For people.
     pub(crate) fn tables(&self) -> Vec<Table> {
@@ -236,27 +235,16 @@ impl Collection {
         let shown = |it: Spread| format!("{:.0}/{:.0}/{:.0}", it.min, it.median, it.max);
         for (what, cost) in [
             ("count", self.count_1m),
+            ("the kernel's walk alone", self.walk_1m),
             ("expire 500 000", self.expire_500k),
         ] {
             scans.row([what.to_owned(), shown(cost.wall_ms), shown(cost.cpu_ms)]);
         }
-        let mut packets = Table::new(
-            "Packets meanwhile, each timed by itself, harness and clock included",
-            ["", "median, ns", "p99, ns", "longest, us", "packets"],
-        );
-        for (what, it) in [
+        let packets = packets::table([
             ("undisturbed", self.undisturbed),
             ("while counting", self.while_counting),
             ("while expiring", self.while_expiring),
-        ] {
-            packets.row([
-                what.to_owned(),
-                format!("{:.0}", it.ns.median),
-                format!("{:.0}", it.ns.p99),
-                format!("{:.1}", it.ns.max / 1e3),
-                it.ns.runs.to_string(),
-            ]);
-        }
+        ]);
         vec![scans, packets]
     }
 }
