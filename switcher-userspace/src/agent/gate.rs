@@ -69,19 +69,19 @@ impl Gate for ConfiguredGate<'_> {
         let state = self.board.services.get(service)?;
         let service = self.services.get(service)?;
         let needed = service.min_healthy as usize;
+        // A flip waits for this: listeners are looked at only where one can be short, no more backends of them than
+        // are needed, and no name is copied for nothing.
         let is_anybody_eligible = service.check.is_none() && drained.is_empty();
+        let fewest = service.listeners.fewest_backends(color);
+        if is_anybody_eligible && fewest.is_none_or(|it| it >= needed) {
+            return None;
+        }
         let mut listeners = service.listeners.iter().filter(|it| !it.preview);
-        // A flip waits for this: no more backends are looked at than are needed, and no name is copied for nothing.
         listeners.find_map(|listener| {
-            let backends = listener.backends(color);
-            let eligible = if is_anybody_eligible {
-                backends.len()
-            } else {
-                (backends.iter())
-                    .filter(|backend| is_eligible(backend, service, state, drained))
-                    .take(needed)
-                    .count()
-            };
+            let eligible = (listener.backends(color).iter())
+                .filter(|backend| is_eligible(backend, service, state, drained))
+                .take(needed)
+                .count();
             (eligible < needed).then(|| Shortage {
                 listener: listener.name.clone(),
                 eligible,
@@ -283,11 +283,12 @@ green = [{}]
     #[test]
     fn a_list_that_has_nobody_better_keeps_a_backend_in_no_other_list() {
         let mut config = config(1);
-        let mut other = config.services[0].listeners[0].clone();
+        let http = config.services[0].listeners[0].clone();
+        let mut other = http.clone();
         other.name = "alone".to_owned();
         other.port = 81;
         other.blue.truncate(1);
-        config.services[0].listeners.push(other);
+        config.services[0].listeners = vec![http, other].into();
         let found = ejected(&config.services[0], &state("-++", "++"));
         let expected = Ejected {
             listener: "http".to_owned(),
@@ -327,6 +328,42 @@ green = [{}]
         short.split_percent = 10;
         assert_eq!(of(&short), 2, "a standby with a share");
         assert_eq!(of(&state("-++", "++")), 0, "there are better ones");
+    }
+
+    #[test]
+    fn g6_the_gate_counts_each_listener_and_color_where_nobody_is_checked() {
+        let mut config = config(2);
+        config.services[0].check = None;
+        let http = config.services[0].listeners[0].clone();
+        let with = |name: &str, blue: usize, green: usize, preview: bool| ListenerConfig {
+            name: name.to_owned(),
+            preview,
+            blue: http.blue[..blue].to_vec(),
+            green: http.green[..green].to_vec(),
+            ..http.clone()
+        };
+        let mut board = Switchboard::default();
+        (board.services).insert("web".to_owned(), Service::new(Color::Blue));
+        for (others, to, short) in [
+            (vec![with("few", 1, 2, false)], Color::Green, None),
+            (vec![with("few", 1, 2, false)], Color::Blue, Some("few")),
+            (vec![with("preview", 0, 0, true)], Color::Green, None),
+            (
+                vec![
+                    with("fewer", 2, 1, false),
+                    with("fewest", 2, 0, false),
+                    with("enough", 2, 2, false),
+                ],
+                Color::Green,
+                Some("fewer"),
+            ),
+        ] {
+            let listeners: Vec<_> = [http.clone()].into_iter().chain(others).collect();
+            config.services[0].listeners = listeners.into();
+            let gate = ConfiguredGate::new(&config, &board);
+            let found = gate.shortage("web", to, &BTreeSet::new());
+            assert_eq!(found.map(|it| it.listener).as_deref(), short, "{to:?}");
+        }
     }
 
     #[test]

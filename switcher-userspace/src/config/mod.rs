@@ -9,6 +9,7 @@ mod failover;
 mod file;
 mod fixed;
 mod hook;
+mod listeners;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -28,6 +29,7 @@ pub use self::{
     file::ConfigFile,
     fixed::FixedKey,
     hook::{HookConfig, HookEvent},
+    listeners::Listeners,
 };
 use crate::{duration::Span, switching::AtDeadline};
 
@@ -145,7 +147,7 @@ pub struct ServiceConfig {
     pub failover: Option<FailoverConfig>,
     /// Where the service listens.
     #[serde(default, rename = "listener")]
-    pub listeners: Vec<ListenerConfig>,
+    pub listeners: Listeners,
 }
 
 /// `[service.idle]`

@@ -36,6 +36,8 @@ pub(super) struct Unsaved {
     pieces: u32,
     /// Which ranges hold nothing.
     is_clear: [bool; 2],
+    /// What was written last, in whole pieces.
+    written: Vec<u8>,
 }
 
 /// Number and size of the map's elements.
@@ -54,6 +56,7 @@ impl Unsaved {
             map,
             raw: pins.open_data(NAME)?,
             is_clear: [false; 2],
+            written: Vec::new(),
         };
         unsaved.is_clear = [unsaved.len(0)? == 0, unsaved.len(1)? == 0];
         Ok(unsaved)
@@ -97,15 +100,18 @@ impl Unsaved {
                 found: format!("it has room for {room}"),
             });
         }
-        let mut all = (bytes.len() as u64).to_ne_bytes().to_vec();
-        all.extend(bytes);
-        all.resize(all.len().next_multiple_of(PIECE), 0);
-        let pieces = all.chunks_exact(PIECE);
-        let pieces: Vec<Piece> = pieces.filter_map(|it| it.try_into().ok()).collect();
+        // A flip waits for this: the room is taken once.
+        self.written.clear();
+        let head = (bytes.len() as u64).to_ne_bytes();
+        self.written.extend_from_slice(&head);
+        self.written.extend_from_slice(bytes);
+        let whole = self.written.len().next_multiple_of(PIECE);
+        self.written.resize(whole, 0);
+        let (pieces, _) = self.written.as_chunks::<PIECE>();
         let first = u32::from(which == 1) * self.pieces;
         let keys: Vec<u32> = (first..).take(pieces.len()).collect();
         self.is_clear[which] = false;
-        bpf::update_batch(self.raw.fd().as_fd(), &keys, &pieces)
+        bpf::update_batch(self.raw.fd().as_fd(), &keys, pieces)
             .attempt(format!("writing the map {NAME}"))?;
         self.is_clear[which] = bytes.is_empty();
         Ok(())

@@ -56,7 +56,9 @@ fn another_order_of_backends_or_listeners_is_no_difference() {
     );
     assert!(swapped.is_empty(), "{swapped:?}");
     let mut config = parse(GOOD);
-    config.services[0].listeners.reverse();
+    let mut listeners = config.services[0].listeners.to_vec();
+    listeners.reverse();
+    config.services[0].listeners = listeners.into();
     config.services.reverse();
     assert!(Difference::between(&parse(GOOD), &config).is_empty());
 }
