@@ -53,3 +53,52 @@ impl<'a> IntoIterator for &'a Listeners {
         self.all.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use switcher_common::service::Protocol;
+
+    use super::*;
+    use crate::config::BackendConfig;
+
+    /// A listener with so many backends of blue and green.
+    fn listener([blue, green]: [usize; 2], preview: bool) -> ListenerConfig {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let backend = BackendConfig {
+            address,
+            port: 80,
+            weight: 1,
+        };
+        ListenerConfig {
+            name: "any".to_owned(),
+            vip: address,
+            port: 80,
+            protocol: Protocol::Tcp,
+            preview,
+            blue: vec![backend.clone(); blue],
+            green: vec![backend; green],
+        }
+    }
+
+    #[test]
+    fn the_fewest_backends_are_those_of_a_listener_that_is_no_preview() {
+        for (all, expected) in [
+            (vec![], [None, None]),
+            (vec![listener([1, 1], true)], [None, None]),
+            (
+                vec![
+                    listener([3, 1], false),
+                    listener([2, 4], false),
+                    listener([0, 0], true),
+                ],
+                [Some(2), Some(1)],
+            ),
+        ] {
+            let listeners = Listeners::from(all);
+            let found = Color::ALL.map(|color| listeners.fewest_backends(color));
+            assert_eq!(found, expected);
+        }
+    }
+}

@@ -36,8 +36,8 @@ pub(super) struct Unsaved {
     pieces: u32,
     /// Which ranges hold nothing.
     is_clear: [bool; 2],
-    /// What was written last, in whole pieces.
-    written: Vec<u8>,
+    /// For [`Self::write`]: a flip waits for it, and memory that was used before is at hand.
+    buffer: Vec<u8>,
 }
 
 /// Number and size of the map's elements.
@@ -56,7 +56,7 @@ impl Unsaved {
             map,
             raw: pins.open_data(NAME)?,
             is_clear: [false; 2],
-            written: Vec::new(),
+            buffer: Vec::new(),
         };
         unsaved.is_clear = [unsaved.len(0)? == 0, unsaved.len(1)? == 0];
         Ok(unsaved)
@@ -100,14 +100,13 @@ impl Unsaved {
                 found: format!("it has room for {room}"),
             });
         }
-        // A flip waits for this: the room is taken once.
-        self.written.clear();
+        self.buffer.clear();
         let head = (bytes.len() as u64).to_ne_bytes();
-        self.written.extend_from_slice(&head);
-        self.written.extend_from_slice(bytes);
-        let whole = self.written.len().next_multiple_of(PIECE);
-        self.written.resize(whole, 0);
-        let (pieces, _) = self.written.as_chunks::<PIECE>();
+        self.buffer.extend_from_slice(&head);
+        self.buffer.extend_from_slice(bytes);
+        let whole = self.buffer.len().next_multiple_of(PIECE);
+        self.buffer.resize(whole, 0);
+        let (pieces, _) = self.buffer.as_chunks::<PIECE>();
         let first = u32::from(which == 1) * self.pieces;
         let keys: Vec<u32> = (first..).take(pieces.len()).collect();
         self.is_clear[which] = false;

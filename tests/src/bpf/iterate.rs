@@ -10,9 +10,9 @@ use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_cmd};
 
 use super::raw::{descriptor, zeroed};
 
-/// Runs an iterator program that writes nothing over all elements of `map`. Returns how many reads that took: the
-/// program may end one and begin the next one with the same element.
-pub fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<u64> {
+/// Runs an iterator program that writes nothing over all elements of `map`. It may end a read of the iterator, and
+/// begins the next one with the same element.
+pub fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
     // union bpf_iter_link_info { struct { __u32 map_fd; } map; .. }, 16 bytes; aya-obj lacks it.
     let info: [u32; 4] = [map.as_raw_fd().unsigned_abs(), 0, 0, 0];
     let mut attr = zeroed();
@@ -27,13 +27,12 @@ pub fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<u64> 
     let mut attr = zeroed();
     attr.iter_create.link_fd = link.as_raw_fd().unsigned_abs();
     let mut iterator = File::from(descriptor(bpf_cmd::BPF_ITER_CREATE, &mut attr)?);
-    let mut reads = 1;
     loop {
         match iterator.read(&mut [0; 8]) {
-            Ok(0) => return Ok(reads),
+            Ok(0) => return Ok(()),
             Ok(_) => return Err(io::Error::other("the iterator's program wrote something")),
             // The program has ended the read.
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => reads += 1,
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             Err(error) => return Err(error),
         }
     }

@@ -35,8 +35,8 @@ const HALF: u32 = FLOWS / 2;
 const ENTRIES: u64 = 2 * FLOWS as u64;
 /// Twice the idle timeout of established flows.
 const LONG_SILENT_MS: u64 = 15_000_000;
-/// Packets that are timed while nothing is scanned.
-const UNDISTURBED: usize = 200_000;
+/// Packets of a round that are timed while nothing is scanned.
+const UNDISTURBED: usize = 100_000;
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +49,9 @@ pub(crate) struct Collection {
     pub(crate) expire_500k: Cost,
     /// What a packet costs while nothing is scanned.
     pub(crate) undisturbed: Packets,
-    /// While flows are counted, on another CPU.
+    /// While the kernel walks, on another CPU: what a scan's load does to any packet.
+    pub(crate) while_walking: Packets,
+    /// While flows are counted there.
     pub(crate) while_counting: Packets,
     /// While flows expire.
     pub(crate) while_expiring: Packets,
@@ -78,9 +80,10 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
     let mut bench = Bench::new(lab)?;
     let mut walk = Walk::over(bench.node.table("ESTABLISHED4")?)?;
     let mut undisturbed = Timed::default();
-    bench.time(&mut undisturbed, |run| run < UNDISTURBED)?;
     let (mut counts, mut walks, mut expiries) = (Runs::default(), Runs::default(), Runs::default());
-    for _ in 0..if plan.quick { 3 } else { 9 } {
+    for _ in 0..if plan.quick { 3 } else { 30 } {
+        let until = undisturbed.len() + UNDISTURBED;
+        bench.time(&mut undisturbed, |packets| packets < until)?;
         let scan = bench.beside(&mut counts, || Ok(scanner.scan(1, false, |_| {})?))?;
         ensure!(
             scan.established_entries == ENTRIES && scan.expired_flows == 0,
@@ -88,7 +91,7 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
         );
         bench.beside(&mut walks, || walk.through(ENTRIES))?;
     }
-    for _ in 0..if plan.quick { 1 } else { 3 } {
+    for _ in 0..if plan.quick { 1 } else { 10 } {
         bench.complete()?;
         bench.node.age_v4(HALF as usize, LONG_SILENT_MS)?;
         let scan = bench.beside(&mut expiries, || Ok(scanner.scan(1, true, |_| {})?))?;
@@ -107,6 +110,7 @@ fn in_node(lab: &Lab, plan: &Plan) -> Result<Collection> {
         expire_500k: expiries.cost()?,
         walk_1m: walks.cost()?,
         undisturbed: undisturbed.packets()?,
+        while_walking: walks.packets.packets()?,
         while_counting: counts.packets.packets()?,
         while_expiring: expiries.packets.packets()?,
     })
@@ -242,6 +246,7 @@ impl Collection {
         }
         let packets = packets::table([
             ("undisturbed", self.undisturbed),
+            ("while the kernel walks", self.while_walking),
             ("while counting", self.while_counting),
             ("while expiring", self.while_expiring),
         ]);

@@ -1,7 +1,7 @@
 //! Packets that are timed one by one while something else goes on.
 //!
 //! A virtual machine is paused by its host now and then, for milliseconds and untold. Such a pause meets packets by
-//! chance, as often as their part of the time says; so those between packets are counted too.
+//! chance, as often as their part of the time says; so as long times between packets are counted too.
 
 use std::time::{Duration, Instant};
 
@@ -10,24 +10,21 @@ use serde::Serialize;
 
 use crate::{spread::Spread, table::Table};
 
-/// What is longer is a pause, for packets and between them: the goal for a packet is a few hundred microseconds.
-const PAUSE_NS: f64 = 300e3;
+/// The goal for a packet is a few hundred microseconds at most.
+const LONG_NS: f64 = 300e3;
 
 /// What packets cost, the harness and its clock included.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Packets {
     /// Nanoseconds, each packet timed by itself.
     pub(crate) ns: Spread,
-    /// How many of them took more than 300 us.
-    pub(crate) paused: usize,
-    /// How often as much went by between two of them, where no program runs.
-    pub(crate) paused_between: usize,
-    /// What part of the time was in packets: the part of the pauses that chance would put there.
+    /// How many took more than 300 us.
+    pub(crate) over_300us: usize,
+    /// How often more than 300 us went by between two packets, where no program runs, and no other task ran.
+    pub(crate) between_over_300us: usize,
+    /// What part of the time was in packets, without anything that took more than 300 us: the part of the machine's
+    /// pauses that would meet packets by chance.
     pub(crate) share: f64,
-    /// Those that are left out because the kernel ran another task meanwhile: no task runs between the beginning and
-    /// the end of a program on a network card's queue, but between those of the harness's call it may.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) preempted: Option<Spread>,
 }
 
 /// Packets one after the other.
@@ -35,16 +32,25 @@ pub(crate) struct Packets {
 pub(super) struct Timed {
     /// Nanoseconds of each packet.
     ns: Vec<f64>,
-    preempted: Vec<f64>,
-    paused_between: usize,
-    /// With what lay between them.
-    all: Duration,
+    between_over_300us: usize,
+    /// Nanoseconds in packets and between them, without the long ones.
+    short_ns: [f64; 2],
+}
+
+/// What a turn of the loop took.
+struct Turn {
+    /// Nanoseconds of the packet.
+    ns: f64,
+    /// With the way from the packet before.
+    with_way: Duration,
+    /// Another task ran between this packet and the one before, so that the way is not the loop's alone.
+    is_shared: bool,
 }
 
 impl Timed {
     /// How many there are.
     pub(super) const fn len(&self) -> usize {
-        self.ns.len() + self.preempted.len()
+        self.ns.len()
     }
 
     /// Times by `run`, which returns nanoseconds, as long as `goes_on` says.
@@ -54,35 +60,43 @@ impl Timed {
         mut run: impl FnMut() -> Result<f64>,
     ) -> Result<()> {
         let (mut before, mut switches_before) = (Instant::now(), switches()?);
+        // Another task that runs between the clock and the counter is in the next turn's time.
+        let mut was_shared = false;
         while goes_on(self.len()) {
             let ns = run()?;
             let (now, switches) = (Instant::now(), switches()?);
-            self.note(ns, now - before, switches != switches_before);
-            (before, switches_before) = (now, switches);
+            let is_shared = switches != switches_before;
+            self.note(&Turn {
+                ns,
+                with_way: now - before,
+                is_shared: is_shared || was_shared,
+            });
+            (before, switches_before, was_shared) = (now, switches, is_shared);
         }
         Ok(())
     }
 
-    /// A packet, and how long it was with what lay between the one before and it.
-    fn note(&mut self, ns: f64, with_way: Duration, is_preempted: bool) {
-        self.all += with_way;
-        if is_preempted {
-            self.preempted.push(ns);
+    fn note(&mut self, turn: &Turn) {
+        self.ns.push(turn.ns);
+        if turn.is_shared {
             return;
         }
-        self.ns.push(ns);
-        let between_ns = with_way.as_secs_f64() * 1e9 - ns;
-        self.paused_between += usize::from(between_ns > PAUSE_NS);
+        let between_ns = turn.with_way.as_secs_f64() * 1e9 - turn.ns;
+        self.between_over_300us += usize::from(between_ns > LONG_NS);
+        for (sum, ns) in self.short_ns.iter_mut().zip([turn.ns, between_ns]) {
+            if ns <= LONG_NS {
+                *sum += ns;
+            }
+        }
     }
 
     pub(super) fn packets(&self) -> Result<Packets> {
-        let all = self.ns.iter().chain(&self.preempted);
+        let [in_packets, between] = self.short_ns;
         Ok(Packets {
             ns: Spread::of(&self.ns).context("no packets")?,
-            paused: self.ns.iter().filter(|&&ns| ns > PAUSE_NS).count(),
-            paused_between: self.paused_between,
-            share: all.sum::<f64>() / 1e9 / self.all.as_secs_f64(),
-            preempted: Spread::of(&self.preempted),
+            over_300us: self.ns.iter().filter(|&&ns| ns > LONG_NS).count(),
+            between_over_300us: self.between_over_300us,
+            share: in_packets / (in_packets + between),
         })
     }
 }
@@ -102,34 +116,28 @@ fn switches() -> Result<i64> {
 /// For people.
 pub(super) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, Packets)>) -> Table {
     let mut table = Table::new(
-        "Packets meanwhile, each timed by itself, harness and clock included; pauses: more than 300 us",
+        "Packets meanwhile, each timed by itself, harness and clock included",
         [
             "",
             "median, ns",
             "p99, ns",
             "longest, us",
             "packets",
-            "pauses in packets",
-            "between",
+            "> 300 us",
+            "> 300 us between packets",
             "time in packets",
-            "preempted: longest, us",
         ],
     );
     for (what, it) in rows {
-        let preempted = it.preempted.map_or_else(
-            || "0".to_owned(),
-            |it| format!("{}: {:.1}", it.runs, it.max / 1e3),
-        );
         table.row([
             what.to_owned(),
             format!("{:.0}", it.ns.median),
             format!("{:.0}", it.ns.p99),
             format!("{:.1}", it.ns.max / 1e3),
             it.ns.runs.to_string(),
-            it.paused.to_string(),
-            it.paused_between.to_string(),
+            it.over_300us.to_string(),
+            it.between_over_300us.to_string(),
             format!("{:.0} %", it.share * 100.0),
-            preempted,
         ]);
     }
     table
@@ -140,22 +148,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_are_counted_where_they_are() -> Result<()> {
+    fn long_times_are_counted_where_they_are_and_are_no_part_of_the_share() -> Result<()> {
         let mut timed = Timed::default();
-        for (ns, with_way_us, is_preempted) in [
+        for (ns, with_way_us, is_shared) in [
             (1_000.0, 4, false),
             (400_000.0, 403, false),
-            (1_000.0, 1_000, false),
+            (2_000.0, 1_000, false),
             (9_000_000.0, 9_000, true),
-            (598_000.0, 598, false),
+            (1_000.0, 5_000, true),
         ] {
-            timed.note(ns, Duration::from_micros(with_way_us), is_preempted);
+            timed.note(&Turn {
+                ns,
+                with_way: Duration::from_micros(with_way_us),
+                is_shared,
+            });
         }
         let packets = timed.packets()?;
-        assert_eq!((packets.paused, packets.paused_between), (2, 1));
-        assert_eq!((packets.ns.runs, packets.ns.max), (4, 598_000.0));
-        assert_eq!(packets.preempted.map(|it| it.max), Some(9e6));
-        assert!((packets.share - 10.0 / 11.005).abs() < 1e-6, "{packets:?}");
+        assert_eq!((packets.over_300us, packets.between_over_300us), (2, 1));
+        assert_eq!((packets.ns.runs, packets.ns.max), (5, 9e6));
+        // In packets 1 + 2 us, between them 3 + 3.
+        assert!((packets.share - 3.0 / 9.0).abs() < 1e-6, "{packets:?}");
         Ok(())
     }
 }

@@ -12,8 +12,8 @@ use switcher_tests::bpf::iterate;
 
 use crate::object::OBJECT;
 
-/// Visits of a read, as many as one of the switcher's scans comes to.
-const VISITS: u64 = 1_024;
+/// Visits of a read: about as many as one of the switcher's scans comes to.
+const VISITS: u64 = 512;
 
 /// The loaded program.
 pub(super) struct Walk {
