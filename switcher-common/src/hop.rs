@@ -162,9 +162,12 @@ impl NextHop {
         if !(is_young || is_forever) || !fits || !is_of_class || !is_of_epoch || !is_whole {
             return None;
         }
+        // Untagged packets are transmitted if and only if they leave by the interface that they came in by. The sum of
+        // one of 65 536 flows is the same with another interface, and its packets would leave by the wrong one.
+        let is_back = u32::from(self.egress) == question.ingress || cfg!(mutant = "hop-any-way");
         match self.class & WAY {
-            1 => Some(Way::Transmit),
-            2 => Some(Way::Redirect),
+            1 if is_back => Some(Way::Transmit),
+            2 if !is_back || cfg!(mutant = "hop-any-way") => Some(Way::Redirect),
             _ => None,
         }
     }
@@ -256,9 +259,13 @@ mod tests {
             hop.serves(&question(), NOW, NOW, WATCH),
             Some(Way::Redirect)
         );
-        let back = hop.kept(&question(), Way::Transmit, EPOCH);
+        let from_there = Question {
+            ingress: hop.egress.into(),
+            ..question()
+        };
+        let back = hop.kept(&from_there, Way::Transmit, EPOCH);
         assert_eq!(
-            back.serves(&question(), NOW, NOW, WATCH),
+            back.serves(&from_there, NOW, NOW, WATCH),
             Some(Way::Transmit)
         );
         let shorter = Question {
@@ -380,6 +387,27 @@ mod tests {
             },
         ] {
             assert_eq!(hop.serves(&other, NOW, NOW, WATCH), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn no_packet_is_transmitted_by_another_interface_or_redirected_to_its_own() {
+        // A sum of 16 bits alone would believe a few of so many.
+        for flow in 0..300_000_u32 {
+            let by = |ingress| Question {
+                src: Ipv4(flow.wrapping_mul(0x9e37_79b1)),
+                ingress,
+                ..question()
+            };
+            let egress = hop().egress.into();
+            for (kept_for, way, comes_by) in [
+                (egress, Way::Transmit, egress + 1),
+                (egress + 1, Way::Redirect, egress),
+            ] {
+                let hop = hop().kept(&by(kept_for), way, EPOCH);
+                let served = hop.serves(&by(comes_by), NOW, NOW, WATCH);
+                assert_eq!(served, None, "{way:?} {flow}");
+            }
         }
     }
 

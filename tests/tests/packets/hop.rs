@@ -289,6 +289,22 @@ fn a_packet_of_another_class_length_or_interface_asks_for_its_own_next_hop() -> 
 }
 
 #[test]
+fn a_packet_is_not_redirected_to_where_it_came_from_by_the_next_hop_of_another_interface()
+-> Result<()> {
+    skip_unless_lab!(Ok(()));
+    let lab = Lab::builder().build()?;
+    Rig::plain(&lab, |rig| {
+        after_a_change(rig, 12_000, |rig, flow| {
+            let from = if flow.is_reply { "blue" } else { "client" };
+            let own = u16::try_from(rig.interface(from)?)?;
+            // The sum is right, as it is by chance for one of 65 536 flows.
+            flow.change_hop(rig, |hop| hop.egress = own)?;
+            flow.leaves_for(rig, "back", &flow.packet(), AFTER)
+        })
+    })
+}
+
+#[test]
 fn a_next_hop_that_two_cpus_have_torn_is_not_believed() -> Result<()> {
     skip_unless_lab!(Ok(()));
     let lab = Lab::builder().build()?;

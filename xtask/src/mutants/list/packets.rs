@@ -305,6 +305,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         test: "hop::a_packet_of_another_class_length_or_interface_asks_for_its_own_next_hop",
     },
     Mutant {
+        name: "hop-any-way",
+        promise: "next hop",
+        without: "a kept next hop redirects a packet to the interface that it came in by, or transmits it by another one",
+        target: "packets",
+        test: "hop::a_packet_is_not_redirected_to_where_it_came_from_by_the_next_hop_of_another_interface",
+    },
+    Mutant {
         name: "hop-torn",
         promise: "next hop",
         without: "what two CPUs have written at once is believed",

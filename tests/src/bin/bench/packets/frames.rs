@@ -320,6 +320,11 @@ impl Kind {
         }
     }
 
+    /// Whether its packets are of flows that they leave as they are, so that each may come again.
+    pub(crate) const fn goes_on(self) -> bool {
+        matches!(self.what, What::Established(..) | What::OneArm(..))
+    }
+
     /// Length of its frames.
     pub(crate) const fn frame_len(self) -> usize {
         match self.what {

@@ -6,6 +6,7 @@
 mod frames;
 pub(crate) mod node;
 mod replay;
+mod row;
 #[path = "../../../../ebpf/src/target.rs"]
 mod target;
 
@@ -13,15 +14,16 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use switcher_common::{reason::Reason, service::Protocol};
 use switcher_tests::lab::Family;
-use switcher_userspace::{
-    config::Limits,
-    datapath::{Action, HopWatch},
-};
+use switcher_userspace::{config::Limits, datapath::Action};
 
-use self::{frames::ends, node::Node};
 pub(crate) use self::{
     frames::{Direction, Kind, What},
     replay::Program,
+};
+use self::{
+    frames::{Frame, ends},
+    node::Node,
+    row::Unfinished,
 };
 use crate::{plan::Plan, spread::Spread, table::Table};
 
@@ -29,8 +31,11 @@ use crate::{plan::Plan, spread::Spread, table::Table};
 const CPUS: usize = 64;
 /// Frames of a run: some milliseconds.
 const FRAMES: u32 = 50_000;
-/// Rounds before each flow has had its packet once more.
-const ROUNDS_A_PASS: usize = 6;
+/// With so few flows, rows of packets that go on take turns: a processor's pace changes within minutes, and what is
+/// compared must have had as much of each.
+const FEW: usize = 1_000;
+/// How often each of them has its turn.
+const SITTINGS: usize = 4;
 /// Frames of a row whose outcome is looked at one by one.
 const LOOKED_AT: usize = 64;
 
@@ -170,18 +175,40 @@ fn of_protocol(
     let mut node = Node::over(lab, protocol)?;
     let mut rows = Vec::new();
     for &flows in extent.sizes {
+        let mut kinds = Vec::new();
         for family in Family::ALL {
-            let kinds = extent.kinds(family, protocol, flows);
-            if kinds.is_empty() {
-                continue;
+            let of_family = extent.kinds(family, protocol, flows);
+            if !of_family.is_empty() {
+                node.establish(family, flows)?;
+                node.tell_floors(family)?;
+                kinds.extend(of_family);
             }
-            node.establish(family, flows)?;
-            node.tell_floors(family)?;
-            for kind in kinds {
-                let row = row(&mut node, extent, kind, flows, &mut random, &hops);
-                let row = row.with_context(|| format!("{} with {flows} flows", kind.name()))?;
-                rows.push(row);
+        }
+        let (in_turns, alone): (Vec<_>, Vec<_>) =
+            (kinds.into_iter()).partition(|kind| kind.goes_on() && flows <= FEW);
+        let unfinished = in_turns.into_iter().map(|kind| {
+            let row = Unfinished::prepare(&mut node, extent, kind, flows, &mut random);
+            row.with_context(|| format!("{} with {flows} flows", kind.name()))
+        });
+        let mut unfinished: Vec<_> = unfinished.collect::<Result<_>>()?;
+        for _ in 0..SITTINGS {
+            for row in &mut unfinished {
+                row.come_in(&mut node)?;
+                let sat = row.sit(&mut node, extent.rounds.div_ceil(SITTINGS), &hops);
+                sat.with_context(|| format!("{} with {flows} flows", row.kind.name()))?;
             }
+        }
+        for row in unfinished {
+            rows.push(row.end()?);
+        }
+        for kind in alone {
+            let row = Unfinished::prepare(&mut node, extent, kind, flows, &mut random).and_then(
+                |mut row| {
+                    row.sit(&mut node, extent.rounds, &hops)?;
+                    row.end()
+                },
+            );
+            rows.push(row.with_context(|| format!("{} with {flows} flows", kind.name()))?);
         }
     }
     Ok(rows)
@@ -213,109 +240,6 @@ impl Extent {
         }
         what.into_iter().map(|what| Kind { family, what }).collect()
     }
-}
-
-fn row(
-    node: &mut Node<'_>,
-    extent: Extent,
-    kind: Kind,
-    flows: usize,
-    random: &mut fastrand::Rng,
-    hops: &HopWatch,
-) -> Result<Row> {
-    let frames = prepare(node, extent, kind, flows, random)?;
-    let programs = programs(kind);
-    let mut runs = vec![Vec::new(); programs.len()];
-    let before = tally(node, kind)?;
-    let going_on = match kind.what {
-        What::Established(..) | What::OneArm(..) => frames,
-        _ => 0,
-    };
-    let mut passes = 0;
-    for round in 0..=extent.rounds {
-        if going_on > 0 && round % ROUNDS_A_PASS == 0 {
-            // Each flow has had a packet a few seconds before.
-            hops.renew()?;
-            node.replay
-                .run(Program::Switcher, node.ingress(kind), going_on)?;
-            passes += 1;
-        }
-        hops.renew()?;
-        for (program, runs) in programs.iter().zip(&mut runs) {
-            let run = node
-                .replay
-                .run(*program, node.ingress(kind), extent.frames)?;
-            let expected = expected(*program, kind);
-            ensure!(
-                run.action == expected,
-                "{program:?} ended with {:?}, not {expected:?}",
-                run.action
-            );
-            // The first round warms up.
-            if round > 0 {
-                runs.push(run.ns);
-            }
-        }
-    }
-    let all = extent.timed() + passes * u64::from(going_on);
-    let counted = tally(node, kind)?;
-    for ((what, before), (_, after)) in before.into_iter().zip(counted) {
-        ensure!(
-            after - before == all,
-            "{} of {all} frames were counted as {what}",
-            after - before
-        );
-    }
-    let spreads = runs.iter().map(|runs| Spread::of(runs));
-    let spreads: Option<Vec<_>> = spreads.collect();
-    let spreads = spreads.context("no runs")?;
-    let harness = spreads[0].median;
-    let costs = programs.into_iter().zip(spreads);
-    let costs = costs.map(|(program, ns)| Cost {
-        program,
-        ns,
-        net_ns: ns.median - harness,
-    });
-    Ok(Row {
-        packet: kind,
-        flows,
-        costs: costs.collect(),
-    })
-}
-
-/// Puts a row's frames into the harness, the last ones of which are looked at before; how many.
-fn prepare(
-    node: &mut Node<'_>,
-    extent: Extent,
-    kind: Kind,
-    flows: usize,
-    random: &mut fastrand::Rng,
-) -> Result<u32> {
-    let flood = match kind.what {
-        What::NewUdp | What::Syn => node.flood(kind.family),
-        _ => 0,
-    };
-    let most = match kind.what {
-        What::Established(..) | What::OneArm(..) | What::IcmpError => flows,
-        _ => {
-            let used = extent.timed() + u64::from(flood);
-            extent.fresh.min(usize::try_from(used)? + LOOKED_AT)
-        }
-    };
-    let frames = node.frames(kind, most, random)?;
-    // The last ones: it is not their turn, or flows that they begin are forgotten until it is.
-    look_at(
-        node,
-        kind,
-        &frames[frames.len().saturating_sub(LOOKED_AT)..],
-    )?;
-    node.replay.set_frames(&frames, kind.frame_len())?;
-    if flood > 0 {
-        for program in [Program::TwoInserts, Program::Switcher] {
-            node.replay.run(program, node.ingress(kind), flood)?;
-        }
-    }
-    Ok(u32::try_from(frames.len())?)
 }
 
 /// What is compared; the harness itself first.
@@ -356,7 +280,7 @@ fn tally(node: &Node<'_>, kind: Kind) -> Result<Vec<(&'static str, u64)>> {
 }
 
 /// Runs frames one by one, an error unless each program does with each what it is there for.
-fn look_at(node: &mut Node<'_>, kind: Kind, frames: &[frames::Frame]) -> Result<()> {
+fn look_at(node: &mut Node<'_>, kind: Kind, frames: &[Frame]) -> Result<()> {
     let ingress = node.ingress(kind);
     for program in programs(kind) {
         // As the program's predecessor left them, the frames begin anew.

@@ -368,7 +368,7 @@ impl<'lab> Node<'lab> {
     }
 
     /// All counts, for an error.
-    fn verdicts(&self) -> String {
+    pub(crate) fn verdicts(&self) -> String {
         let counts = Reason::ALL.iter().map(|&it| (it.name(), self.count(it)));
         let seen = counts.filter(|(_, count)| !matches!(count, Ok(0)));
         format!("{:?}", seen.collect::<Vec<_>>())
