@@ -194,7 +194,7 @@ fn of_protocol(
         for _ in 0..SITTINGS {
             for row in &mut unfinished {
                 row.come_in(&mut node)?;
-                let sat = row.sit(&mut node, extent.rounds.div_ceil(SITTINGS), &hops);
+                let sat = row.sit(&mut node, (extent.rounds / SITTINGS).max(1), &hops);
                 sat.with_context(|| format!("{} with {flows} flows", row.kind.name()))?;
             }
         }
