@@ -16,7 +16,7 @@ pub(crate) struct Plan {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Shorter runs, two to three minutes together
+    /// Shorter runs, less than two minutes together
     #[arg(long)]
     pub(crate) quick: bool,
 

@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use switcher_common::{reason::Reason, service::Protocol};
 use switcher_tests::lab::Family;
-use switcher_userspace::{config::Limits, datapath::Action};
+use switcher_userspace::{
+    config::Limits,
+    datapath::{Action, HopWatch},
+};
 
 pub(crate) use self::{
     frames::{Direction, Kind, What},
@@ -184,34 +187,42 @@ fn of_protocol(
                 kinds.extend(of_family);
             }
         }
-        let (in_turns, alone): (Vec<_>, Vec<_>) =
+        let (few, many): (Vec<_>, Vec<_>) =
             (kinds.into_iter()).partition(|kind| kind.goes_on() && flows <= FEW);
-        let unfinished = in_turns.into_iter().map(|kind| {
-            let row = Unfinished::prepare(&mut node, extent, kind, flows, &mut random);
+        let mut prepare = |node: &mut Node<'_>, kind: Kind| {
+            let row = Unfinished::prepare(node, extent, kind, flows, &mut random);
             row.with_context(|| format!("{} with {flows} flows", kind.name()))
-        });
-        let mut unfinished: Vec<_> = unfinished.collect::<Result<_>>()?;
-        for _ in 0..SITTINGS {
-            for row in &mut unfinished {
-                row.come_in(&mut node)?;
-                let sat = row.sit(&mut node, (extent.rounds / SITTINGS).max(1), &hops);
-                sat.with_context(|| format!("{} with {flows} flows", row.kind.name()))?;
-            }
-        }
-        for row in unfinished {
+        };
+        let few = few.into_iter().map(|kind| prepare(&mut node, kind));
+        rows.extend(in_turns(
+            few.collect::<Result<_>>()?,
+            &mut node,
+            extent,
+            &hops,
+        )?);
+        for kind in many {
+            let mut row = prepare(&mut node, kind)?;
+            row.sit(&mut node, extent.rounds, &hops)?;
             rows.push(row.end()?);
-        }
-        for kind in alone {
-            let row = Unfinished::prepare(&mut node, extent, kind, flows, &mut random).and_then(
-                |mut row| {
-                    row.sit(&mut node, extent.rounds, &hops)?;
-                    row.end()
-                },
-            );
-            rows.push(row.with_context(|| format!("{} with {flows} flows", kind.name()))?);
         }
     }
     Ok(rows)
+}
+
+/// Measures rows side by side.
+fn in_turns(
+    mut rows: Vec<Unfinished>,
+    node: &mut Node<'_>,
+    extent: Extent,
+    hops: &HopWatch,
+) -> Result<Vec<Row>> {
+    for _ in 0..SITTINGS {
+        for row in &mut rows {
+            row.come_in(node)?;
+            row.sit(node, (extent.rounds / SITTINGS).max(1), hops)?;
+        }
+    }
+    rows.into_iter().map(Unfinished::end).collect()
 }
 
 impl Extent {

@@ -19,7 +19,7 @@ const ROUNDS_A_PASS: usize = 6;
 
 /// A row that is being measured.
 pub(super) struct Unfinished {
-    pub(super) kind: Kind,
+    kind: Kind,
     flows: usize,
     frames: Vec<Frame>,
     frames_a_run: u32,
@@ -82,6 +82,11 @@ impl Unfinished {
         rounds: usize,
         hops: &HopWatch,
     ) -> Result<()> {
+        self.time(node, rounds, hops)
+            .with_context(|| format!("{} with {} flows", self.kind.name(), self.flows))
+    }
+
+    fn time(&mut self, node: &mut Node<'_>, rounds: usize, hops: &HopWatch) -> Result<()> {
         let kind = self.kind;
         let before = tally(node, kind)?;
         let going_on = if kind.goes_on() {
